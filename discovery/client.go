@@ -1,0 +1,269 @@
+package discovery
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// Options are the settings of a Client. The zero value is useful.
+type Options struct {
+	// InstanceID is the id under which Register registers. Zero takes a
+	// random one, which is right unless ids are given out elsewhere.
+	InstanceID uint64
+
+	// Logger hears warnings about foreign values; nil is silent.
+	Logger *slog.Logger
+}
+
+// Client registers, lists and watches. It is safe for concurrent use.
+type Client struct {
+	store    Store
+	instance uint64
+	log      *slog.Logger
+	bad      atomic.Uint64
+}
+
+// NewClient makes a client over a store, which it shuts down with itself.
+func NewClient(store Store, o Options) *Client {
+	if o.InstanceID == 0 {
+		o.InstanceID = NewInstanceID()
+	}
+	return &Client{store: store, instance: o.InstanceID, log: orSilent(o.Logger)}
+}
+
+func orSilent(log *slog.Logger) *slog.Logger {
+	if log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return log
+}
+
+// InstanceID returns the id under which Register registers.
+func (c *Client) InstanceID() uint64 { return c.instance }
+
+// Stats counts what a client has met.
+type Stats struct {
+	// BadEntries counts the entries that were skipped because they are no
+	// valid registration. An entry read twice counts twice.
+	BadEntries uint64
+}
+
+// Stats returns a snapshot of the counters.
+func (c *Client) Stats() Stats { return Stats{BadEntries: c.bad.Load()} }
+
+// Registration is an instance that the client keeps registered.
+type Registration struct {
+	Instance Instance
+	lease    Lease
+}
+
+// Unregister removes the registration; readers see it at once. It is
+// idempotent.
+func (r *Registration) Unregister(ctx context.Context) error {
+	if err := r.lease.Unregister(ctx); err != nil {
+		return fmt.Errorf("discovery: unregister %s: %w", r.Instance.ID(), err)
+	}
+	return nil
+}
+
+// Wait blocks until the registration has ended and says why: an error that
+// wraps ErrTakenOver, ErrClosed after Unregister or Shutdown, or that of ctx.
+// A lease that was lost and taken again is no end.
+func (r *Registration) Wait(ctx context.Context) error {
+	err := r.lease.Wait(ctx)
+	if ctx.Err() != nil {
+		return err
+	}
+	return fmt.Errorf("discovery: registration %s: %w", r.Instance.ID(), err)
+}
+
+// Register registers spec under the client's instance id.
+func (c *Client) Register(ctx context.Context, spec Spec) (*Registration, error) {
+	return c.RegisterAs(ctx, c.instance, spec)
+}
+
+// RegisterAs registers spec under an id of its own, as each publisher of
+// events has one. What is registered under the same id is taken over. A Model
+// that does not go with those of its endpoint is refused with ErrModelConflict.
+func (c *Client) RegisterAs(ctx context.Context, instance uint64, spec Spec) (*Registration, error) {
+	id := spec.ID(instance)
+	if err := errors.Join(id.validate(), spec.validate()); err != nil {
+		return nil, fmt.Errorf("discovery: register: %w", err)
+	}
+	model, isModel := spec.(Model)
+	if isModel {
+		if _, err := c.checkConflict(ctx, model, id); err != nil {
+			return nil, err
+		}
+	}
+	in := Instance{InstanceID: instance, Spec: spec}
+	value, err := json.Marshal(in)
+	if err != nil {
+		return nil, fmt.Errorf("discovery: register %s: %w", id, err)
+	}
+	lease, err := c.store.Register(ctx, id, value)
+	if err != nil {
+		return nil, fmt.Errorf("discovery: register %s: %w", id, err)
+	}
+	reg := &Registration{Instance: in, lease: lease}
+	if isModel {
+		if err := c.confirmModel(ctx, reg, model); err != nil {
+			return nil, err
+		}
+	}
+	return reg, nil
+}
+
+// confirmModel looks for a conflict again once the model is registered, and
+// takes it back if there is one. The list must show our own record: a replica
+// may lag behind the write.
+func (c *Client) confirmModel(ctx context.Context, reg *Registration, model Model) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		found, err := c.checkConflict(ctx, model, reg.Instance.ID())
+		if err == nil && found {
+			return nil
+		}
+		if err == nil {
+			err = sleep(ctx, 50*time.Millisecond)
+		}
+		if err != nil {
+			// The caller's context may be what ended it.
+			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			return errors.Join(err, reg.Unregister(undo))
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// List returns what matches q now, ordered by ID.
+func (c *Client) List(ctx context.Context, q Query) ([]Instance, error) {
+	var out []Instance
+	for ev, err := range c.Watch(ctx, q) {
+		if err != nil {
+			return nil, err
+		}
+		if ev.Type == Synced {
+			break
+		}
+		if ev.Type == Added {
+			out = append(out, ev.Instance)
+		}
+	}
+	slices.SortFunc(out, func(a, b Instance) int { return a.ID().Compare(b.ID()) })
+	return slices.CompactFunc(out, func(a, b Instance) bool { return a.ID() == b.ID() }), nil
+}
+
+// EventType says what an Event is.
+type EventType uint8
+
+// The events of a watch.
+const (
+	// Added: the instance is there, or its value has changed.
+	Added EventType = iota + 1
+	// Removed: the instance is gone; Instance is its last value.
+	Removed
+	// Synced: all that was there at the beginning has been Added.
+	Synced
+)
+
+// String returns added, removed or synced.
+func (t EventType) String() string {
+	switch t {
+	case Added:
+		return "added"
+	case Removed:
+		return "removed"
+	case Synced:
+		return "synced"
+	}
+	return fmt.Sprintf("EventType(%d)", uint8(t))
+}
+
+// Event is an element of a watch. Instance is zero for Synced.
+type Event struct {
+	Type     EventType
+	Instance Instance
+}
+
+// Watch yields the instances that match q as Added, then Synced once, then each
+// change, until ctx is done or the loop is left. Its last element is an error
+// that says why it ended, ctx.Err() among them. A watch that loses its store
+// finds it again by itself; nothing is reported twice or missed by that.
+func (c *Client) Watch(ctx context.Context, q Query) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		if err := c.watch(ctx, q, func(ev Event) bool { return yield(ev, nil) }); err != nil {
+			yield(Event{}, err)
+		}
+	}
+}
+
+// watch returns nil once emit has returned false.
+func (c *Client) watch(ctx context.Context, q Query, emit func(Event) bool) (err error) {
+	watcher, err := c.store.Watch(ctx, q)
+	if err != nil {
+		return watchError(ctx, q, err)
+	}
+	defer func() {
+		if cerr := watcher.Close(); cerr != nil {
+			c.log.Debug("discovery: watch closed with an error", "error", cerr)
+		}
+	}()
+	v := newView()
+	for {
+		change, err := watcher.Next(ctx)
+		if err != nil {
+			return watchError(ctx, q, err)
+		}
+		events, err := v.apply(q, change, time.Now())
+		if err != nil {
+			c.warnBad(change.Key, err)
+		}
+		for _, ev := range events {
+			if !emit(ev) {
+				return nil
+			}
+		}
+	}
+}
+
+func watchError(ctx context.Context, q Query, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("discovery: watch of kind %v at %q: %w", q.Kind, q.Scope, err)
+}
+
+func (c *Client) warnBad(key string, err error) {
+	c.bad.Add(1)
+	c.log.Warn("discovery: skipped an entry that is no valid registration; remove it or mend its writer",
+		"key", key, "error", err)
+}
+
+// Shutdown unregisters all that the client registered, at once, and releases
+// its store. It is idempotent. Watches end with an error.
+func (c *Client) Shutdown(ctx context.Context) error {
+	if err := c.store.Shutdown(ctx); err != nil {
+		return fmt.Errorf("discovery: shutdown: %w", err)
+	}
+	return nil
+}

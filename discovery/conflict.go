@@ -1,0 +1,85 @@
+package discovery
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// ErrModelConflict is wrapped by the error of a Register whose model does not
+// go with one that its endpoint serves already.
+var ErrModelConflict = errors.New("another model is registered there")
+
+// modelIdentity is what two cards of one endpoint must agree on.
+type modelIdentity struct {
+	displayName string
+	sourcePath  string
+	lora        bool
+}
+
+func (m Model) identity() (modelIdentity, error) {
+	var card struct {
+		DisplayName *string         `json:"display_name"`
+		SourcePath  json.RawMessage `json:"source_path"`
+		LoRA        json.RawMessage `json:"lora"`
+	}
+	if err := json.Unmarshal(m.Card, &card); err != nil {
+		return modelIdentity{}, fmt.Errorf("card of model at %s: %w", m.Scope, err)
+	}
+	if card.DisplayName == nil {
+		return modelIdentity{}, fmt.Errorf("card of model at %s: no display_name: want a string", m.Scope)
+	}
+	id := modelIdentity{
+		displayName: *card.DisplayName,
+		lora:        m.Suffix != "" || card.LoRA != nil && string(card.LoRA) != "null",
+	}
+	// A source path that is no string counts as none, as in the runtime.
+	_ = json.Unmarshal(card.SourcePath, &id.sourcePath)
+	return id, nil
+}
+
+func (a modelIdentity) base() string {
+	if a.sourcePath != "" {
+		return a.sourcePath
+	}
+	return a.displayName
+}
+
+// compatible follows the runtime: an adapter goes with its base model, and
+// otherwise the names are equal.
+func (a modelIdentity) compatible(b modelIdentity) bool {
+	if a.lora || b.lora {
+		return a.base() == b.base()
+	}
+	return a.displayName == b.displayName
+}
+
+// checkConflict lists the models of the endpoint and compares. It is called
+// before and after the registration, since two workers may register at once.
+func (c *Client) checkConflict(ctx context.Context, model Model, own ID) (found bool, err error) {
+	want, err := model.identity()
+	if err != nil {
+		return false, err
+	}
+	present, err := c.List(ctx, Query{Kind: KindModel, Scope: model.Scope})
+	if err != nil {
+		return false, err
+	}
+	for _, instance := range present {
+		if instance.ID() == own {
+			found = true // what is there under our own id is replaced by us
+			continue
+		}
+		other, err := instance.Spec.(Model).identity()
+		if err != nil {
+			c.warnBad(instance.ID().Path(), err)
+			continue
+		}
+		if !want.compatible(other) {
+			return found, fmt.Errorf("discovery: model %q at %s: %q is served there: %w",
+				want.displayName, model.Scope, other.displayName, ErrModelConflict)
+		}
+	}
+	return found, nil
+}

@@ -1,0 +1,301 @@
+package discovery
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+)
+
+// Kind says what a registration is.
+type Kind uint8
+
+// The kinds of registrations.
+const (
+	KindEndpoint Kind = iota + 1
+	KindModel
+	KindEventChannel
+)
+
+var kindNames = [...]string{"", "Endpoint", "Model", "EventChannel"}
+
+// String returns the name that the JSON of an instance gives in its field type.
+func (k Kind) String() string {
+	if k == 0 || int(k) >= len(kindNames) {
+		return fmt.Sprintf("Kind(%d)", uint8(k))
+	}
+	return kindNames[k]
+}
+
+func parseKind(name string) (Kind, error) {
+	for k := KindEndpoint; int(k) < len(kindNames); k++ {
+		if kindNames[k] == name {
+			return k, nil
+		}
+	}
+	return 0, fmt.Errorf("type %q: want one of %s", name, strings.Join(kindNames[1:], ", "))
+}
+
+// ErrKind is wrapped by the error of an operation on a registration of another
+// kind.
+var ErrKind = errors.New("wrong kind of registration")
+
+// ID names one registration. It is comparable and can be the key of a map.
+// Topic is set for event channels only, Suffix for models only and there it is
+// optional.
+type ID struct {
+	Kind     Kind
+	Scope    Scope
+	Topic    string
+	Suffix   string
+	Instance uint64
+}
+
+// maxInstanceID keeps ids exact where JSON numbers pass through a float64.
+const maxInstanceID = 1<<53 - 1
+
+// NewInstanceID returns a random id of 53 bits, never zero.
+func NewInstanceID() uint64 { return 1 + rand.Uint64N(maxInstanceID) }
+
+// Expect returns an error that wraps ErrKind and names both kinds if id is not
+// of the kind wanted.
+func (id ID) Expect(want Kind) error {
+	if id.Kind == want {
+		return nil
+	}
+	return fmt.Errorf("discovery: %s is of kind %v, want %v: %w", id.Path(), id.Kind, want, ErrKind)
+}
+
+// Path returns the path of the registration:
+//
+//	endpoint                     ns/comp/ep/id
+//	model                        ns/comp/ep/id[/suffix]
+//	channel of a component       ns/comp/topic/id
+//	channel of a namespace       ns//topic/id
+//	channel of an endpoint       namespace/ns/component/comp/endpoint/ep/topic/topic/id
+//
+// The id is lower-case hex without padding. A slash or percent sign in a name
+// is written %2F or %25; the last form writes names as EncodeSegment does.
+func (id ID) Path() string {
+	hex := strconv.FormatUint(id.Instance, 16)
+	if id.Kind == KindEventChannel {
+		if id.Scope.Endpoint != "" {
+			return strings.Join(append(id.Scope.segments(), "topic", EncodeSegment(id.Topic), hex), "/")
+		}
+		return joinPath(id.Scope.Namespace, id.Scope.Component, id.Topic) + "/" + hex
+	}
+	path := joinPath(id.Scope.Namespace, id.Scope.Component, id.Scope.Endpoint) + "/" + hex
+	if id.Suffix != "" {
+		path += "/" + escapePath(id.Suffix)
+	}
+	return path
+}
+
+// String is Path.
+func (id ID) String() string { return id.Path() }
+
+// Compare orders ids by kind, scope, topic, instance and suffix.
+func (id ID) Compare(o ID) int {
+	return cmp.Or(
+		cmp.Compare(id.Kind, o.Kind),
+		cmp.Compare(id.Scope.Namespace, o.Scope.Namespace),
+		cmp.Compare(id.Scope.Component, o.Scope.Component),
+		cmp.Compare(id.Scope.Endpoint, o.Scope.Endpoint),
+		cmp.Compare(id.Topic, o.Topic),
+		cmp.Compare(id.Instance, o.Instance),
+		cmp.Compare(id.Suffix, o.Suffix),
+	)
+}
+
+func joinPath(names ...string) string {
+	for i := range names {
+		names[i] = escapePath(names[i])
+	}
+	return strings.Join(names, "/")
+}
+
+// ParseID reads a path as Path writes it. Which parts a path has depends on
+// the kind, so the kind is given. For event channels the paths of the newer
+// generation (namespace/ns[/component/comp]/topic/topic/id) are read too.
+func ParseID(kind Kind, path string) (ID, error) {
+	parts := strings.Split(path, "/")
+	id, err := ID{}, error(nil)
+	switch kind {
+	case KindEndpoint:
+		id, err = parseFlat(kind, parts, 4)
+	case KindModel:
+		id, err = parseFlat(kind, parts, 5)
+	case KindEventChannel:
+		id, err = parseChannel(parts)
+	default:
+		err = fmt.Errorf("unknown kind %v", kind)
+	}
+	if err == nil {
+		err = id.validate()
+	}
+	if err != nil {
+		return ID{}, fmt.Errorf("discovery: path %q of kind %v: %w", path, kind, err)
+	}
+	return id, nil
+}
+
+func parseFlat(kind Kind, parts []string, most int) (ID, error) {
+	if len(parts) < 4 || len(parts) > most {
+		want := "4 (ns/comp/ep/id)"
+		if most == 5 {
+			want = "4 or 5 (ns/comp/ep/id[/suffix])"
+		}
+		return ID{}, fmt.Errorf("%d parts: want %s", len(parts), want)
+	}
+	instance, err := parseInstance(parts[3])
+	if err != nil {
+		return ID{}, err
+	}
+	names, err := unescapeAll(parts)
+	if err != nil {
+		return ID{}, err
+	}
+	id := ID{Kind: kind, Scope: Scope{names[0], names[1], names[2]}, Instance: instance}
+	if len(names) == 5 {
+		if id.Suffix = names[4]; id.Suffix == "" {
+			return ID{}, errors.New("the suffix is empty: leave out the last slash")
+		}
+	}
+	return id, nil
+}
+
+func parseChannel(parts []string) (ID, error) {
+	if len(parts) == 4 {
+		parts = []string{"namespace", parts[0], "component", parts[1], "topic", parts[2], parts[3]}
+	}
+	// Pairs of a word and a name, then the id.
+	if n := len(parts); n != 5 && n != 7 && n != 9 {
+		return ID{}, fmt.Errorf("%d parts: want 4 (ns/comp/topic/id), or 5, 7 or 9 (namespace/ns[/component/comp[/endpoint/ep]]/topic/topic/id)", n)
+	}
+	last := len(parts) - 1
+	instance, err := parseInstance(parts[last])
+	if err != nil {
+		return ID{}, err
+	}
+	names, err := unescapeAll(parts)
+	if err != nil {
+		return ID{}, err
+	}
+	id := ID{Kind: KindEventChannel, Instance: instance}
+	slots := []struct {
+		word string
+		name *string
+	}{{"namespace", &id.Scope.Namespace}, {"component", &id.Scope.Component}, {"endpoint", &id.Scope.Endpoint}}
+	slots = append(slots[:last/2-1], struct {
+		word string
+		name *string
+	}{"topic", &id.Topic})
+	for i, slot := range slots {
+		if names[2*i] != slot.word {
+			return ID{}, fmt.Errorf("part %d is %q: want %q", 2*i+1, names[2*i], slot.word)
+		}
+		*slot.name = names[2*i+1]
+	}
+	return id, nil
+}
+
+func parseInstance(s string) (uint64, error) {
+	id, err := strconv.ParseUint(s, 16, 64)
+	if err != nil || s != strconv.FormatUint(id, 16) {
+		return 0, fmt.Errorf("instance id %q: want lower-case hex of at most 64 bits without padding", s)
+	}
+	return id, nil
+}
+
+func unescapeAll(parts []string) ([]string, error) {
+	out := make([]string, len(parts))
+	for i, part := range parts {
+		name, err := unescapePath(part)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = name
+	}
+	return out, nil
+}
+
+func (id ID) validate() error {
+	if err := id.Scope.Validate(); err != nil {
+		return err
+	}
+	switch id.Kind {
+	case KindEndpoint, KindModel:
+		if id.Scope.Endpoint == "" || id.Topic != "" {
+			return fmt.Errorf("id %+v of kind %v: want namespace, component and endpoint, and no topic", id, id.Kind)
+		}
+	case KindEventChannel:
+		if id.Topic == "" || id.Suffix != "" {
+			return fmt.Errorf("id %+v of kind %v: want a topic and no suffix", id, id.Kind)
+		}
+	default:
+		return fmt.Errorf("id %+v: unknown kind %v", id, id.Kind)
+	}
+	return nil
+}
+
+// The JSON of an id is tagged by its kind from outside: {"Endpoint":{…}}.
+type idJSON struct {
+	Scope     *Scope  `json:"scope,omitempty"`
+	Namespace string  `json:"namespace"`
+	Component string  `json:"component"`
+	Endpoint  string  `json:"endpoint,omitempty"`
+	Topic     string  `json:"topic,omitempty"`
+	Instance  uint64  `json:"instance_id"`
+	Suffix    *string `json:"model_suffix,omitempty"`
+}
+
+// MarshalJSON writes {"Endpoint"|"Model"|"EventChannel":{…}}.
+func (id ID) MarshalJSON() ([]byte, error) {
+	if err := id.validate(); err != nil {
+		return nil, err
+	}
+	j := idJSON{Namespace: id.Scope.Namespace, Component: id.Scope.Component, Topic: id.Topic, Instance: id.Instance}
+	switch id.Kind {
+	case KindEventChannel:
+		j.Scope = &id.Scope
+	default:
+		j.Endpoint = id.Scope.Endpoint
+	}
+	if id.Suffix != "" {
+		j.Suffix = &id.Suffix
+	}
+	return json.Marshal(map[string]idJSON{id.Kind.String(): j})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes, and for event channels also the
+// forms of both generations of the runtime (with or without scope).
+func (id *ID) UnmarshalJSON(data []byte) error {
+	var tagged map[string]idJSON
+	if err := json.Unmarshal(data, &tagged); err != nil {
+		return err
+	}
+	if len(tagged) != 1 {
+		return fmt.Errorf("discovery: id with %d kinds: want one", len(tagged))
+	}
+	for name, j := range tagged {
+		kind, err := parseKind(name)
+		if err != nil {
+			return fmt.Errorf("discovery: id: %w", err)
+		}
+		out := ID{Kind: kind, Scope: Scope{j.Namespace, j.Component, j.Endpoint}, Topic: j.Topic, Instance: j.Instance}
+		if j.Scope != nil {
+			out.Scope = *j.Scope
+		}
+		if j.Suffix != nil {
+			out.Suffix = *j.Suffix
+		}
+		if err := out.validate(); err != nil {
+			return err
+		}
+		*id = out
+	}
+	return nil
+}

@@ -1,0 +1,175 @@
+package discovery
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// Instance is a registration: a spec and the instance id that it is registered
+// under.
+type Instance struct {
+	InstanceID uint64
+	Spec       Spec
+
+	// Raw is the JSON that the instance was read from, with the fields that
+	// this version of the package does not know. It is nil on an instance that
+	// was made here, and MarshalJSON does not look at it.
+	Raw json.RawMessage
+}
+
+// ID returns the id of the registration.
+func (i Instance) ID() ID { return i.Spec.ID(i.InstanceID) }
+
+// DecodeCard decodes the card of a model into v. On an instance of another
+// kind the error wraps ErrKind and says which kind it was.
+func (i Instance) DecodeCard(v any) error {
+	model, ok := i.Spec.(Model)
+	if !ok {
+		return i.ID().Expect(KindModel)
+	}
+	if err := json.Unmarshal(model.Card, v); err != nil {
+		return fmt.Errorf("discovery: card of model %s: %w", i.ID(), err)
+	}
+	return nil
+}
+
+// The JSON of an instance, as both generations of the runtime write it: the
+// older has namespace and component on an event channel, the newer scope. We
+// write all three and read either.
+type (
+	endpointJSON struct {
+		Type       string           `json:"type"`
+		Component  string           `json:"component"`
+		Endpoint   string           `json:"endpoint"`
+		Namespace  string           `json:"namespace"`
+		InstanceID uint64           `json:"instance_id"`
+		Transport  RequestTransport `json:"transport"`
+		Device     string           `json:"device_type,omitempty"`
+		Codec      string           `json:"request_plane_codec,omitempty"`
+	}
+	modelJSON struct {
+		Type       string          `json:"type"`
+		Namespace  string          `json:"namespace"`
+		Component  string          `json:"component"`
+		Endpoint   string          `json:"endpoint"`
+		InstanceID uint64          `json:"instance_id"`
+		Card       json.RawMessage `json:"card_json"`
+		Suffix     string          `json:"model_suffix,omitempty"`
+	}
+	channelJSON struct {
+		Type       string          `json:"type"`
+		Namespace  string          `json:"namespace"`
+		Component  string          `json:"component"`
+		Scope      *Scope          `json:"scope"`
+		Topic      string          `json:"topic"`
+		InstanceID uint64          `json:"instance_id"`
+		Transport  json.RawMessage `json:"transport"`
+	}
+)
+
+// MarshalJSON writes the JSON of the runtime's discovery instances.
+func (i Instance) MarshalJSON() ([]byte, error) {
+	switch s := i.Spec.(type) {
+	case Endpoint:
+		return json.Marshal(endpointJSON{
+			KindEndpoint.String(), s.Scope.Component, s.Scope.Endpoint, s.Scope.Namespace,
+			i.InstanceID, s.Transport, s.Device, s.RequestCodec,
+		})
+	case Model:
+		return json.Marshal(modelJSON{
+			KindModel.String(), s.Scope.Namespace, s.Scope.Component, s.Scope.Endpoint,
+			i.InstanceID, s.Card, s.Suffix,
+		})
+	case EventChannel:
+		transport, err := json.Marshal(s.Transport)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(channelJSON{
+			KindEventChannel.String(), s.Scope.Namespace, s.Scope.Component, &s.Scope,
+			s.Topic, i.InstanceID, transport,
+		})
+	}
+	return nil, errors.New("discovery: instance without a spec")
+}
+
+// UnmarshalJSON reads the JSON of both generations of the runtime. The error
+// names what is missing or wrong.
+func (i *Instance) UnmarshalJSON(data []byte) error {
+	var tag struct {
+		Type       string  `json:"type"`
+		InstanceID *uint64 `json:"instance_id"`
+	}
+	if err := json.Unmarshal(data, &tag); err != nil {
+		return fmt.Errorf("discovery: instance: %w", err)
+	}
+	kind, err := parseKind(tag.Type)
+	if err != nil {
+		return fmt.Errorf("discovery: instance: %w", err)
+	}
+	if tag.InstanceID == nil {
+		return fmt.Errorf("discovery: instance of type %v has no instance_id", kind)
+	}
+	spec, err := unmarshalSpec(kind, data)
+	if err == nil {
+		err = spec.ID(*tag.InstanceID).validate()
+	}
+	if err != nil {
+		return fmt.Errorf("discovery: instance of type %v: %w", kind, err)
+	}
+	*i = Instance{InstanceID: *tag.InstanceID, Spec: spec, Raw: append(json.RawMessage(nil), data...)}
+	return nil
+}
+
+func unmarshalSpec(kind Kind, data []byte) (Spec, error) {
+	switch kind {
+	case KindEndpoint:
+		return unmarshalEndpoint(data)
+	case KindModel:
+		return unmarshalModel(data)
+	default:
+		return unmarshalChannel(data)
+	}
+}
+
+func unmarshalEndpoint(data []byte) (Spec, error) {
+	var j endpointJSON
+	if err := json.Unmarshal(data, &j); err != nil {
+		return nil, err
+	}
+	if j.Transport.Kind == "" && j.Transport.Raw == nil {
+		return nil, errors.New("no transport")
+	}
+	return Endpoint{
+		Scope: Scope{j.Namespace, j.Component, j.Endpoint}, Transport: j.Transport,
+		Device: j.Device, RequestCodec: j.Codec,
+	}, nil
+}
+
+func unmarshalModel(data []byte) (Spec, error) {
+	var j modelJSON
+	if err := json.Unmarshal(data, &j); err != nil {
+		return nil, err
+	}
+	if j.Card == nil {
+		return nil, errors.New("no card_json")
+	}
+	return Model{Scope: Scope{j.Namespace, j.Component, j.Endpoint}, Card: j.Card, Suffix: j.Suffix}, nil
+}
+
+func unmarshalChannel(data []byte) (Spec, error) {
+	var j channelJSON
+	if err := json.Unmarshal(data, &j); err != nil {
+		return nil, err
+	}
+	transport, err := unmarshalTransport(j.Transport)
+	if err != nil {
+		return nil, err
+	}
+	scope := Scope{Namespace: j.Namespace, Component: j.Component}
+	if j.Scope != nil {
+		scope = *j.Scope
+	}
+	return EventChannel{Scope: scope, Topic: j.Topic, Transport: transport}, nil
+}

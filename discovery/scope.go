@@ -1,0 +1,133 @@
+package discovery
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// Scope is the place of something in the hierarchy namespace, component,
+// endpoint. Endpoints and models have all three parts; an event channel may
+// belong to a namespace, a component or an endpoint. An empty part is one that
+// the scope does not have. It is comparable.
+type Scope struct {
+	Namespace string
+	Component string
+	Endpoint  string
+}
+
+// ParseScope reads the form NS[/COMP[/EP]], the one that String writes.
+func ParseScope(s string) (Scope, error) {
+	parts := strings.Split(s, "/")
+	if len(parts) > 3 {
+		return Scope{}, fmt.Errorf("discovery: scope %q has %d parts: want NS, NS/COMP or NS/COMP/EP", s, len(parts))
+	}
+	names := make([]string, 3)
+	for i, part := range parts {
+		name, err := unescapePath(part)
+		if err != nil || name == "" {
+			return Scope{}, fmt.Errorf("discovery: scope %q: part %d is empty or badly escaped: want NS, NS/COMP or NS/COMP/EP", s, i+1)
+		}
+		names[i] = name
+	}
+	return Scope{names[0], names[1], names[2]}, nil
+}
+
+// String returns NS, NS/COMP or NS/COMP/EP.
+func (s Scope) String() string {
+	out := escapePath(s.Namespace)
+	for _, name := range []string{s.Component, s.Endpoint} {
+		if name == "" {
+			break
+		}
+		out += "/" + escapePath(name)
+	}
+	return out
+}
+
+// Validate reports a scope that has a part but not the one above it.
+func (s Scope) Validate() error {
+	switch {
+	case s.Namespace == "":
+		return fmt.Errorf("discovery: scope %+v: want a namespace", s)
+	case s.Component == "" && s.Endpoint != "":
+		return fmt.Errorf("discovery: scope %+v: want a component above the endpoint", s)
+	}
+	return nil
+}
+
+// Contains reports whether o lies in s or is s. The zero Scope contains all.
+func (s Scope) Contains(o Scope) bool {
+	return (s.Namespace == "" || s.Namespace == o.Namespace) &&
+		(s.Component == "" || s.Component == o.Component) &&
+		(s.Endpoint == "" || s.Endpoint == o.Endpoint)
+}
+
+// SubjectPrefix returns what the event plane's subjects of this scope begin
+// with, such as namespace.dynamo.component.backend.
+func (s Scope) SubjectPrefix() string {
+	return strings.Join(s.segments(), ".")
+}
+
+// Subject returns the event plane's subject of a topic in this scope.
+func (s Scope) Subject(topic string) string {
+	return s.SubjectPrefix() + "." + EncodeSegment(topic)
+}
+
+func (s Scope) segments() []string {
+	out := []string{"namespace", EncodeSegment(s.Namespace)}
+	if s.Component != "" {
+		out = append(out, "component", EncodeSegment(s.Component))
+	}
+	if s.Endpoint != "" {
+		out = append(out, "endpoint", EncodeSegment(s.Endpoint))
+	}
+	return out
+}
+
+// The JSON form is that of the newer generation of the runtime: a kind beside
+// the names, an endpoint's in an object of its own.
+type scopeJSON struct {
+	Kind      string             `json:"kind"`
+	Name      string             `json:"name,omitempty"`
+	Namespace string             `json:"namespace,omitempty"`
+	Component string             `json:"component,omitempty"`
+	Endpoint  *scopeEndpointJSON `json:"endpoint,omitempty"`
+}
+
+type scopeEndpointJSON struct {
+	Namespace string `json:"namespace"`
+	Component string `json:"component"`
+	Name      string `json:"name"`
+}
+
+// MarshalJSON writes {"kind":"namespace"|"component"|"endpoint",…}.
+func (s Scope) MarshalJSON() ([]byte, error) {
+	switch {
+	case s.Endpoint != "":
+		return json.Marshal(scopeJSON{Kind: "endpoint", Endpoint: &scopeEndpointJSON{s.Namespace, s.Component, s.Endpoint}})
+	case s.Component != "":
+		return json.Marshal(scopeJSON{Kind: "component", Namespace: s.Namespace, Component: s.Component})
+	default:
+		return json.Marshal(scopeJSON{Kind: "namespace", Name: s.Namespace})
+	}
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (s *Scope) UnmarshalJSON(data []byte) error {
+	var j scopeJSON
+	if err := json.Unmarshal(data, &j); err != nil {
+		return err
+	}
+	switch {
+	case j.Kind == "namespace":
+		*s = Scope{Namespace: j.Name}
+	case j.Kind == "component":
+		*s = Scope{Namespace: j.Namespace, Component: j.Component}
+	case j.Kind == "endpoint" && j.Endpoint != nil:
+		*s = Scope{j.Endpoint.Namespace, j.Endpoint.Component, j.Endpoint.Name}
+	default:
+		return fmt.Errorf("scope kind %q: want namespace, component or endpoint with its names", j.Kind)
+	}
+	return nil
+}

@@ -1,0 +1,95 @@
+package discovery
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// Spec describes what a worker registers: an [Endpoint], a [Model] or an
+// [EventChannel]. Together with an instance id it is an [Instance].
+type Spec interface {
+	// ID returns the id of the registration under an instance id.
+	ID(instance uint64) ID
+
+	validate() error
+}
+
+// The values of Endpoint.Device.
+const (
+	DeviceCPU  = "cpu"
+	DeviceCUDA = "cuda"
+)
+
+// Endpoint is a place that takes requests.
+type Endpoint struct {
+	Scope     Scope // all three parts
+	Transport RequestTransport
+
+	// Device is DeviceCPU, DeviceCUDA or empty.
+	Device string
+
+	// RequestCodec names the codec of the request plane, such as "msgpack";
+	// empty on workers that know JSON alone.
+	RequestCodec string
+}
+
+// ID implements Spec.
+func (e Endpoint) ID(instance uint64) ID {
+	return ID{Kind: KindEndpoint, Scope: e.Scope, Instance: instance}
+}
+
+func (e Endpoint) validate() error {
+	if e.Transport.Kind == "" && e.Transport.Raw == nil {
+		return fmt.Errorf("endpoint %s has no transport: want TCP(address) or NATSTCP(address)", e.Scope)
+	}
+	if e.Device != "" && e.Device != DeviceCPU && e.Device != DeviceCUDA {
+		return fmt.Errorf("endpoint %s: device %q: want %s, %s or none", e.Scope, e.Device, DeviceCPU, DeviceCUDA)
+	}
+	return nil
+}
+
+// Model is the card of a model that an endpoint serves, as JSON. A worker
+// serves a LoRA adapter under the scope of its base model and a suffix.
+type Model struct {
+	Scope  Scope // all three parts
+	Card   json.RawMessage
+	Suffix string
+}
+
+// NewModel makes a Model from any value that encodes as JSON.
+func NewModel(scope Scope, card any, suffix string) (Model, error) {
+	data, err := json.Marshal(card)
+	if err != nil {
+		return Model{}, fmt.Errorf("discovery: card of model at %s: %w", scope, err)
+	}
+	return Model{Scope: scope, Card: data, Suffix: suffix}, nil
+}
+
+// ID implements Spec.
+func (m Model) ID(instance uint64) ID {
+	return ID{Kind: KindModel, Scope: m.Scope, Suffix: m.Suffix, Instance: instance}
+}
+
+func (m Model) validate() error {
+	_, err := m.identity()
+	return err
+}
+
+// EventChannel announces where the events of a topic can be heard.
+type EventChannel struct {
+	Scope     Scope // one part or more
+	Topic     string
+	Transport Transport
+}
+
+// ID implements Spec.
+func (c EventChannel) ID(instance uint64) ID {
+	return ID{Kind: KindEventChannel, Scope: c.Scope, Topic: c.Topic, Instance: instance}
+}
+
+func (c EventChannel) validate() error {
+	if c.Transport == nil {
+		return fmt.Errorf("channel %s of %s has no transport: want NATS, ZMQ or ZMQBroker", c.Topic, c.Scope)
+	}
+	return nil
+}
