@@ -1,0 +1,54 @@
+package natsconn_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/dynplane/dynplane/natsconn"
+)
+
+// A program reads its environment once and connects with what it found.
+func ExampleConnect() {
+	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	srv.Start()
+	defer srv.WaitForShutdown()
+	defer srv.Shutdown()
+
+	cfg, err := natsconn.FromEnv(os.LookupEnv)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	cfg.URL = srv.ClientURL() // for this example alone
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	nc, err := natsconn.Connect(ctx, cfg)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer nc.Close()
+	fmt.Println(nc.Status())
+	// Output: CONNECTED
+}
+
+// The error names the variable, its value and what was wanted.
+func ExampleFromEnv() {
+	env := map[string]string{"NATS_SERVER": "http://user:password@hub:4222"}
+	_, err := natsconn.FromEnv(func(name string) (string, bool) {
+		value, ok := env[name]
+		return value, ok
+	})
+	fmt.Println(err)
+	// Output:
+	// natsconn: NATS_SERVER "http://xxxxx@hub:4222": wrong scheme, want nats://HOST[:PORT] or tls://HOST[:PORT], several separated by commas
+}

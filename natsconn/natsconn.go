@@ -1,0 +1,210 @@
+// Package natsconn opens the NATS connections that dynplane's leases and events
+// travel on, from settings that are the same everywhere.
+//
+//	cfg, err := natsconn.FromEnv(os.LookupEnv)
+//	...
+//	nc, err := natsconn.Connect(ctx, cfg)
+//	...
+//	defer nc.Close()
+//
+// The first connection succeeds or fails at once. From then on the connection
+// reconnects for ever, ten times a second: leases run out while it is away.
+// While it is away nothing is buffered, and publishing fails with
+// [nats.ErrReconnectBufExceeded]. A heartbeat or an event that is sent late does
+// harm, and one that is dropped unseen does more. A server that has vanished
+// without closing is noticed within six seconds.
+//
+// A *nats.Conn is safe for concurrent use. Whoever calls Connect closes it.
+package natsconn
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+)
+
+const (
+	dialTimeout = 2 * time.Second
+
+	// A short wait without back-off: a lease of a few seconds hangs on it. The
+	// jitter keeps thousands of clients from returning in step.
+	reconnectWait   = 100 * time.Millisecond
+	reconnectJitter = 100 * time.Millisecond
+
+	// flushTimeout bounds how long Publish can block on a server that has
+	// stopped reading.
+	flushTimeout = 500 * time.Millisecond
+
+	pingInterval = 2 * time.Second
+	maxPingsOut  = 2
+)
+
+// Connect dials the servers of c in turn and returns the first connection that
+// stands, authenticated. ctx bounds that, not the life of the connection; its
+// error is wrapped. Any other error names the servers and wraps the cause.
+//
+// opts come after those that Connect sets, and override them. To follow the
+// state of the connection use [nats.Conn.StatusChanged] rather than a handler
+// that would take the logger's place.
+func Connect(ctx context.Context, c Config, opts ...nats.Option) (*nats.Conn, error) {
+	own, err := c.options()
+	if err != nil {
+		return nil, fmt.Errorf("natsconn: %w", err)
+	}
+	d := newDialer()
+	own = append(own, nats.SetCustomDialer(d))
+
+	stop := context.AfterFunc(ctx, d.abort)
+	nc, err := nats.Connect(c.servers(), slices.Concat(own, opts)...)
+	if !stop() {
+		if nc != nil {
+			nc.Close()
+		}
+		return nil, fmt.Errorf("natsconn: connect to %s: %w", c, context.Cause(ctx))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("natsconn: connect to %s: %w", c, d.explain(err))
+	}
+	return nc, nil
+}
+
+func (c Config) servers() string {
+	if c.URL == "" {
+		return DefaultURL
+	}
+	return c.URL
+}
+
+func (c Config) options() ([]nats.Option, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	auth, err := c.auth()
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(newWatcher(c.Logger).options(), auth, c.tls(), []nats.Option{
+		nats.Name(c.Name),
+		nats.Timeout(dialTimeout),
+		// The dialer resolves names itself, so that ctx bounds that too.
+		nats.SkipHostLookup(),
+		nats.MaxReconnects(-1),
+		// A server whose accounts are being reloaded refuses everybody for a
+		// moment; without this the second refusal would be the end.
+		nats.IgnoreAuthErrorAbort(),
+		nats.ReconnectWait(reconnectWait),
+		nats.ReconnectJitter(reconnectJitter, reconnectJitter),
+		nats.ReconnectBufSize(-1),
+		nats.FlusherTimeout(flushTimeout),
+		// A write that timed out may have been cut inside a message: what
+		// follows it on the same connection would be garbage.
+		nats.ReconnectOnFlusherError(),
+		nats.PingInterval(pingInterval),
+		nats.MaxPingsOutstanding(maxPingsOut),
+	}), nil
+}
+
+func (c Config) auth() ([]nats.Option, error) {
+	switch {
+	case c.Username != "" && c.Password != "":
+		return []nats.Option{nats.UserInfo(c.Username, c.Password)}, nil
+	case c.Token != "":
+		return []nats.Option{nats.Token(c.Token)}, nil
+	case c.NKeySeed != "":
+		return nkey(c.NKeySeed)
+	case c.CredentialsFile != "":
+		return []nats.Option{nats.UserCredentials(c.CredentialsFile)}, nil
+	}
+	return nil, nil
+}
+
+func nkey(seed string) ([]nats.Option, error) {
+	keys, err := nkeys.FromSeed([]byte(strings.TrimSpace(seed)))
+	if err != nil {
+		return nil, fmt.Errorf("NATS_AUTH_NKEY: want the seed of a user key (SU…): %w", err)
+	}
+	public, err := keys.PublicKey()
+	if err != nil {
+		return nil, fmt.Errorf("NATS_AUTH_NKEY: %w", err)
+	}
+	return []nats.Option{nats.Nkey(public, keys.Sign)}, nil
+}
+
+func (c Config) tls() []nats.Option {
+	var opts []nats.Option
+	if c.InsecureSkipVerify {
+		opts = append(opts, nats.Secure(&tls.Config{
+			MinVersion:         tls.VersionTLS12,
+			InsecureSkipVerify: true, //nolint:gosec // The user asked for it by name.
+		}))
+	}
+	if c.CAFile != "" {
+		opts = append(opts, nats.RootCAs(c.CAFile))
+	}
+	if c.ClientCertFile != "" {
+		opts = append(opts, nats.ClientCert(c.ClientCertFile, c.ClientKeyFile))
+	}
+	return opts
+}
+
+// dialer lets the context of Connect cut the first connection short, handshake
+// included, which nats.go has no way to do. It also keeps the error of the last
+// dial: of a refused connection nats.go tells only that no servers are available.
+type dialer struct {
+	net.Dialer
+	ctx    context.Context // done after abort
+	cancel context.CancelFunc
+
+	mu   sync.Mutex
+	conn net.Conn // the latest
+	err  error
+}
+
+func newDialer() *dialer {
+	d := &dialer{Dialer: net.Dialer{Timeout: dialTimeout}}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	return d
+}
+
+// Dial implements nats.CustomDialer.
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
+	conn, err := d.DialContext(d.ctx, network, address)
+
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err == nil && d.ctx.Err() != nil {
+		_ = conn.Close()
+		conn, err = nil, d.ctx.Err()
+	}
+	d.conn, d.err = conn, err
+	return conn, err
+}
+
+// abort ends what Dial is doing and closes what it made. Nothing is dialled
+// afterwards.
+func (d *dialer) abort() {
+	d.cancel()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.conn != nil {
+		_ = d.conn.Close()
+	}
+}
+
+func (d *dialer) explain(err error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err != nil && errors.Is(err, nats.ErrNoServers) {
+		return fmt.Errorf("%w: %w", err, d.err)
+	}
+	return err
+}

@@ -1,0 +1,100 @@
+package natsconn_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"github.com/dynplane/dynplane/natsconn"
+)
+
+func TestReconnect(t *testing.T) {
+	t.Parallel()
+	var log journal
+	srv := startServer(t, server.Options{})
+	at := port(t, srv)
+	nc := mustConnect(t, natsconn.Config{URL: srv.ClientURL(), Name: "worker", Logger: log.logger()})
+
+	for outage := 1; outage <= 2; outage++ {
+		stopServer(srv)
+		eventually(t, "disconnected", func() bool { return nc.Status() == nats.RECONNECTING })
+		if err := nc.Publish("s", nil); !errors.Is(err, nats.ErrReconnectBufExceeded) {
+			t.Errorf("publish while disconnected: %v, want %v", err, nats.ErrReconnectBufExceeded)
+		}
+		srv = startServer(t, server.Options{Port: at})
+		eventually(t, "back, and logged", func() bool { return nc.IsConnected() && log.count("is back") == outage })
+		if lost := log.count("connection lost"); lost != outage {
+			t.Errorf("%d lines about %d lost connections:\n%s", lost, outage, &log)
+		}
+	}
+}
+
+// The connection outlives refusals, and does not log each of them.
+func TestReconnectAfterRefusals(t *testing.T) {
+	t.Parallel()
+	var log journal
+	srv := startServer(t, server.Options{Authorization: "right"})
+	at := port(t, srv)
+	nc := mustConnect(t, natsconn.Config{URL: srv.ClientURL(), Token: "right", Logger: log.logger()})
+
+	stopServer(srv)
+	srv = startServer(t, server.Options{Port: at, Authorization: "changed"})
+	before := nc.Stats().Reconnects
+	eventually(t, "five refusals", func() bool { return nc.Stats().Reconnects >= before+5 })
+	eventually(t, "a line about them", func() bool { return log.count("authorization violation") > 0 })
+	if n := log.count("authorization violation"); n != 1 {
+		t.Errorf("%d lines about five refusals, want 1:\n%s", n, &log)
+	}
+
+	stopServer(srv)
+	startServer(t, server.Options{Port: at, Authorization: "right"})
+	eventually(t, "back", nc.IsConnected)
+}
+
+func TestAsyncErrorsAreLogged(t *testing.T) {
+	t.Parallel()
+	var log journal
+	srv := startServer(t, server.Options{Users: []*server.User{{
+		Username: "u", Password: "p",
+		Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"secret"}}},
+	}}})
+	nc := mustConnect(t, natsconn.Config{URL: srv.ClientURL(), Username: "u", Password: "p", Logger: log.logger()})
+
+	sub, err := nc.SubscribeSync("flood")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sub.SetPendingLimits(1, -1); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		if err := nc.Publish("flood", nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Publish("secret", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "a slow consumer", func() bool { return log.count("slow consumer") > 0 })
+	eventually(t, "a refused publish", func() bool { return log.count("secret") > 0 })
+	if err := nc.FlushTimeout(patience); err != nil {
+		t.Fatal(err)
+	}
+	if n := log.count("slow consumer"); n != 1 || log.count("subject=flood") != 1 {
+		t.Errorf("%d lines about one slow consumer:\n%s", n, &log)
+	}
+}
+
+// Options of the caller come last.
+func TestOptionsOverride(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t, server.Options{})
+	nc := mustConnect(t, natsconn.Config{URL: srv.ClientURL(), Name: "a"}, nats.Name("b"), nats.NoReconnect())
+	if nc.Opts.Name != "b" || nc.Opts.AllowReconnect {
+		t.Errorf("name %q, reconnect %v: want those of the caller", nc.Opts.Name, nc.Opts.AllowReconnect)
+	}
+	stopServer(srv)
+	eventually(t, "closed", nc.IsClosed)
+}
