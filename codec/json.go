@@ -1,0 +1,139 @@
+package codec
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// JSON is the codec of JSON, built on [encoding/json].
+//
+// Decoded into an interface, a number is a [json.Number], so that integers up
+// to 2⁶⁴−1 stay exact. Unlike json.Marshal it writes <, > and & as they are.
+var JSON Codec = &jsonCodec{}
+
+type jsonCodec struct {
+	encoders sync.Pool // of *jsonEncoder
+	weights  weights
+}
+
+type jsonEncoder struct {
+	w   appendWriter
+	enc *json.Encoder
+}
+
+func (*jsonCodec) Name() string { return "json" }
+
+func (c *jsonCodec) Append(dst []byte, v any) ([]byte, error) {
+	e, _ := c.encoders.Get().(*jsonEncoder)
+	if e == nil {
+		e = &jsonEncoder{}
+		e.enc = json.NewEncoder(&e.w)
+		e.enc.SetEscapeHTML(false)
+	}
+	e.w.b = dst
+	err := e.enc.Encode(v)
+	out := e.w.b
+	e.w.b = nil
+	c.encoders.Put(e)
+	if err != nil {
+		return dst, fmt.Errorf("codec: json of %T: %w", v, err)
+	}
+	return out[:len(out)-1], nil // without the line end that Encode adds
+}
+
+func (c *jsonCodec) Unmarshal(data []byte, v any) error {
+	total, err := surveyJSON(data, maxDepth)
+	if err != nil {
+		return err
+	}
+	w := c.weights.of(v)
+	if need := w.of(total); need > maxMemory {
+		return tooLarge("json", v, need)
+	}
+	if w.any {
+		err = unmarshalNumbers(data, v)
+	} else {
+		err = json.Unmarshal(data, v)
+	}
+	var syntax *json.SyntaxError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &syntax):
+		return badJSON(syntax)
+	default:
+		return fmt.Errorf("codec: json into %T: %w", v, err)
+	}
+}
+
+// unmarshalNumbers is json.Unmarshal with UseNumber, which only a
+// json.Decoder has, at the price of a copy of data.
+func unmarshalNumbers(data []byte, v any) error {
+	if err := validJSON(data); err != nil {
+		return err
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	return dec.Decode(v)
+}
+
+// validJSON returns an error unless data is exactly one JSON value.
+func validJSON(data []byte) error {
+	if json.Valid(data) {
+		return nil
+	}
+	var raw json.RawMessage
+	err := json.Unmarshal(data, &raw)
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) {
+		return badJSON(syntax)
+	}
+	return err
+}
+
+func badJSON(err *json.SyntaxError) error {
+	return &FormatError{Format: "json", Offset: int(err.Offset), Reason: "no valid JSON", Err: err}
+}
+
+// surveyJSON counts the values of data, rather too many than too few, and
+// refuses nesting beyond limit. Whether it is JSON at all is not its business.
+func surveyJSON(data []byte, limit int) (census, error) {
+	total := census{values: 1}
+	depth := 0
+	for pos := 0; pos < len(data); pos++ {
+		switch data[pos] {
+		case '"':
+			pos = stringEnd(data, pos) - 1
+		case '{', '[':
+			if data[pos] == '{' {
+				total.maps++
+			}
+			total.values++
+			if depth++; depth > limit {
+				return total, &FormatError{Format: "json", Offset: pos, Reason: fmt.Sprintf("nested deeper than %d levels", limit)}
+			}
+		case '}', ']':
+			depth--
+		case ',', ':':
+			total.values++
+		}
+	}
+	return total, nil
+}
+
+// stringEnd returns the offset after the JSON string that begins at data[pos],
+// or the end of data if the string has none.
+func stringEnd(data []byte, pos int) int {
+	for pos++; pos < len(data); pos++ {
+		switch data[pos] {
+		case '\\':
+			pos++
+		case '"':
+			return pos + 1
+		}
+	}
+	return len(data)
+}

@@ -1,0 +1,115 @@
+package codec
+
+import (
+	"bytes"
+	"fmt"
+	"sync"
+
+	"github.com/vmihailenco/msgpack/v5"
+)
+
+// Msgpack is the codec of MessagePack, as Dynamo's runtime writes it.
+//
+// A struct is a map with field names, which come from the tag `msgpack` or,
+// where a field has none, the tag `json` (name, "-" and omitempty). A nil
+// pointer is nil, integers take the fewest bytes, []byte is bin. Types can
+// implement CustomEncoder and CustomDecoder of
+// [github.com/vmihailenco/msgpack/v5], which this codec is built on.
+//
+// Decoded into an interface, integers are int64 or uint64 and always exact,
+// floats are float64, str and bin are strings, and maps are map[string]any.
+// Into an integer type too narrow for it, a value is cut silently: that is how
+// the library does it, and how engines' signed hashes become unsigned. An
+// array fits a struct only if it has one element for each field.
+//
+// Ext types are refused both ways, and time.Time with them: Dynamo has none.
+// Send times as integers.
+var Msgpack Codec = &msgpackCodec{}
+
+type msgpackCodec struct {
+	encoders sync.Pool // of *msgpackEncoder
+	decoders sync.Pool // of *msgpackDecoder
+	weights  weights
+}
+
+// appendWriter is a writer that appends to b.
+type appendWriter struct{ b []byte }
+
+func (w *appendWriter) Write(p []byte) (int, error) {
+	w.b = append(w.b, p...)
+	return len(p), nil
+}
+
+func (w *appendWriter) WriteByte(c byte) error {
+	w.b = append(w.b, c)
+	return nil
+}
+
+type msgpackEncoder struct {
+	w   appendWriter
+	enc *msgpack.Encoder
+}
+
+type msgpackDecoder struct {
+	r   bytes.Reader
+	dec *msgpack.Decoder
+}
+
+func (*msgpackCodec) Name() string { return "msgpack" }
+
+func (c *msgpackCodec) Append(dst []byte, v any) ([]byte, error) {
+	e, _ := c.encoders.Get().(*msgpackEncoder)
+	if e == nil {
+		e = &msgpackEncoder{enc: msgpack.NewEncoder(nil)}
+	}
+	e.w.b = dst
+	e.enc.Reset(&e.w) // also resets the settings
+	e.enc.SetCustomStructTag("json")
+	e.enc.UseCompactInts(true)
+	err := e.enc.Encode(v)
+	out := e.w.b
+	e.w.b = nil
+	c.encoders.Put(e)
+	if err != nil {
+		return dst, fmt.Errorf("codec: msgpack of %T: %w", v, err)
+	}
+	// Never send what we would refuse to read: ext types, deep nesting, and
+	// whatever a type that encodes itself may have got wrong.
+	if _, err := scanAll(out[len(dst):], true); err != nil {
+		return dst, fmt.Errorf("codec: msgpack of %T: %w", v, err)
+	}
+	return out, nil
+}
+
+func (c *msgpackCodec) Unmarshal(data []byte, v any) error {
+	total, err := scanAll(data, true)
+	if err != nil {
+		return err
+	}
+	if need := c.weights.of(v).of(total); need > maxMemory {
+		return tooLarge("msgpack", v, need)
+	}
+	if p, ok := v.(*any); ok && p != nil {
+		*p = nil // the library would decode into what it holds
+	}
+	d, _ := c.decoders.Get().(*msgpackDecoder)
+	if d == nil {
+		d = &msgpackDecoder{dec: msgpack.NewDecoder(nil)}
+	}
+	d.r.Reset(data)
+	d.dec.Reset(&d.r) // also resets the settings
+	d.dec.SetCustomStructTag("json")
+	d.dec.UseLooseInterfaceDecoding(true)
+	err = d.dec.Decode(v)
+	d.r.Reset(nil)
+	c.decoders.Put(d)
+	if err != nil {
+		return fmt.Errorf("codec: msgpack into %T: %w", v, err)
+	}
+	return nil
+}
+
+func tooLarge(format string, v any, need int) error {
+	return &FormatError{Format: format, Reason: fmt.Sprintf(
+		"may take %d MiB as a %T, want at most %d", need>>20, v, maxMemory>>20)}
+}

@@ -1,0 +1,249 @@
+package codec
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// maxDepth is how deep arrays and maps may be nested, in both codecs. The
+// deepest event of the protocol has nine levels.
+const maxDepth = 128
+
+// kind is the type of a msgpack value, without its width.
+type kind uint8
+
+const (
+	kindNil kind = iota
+	kindBool
+	kindUint // positive fixint and uint 8 to 64
+	kindInt  // negative fixint and int 8 to 64, whatever the sign of the value
+	kindFloat
+	kindStr
+	kindBin
+	kindExt
+	kindArray
+	kindMap
+)
+
+func (k kind) String() string {
+	return [...]string{"nil", "bool", "uint", "int", "float", "str", "bin", "ext", "array", "map"}[k]
+}
+
+// A head is the beginning of a msgpack value: all of it that is not content.
+type head struct {
+	kind kind
+	body int // offset of the first byte after the head
+	n    int // elements of an array, pairs of a map, else bytes of the body; an ext's count its type
+}
+
+// end is the offset of what follows the value, unless it is an array or a map.
+func (h head) end() int { return h.body + h.n }
+
+func (h head) isContainer() bool { return h.kind == kindArray || h.kind == kindMap }
+
+// readHead reads the head at data[pos], and makes sure that the body, or one
+// byte at least for each element, is there.
+func readHead(data []byte, pos int) (head, error) {
+	if pos >= len(data) {
+		return head{}, malformed(pos, "input ends, want a value")
+	}
+	c := data[pos]
+	body := pos + 1
+	switch {
+	case c <= 0x7f:
+		return head{kind: kindUint, body: body}, nil
+	case c <= 0x8f:
+		return checked(data, head{kindMap, body, int(c & 0x0f)})
+	case c <= 0x9f:
+		return checked(data, head{kindArray, body, int(c & 0x0f)})
+	case c <= 0xbf:
+		return checked(data, head{kindStr, body, int(c & 0x1f)})
+	case c == 0xc0:
+		return head{kind: kindNil, body: body}, nil
+	case c == 0xc1:
+		return head{}, malformed(pos, "byte c1, which starts no value")
+	case c <= 0xc3:
+		return head{kind: kindBool, body: body}, nil
+	case c <= 0xc6:
+		return sized(data, kindBin, body, 1<<(c-0xc4), 0)
+	case c <= 0xc9:
+		return sized(data, kindExt, body, 1<<(c-0xc7), 1)
+	case c <= 0xcb:
+		return checked(data, head{kindFloat, body, 4 << (c - 0xca)})
+	case c <= 0xcf:
+		return checked(data, head{kindUint, body, 1 << (c - 0xcc)})
+	case c <= 0xd3:
+		return checked(data, head{kindInt, body, 1 << (c - 0xd0)})
+	case c <= 0xd8:
+		return checked(data, head{kindExt, body, 1<<(c-0xd4) + 1})
+	case c <= 0xdb:
+		return sized(data, kindStr, body, 1<<(c-0xd9), 0)
+	case c <= 0xdd:
+		return sized(data, kindArray, body, 2<<(c-0xdc), 0)
+	case c <= 0xdf:
+		return sized(data, kindMap, body, 2<<(c-0xde), 0)
+	default:
+		return head{kind: kindInt, body: body}, nil
+	}
+}
+
+// sized reads a length of width bytes at data[pos]. The body is extra bytes
+// longer than that.
+func sized(data []byte, k kind, pos, width, extra int) (head, error) {
+	if len(data)-pos < width {
+		return head{}, malformed(pos, "input ends within the %s length", k)
+	}
+	return checked(data, head{k, pos + width, int(bigEndian(data[pos:pos+width])) + extra})
+}
+
+// checked refuses a head that promises more than there is.
+func checked(data []byte, h head) (head, error) {
+	room, unit := len(data)-h.body, "bytes"
+	switch h.kind {
+	case kindArray:
+		unit = "elements"
+	case kindMap:
+		room, unit = room/2, "pairs"
+	}
+	if h.n < 0 || h.n > room { // negative where int has 32 bits
+		return head{}, malformed(h.body, "%s of %d %s, but only %d bytes are left", h.kind, uint32(h.n), unit, len(data)-h.body)
+	}
+	return h, nil
+}
+
+// bigEndian reads an unsigned integer of 1, 2, 4 or 8 bytes.
+func bigEndian(b []byte) uint64 {
+	switch len(b) {
+	case 1:
+		return uint64(b[0])
+	case 2:
+		return uint64(binary.BigEndian.Uint16(b))
+	case 4:
+		return uint64(binary.BigEndian.Uint32(b))
+	default:
+		return binary.BigEndian.Uint64(b)
+	}
+}
+
+// A census counts what a message is made of.
+type census struct {
+	values int // all values, containers and map keys included
+	maps   int
+}
+
+// scan walks the one msgpack value at data[pos] and returns where it ends.
+//
+// A strict scan also refuses what is well formed but not safe to hand to the
+// msgpack library: it would look for a map inside of an ext value, at an
+// offset where nothing has been checked, and it panics on map keys that Go
+// cannot hash.
+func scan(data []byte, pos int, strict bool) (end int, total census, err error) {
+	type level struct {
+		left  int // values not begun yet
+		isMap bool
+	}
+	var open [maxDepth]level
+	for depth := 0; ; {
+		h, err := readHead(data, pos)
+		if err != nil {
+			return pos, total, err
+		}
+		isKey := false
+		if depth > 0 {
+			top := &open[depth-1]
+			isKey = top.isMap && top.left%2 == 0
+			top.left--
+		}
+		if strict {
+			if err := checkStrict(pos, h, isKey); err != nil {
+				return pos, total, err
+			}
+		}
+		total.values++
+		switch {
+		case !h.isContainer():
+			pos = h.end()
+		case depth == maxDepth:
+			return pos, total, malformed(pos, "nested deeper than %d levels", maxDepth)
+		case h.kind == kindArray:
+			open[depth] = level{left: h.n}
+			pos, depth = h.body, depth+1
+		default:
+			total.maps++
+			open[depth] = level{left: 2 * h.n, isMap: true}
+			pos, depth = h.body, depth+1
+		}
+		for depth > 0 && open[depth-1].left == 0 {
+			depth--
+		}
+		if depth == 0 {
+			return pos, total, nil
+		}
+	}
+}
+
+// checkStrict refuses the head of a value that only a strict scan refuses.
+func checkStrict(pos int, h head, isKey bool) error {
+	switch {
+	case h.kind == kindExt:
+		return malformed(pos, "ext value, want times as integers or strings and no other ext types")
+	case isKey && h.isContainer():
+		return malformed(pos, "map key is of type %s, want a scalar", h.kind)
+	}
+	return nil
+}
+
+// scanAll is scan of all of data.
+func scanAll(data []byte, strict bool) (census, error) {
+	end, total, err := scan(data, 0, strict)
+	if err == nil && end != len(data) {
+		err = malformed(end, "%d bytes after the value, want none", len(data)-end)
+	}
+	return total, err
+}
+
+func malformed(offset int, format string, args ...any) error {
+	return &FormatError{Format: "msgpack", Offset: offset, Reason: fmt.Sprintf(format, args...)}
+}
+
+// uint returns the value of an integer that is not negative.
+func (h head) uint(data []byte) (uint64, bool) {
+	switch {
+	case h.kind == kindUint && h.n == 0:
+		return uint64(data[h.body-1]), true
+	case h.kind == kindUint:
+		return bigEndian(data[h.body:h.end()]), true
+	case h.kind == kindInt:
+		v := h.int(data)
+		return uint64(v), v >= 0
+	}
+	return 0, false
+}
+
+// int returns the value of an integer of kind kindInt.
+func (h head) int(data []byte) int64 {
+	switch h.n {
+	case 0:
+		return int64(int8(data[h.body-1]))
+	case 1:
+		return int64(int8(data[h.body]))
+	case 2:
+		return int64(int16(bigEndian(data[h.body:h.end()])))
+	case 4:
+		return int64(int32(bigEndian(data[h.body:h.end()])))
+	default:
+		return int64(bigEndian(data[h.body:h.end()]))
+	}
+}
+
+// describe names the value for an error message: integers by their value,
+// the rest by their type.
+func (h head) describe(data []byte) string {
+	if v, ok := h.uint(data); ok {
+		return fmt.Sprint(v)
+	}
+	if h.kind == kindInt {
+		return fmt.Sprint(h.int(data))
+	}
+	return h.kind.String()
+}
