@@ -304,8 +304,12 @@ func TestEnvelopeReuseAllocatesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
-		if n > 0.5 { // a pool may be emptied now and then
-			t.Errorf("%s: %.1f allocations for writing and reading, want none", c.Name(), n)
+		limit := 0.0
+		if c == codec.JSON {
+			limit = 2 // encoding/json takes its scanner from a pool, which may be empty both times
+		}
+		if n > limit {
+			t.Errorf("%s: %.1f allocations for writing and reading, want at most %.0f", c.Name(), n, limit)
 		}
 	}
 }
