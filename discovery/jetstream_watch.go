@@ -43,7 +43,9 @@ const (
 	pullExpiry = 500 * time.Millisecond
 	pullGrace  = time.Second // beyond the expiry, before the answer counts as missing
 	pullBatch  = 5000
-	pullBytes  = 16 << 20
+	// How often a watcher without a connection looks whether there is one.
+	reconnectPoll = 50 * time.Millisecond
+	pullBytes     = 16 << 20
 	// A watcher that is asked for nothing for so long lists again.
 	consumerThreshold = 30 * time.Second
 )
@@ -79,12 +81,7 @@ func (w *jetStreamWatcher) Next(ctx context.Context) (Change, error) {
 			if !w.begun || errors.Is(err, nats.ErrConnectionClosed) {
 				return Change{}, err
 			}
-			w.store.log.Debug("discovery: the watch lists again", "filter", keyFilter(w.query), "error", err)
-			w.drop()
-			if !isTransient(err) {
-				// Not to be retried at full speed, whatever it is.
-				_ = sleep(ctx, retryWait)
-			}
+			w.drop(err)
 		}
 	}
 }
@@ -133,7 +130,7 @@ func (w *jetStreamWatcher) listOnce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	if !w.store.nc.IsConnected() {
-		_ = sleep(ctx, retryWait/5)
+		_ = sleep(ctx, reconnectPoll)
 		return nats.ErrDisconnected
 	}
 	asked := time.Now()
@@ -305,7 +302,7 @@ func cause(msg *nats.Msg, meta *nats.MsgMetadata) Cause {
 }
 
 // drop gives the consumer up; the next step lists again.
-func (w *jetStreamWatcher) drop() {
+func (w *jetStreamWatcher) drop(why error) {
 	w.store.mu.Lock()
 	sub := w.sub
 	w.sub = nil
@@ -313,6 +310,7 @@ func (w *jetStreamWatcher) drop() {
 	if sub == nil {
 		return
 	}
+	w.store.log.Debug("discovery: the watch gives up its consumer", "filter", keyFilter(w.query), "error", why)
 	// Errors mean that the server is away; then both go by themselves.
 	_ = sub.Unsubscribe()
 	_ = w.store.nc.Publish("$JS.API.CONSUMER.DELETE."+w.store.stream()+"."+w.consumer, nil)
@@ -328,7 +326,7 @@ func (w *jetStreamWatcher) interrupt() {
 
 // Close implements Watcher.
 func (w *jetStreamWatcher) Close() error {
-	w.drop()
+	w.drop(nil)
 	w.store.mu.Lock()
 	defer w.store.mu.Unlock()
 	delete(w.store.watchers, w)

@@ -1,0 +1,503 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/integration/natstest"
+)
+
+const bucket = "dynplane"
+
+var endpoints = discovery.Query{Kind: discovery.KindEndpoint}
+
+func endpoint(name string) discovery.Endpoint {
+	return discovery.Endpoint{
+		Scope:     discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: name},
+		Transport: discovery.TCP("127.0.0.1:4000/1/" + name),
+	}
+}
+
+// newClient opens an owner on a connection of its own. die ends it as a crash
+// would: without a word to the server.
+func newClient(t *testing.T, url string, o discovery.JetStreamOptions) (client *discovery.Client, die func()) {
+	t.Helper()
+	nc := natstest.Connect(t, url)
+	o.Bucket = bucket
+	store, err := discovery.NewJetStream(nc, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client = discovery.NewClient(store, discovery.Options{Logger: o.Logger})
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience)
+		defer cancel()
+		if nc.IsConnected() {
+			if err := client.Shutdown(ctx); err != nil {
+				t.Errorf("shutdown: %v", err)
+			}
+			return
+		}
+		cancel()
+		_ = client.Shutdown(ctx) // its server is gone: nothing can be taken back
+	})
+	return client, nc.Close
+}
+
+func register(t *testing.T, c *discovery.Client, id uint64, spec discovery.Spec) *discovery.Registration {
+	t.Helper()
+	reg, err := c.RegisterAs(t.Context(), id, spec)
+	if err != nil {
+		t.Fatalf("register: %v", err)
+	}
+	return reg
+}
+
+// watch collects the events of a watch in the background, with the time when
+// each came.
+type watch struct {
+	t  *testing.T
+	mu sync.Mutex
+	ev []timedEvent
+}
+
+type timedEvent struct {
+	discovery.Event
+	at time.Time
+}
+
+func startWatch(t *testing.T, c *discovery.Client, q discovery.Query) *watch {
+	t.Helper()
+	w := &watch{t: t}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ev, err := range c.Watch(ctx, q) {
+			if err != nil {
+				if !errors.Is(err, context.Canceled) && !errors.Is(err, discovery.ErrClosed) {
+					t.Errorf("watch: %v", err)
+				}
+				return
+			}
+			w.mu.Lock()
+			w.ev = append(w.ev, timedEvent{ev, time.Now()})
+			w.mu.Unlock()
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	w.await("synced", func(ev []timedEvent) bool { return count(ev, discovery.Synced, 0) == 1 })
+	return w
+}
+
+func (w *watch) events() []timedEvent {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]timedEvent(nil), w.ev...)
+}
+
+func (w *watch) await(what string, ok func([]timedEvent) bool) {
+	w.t.Helper()
+	natstest.Eventually(w.t, what, func() bool { return ok(w.events()) })
+}
+
+// awaitRemoved waits for the removal of an id and returns when it came.
+func (w *watch) awaitRemoved(id uint64) time.Time {
+	w.t.Helper()
+	w.await(fmt.Sprintf("%d removed", id), func(ev []timedEvent) bool { return count(ev, discovery.Removed, id) > 0 })
+	for _, ev := range w.events() {
+		if ev.Type == discovery.Removed && ev.Instance.InstanceID == id {
+			return ev.at
+		}
+	}
+	return time.Time{}
+}
+
+func (w *watch) awaitAdded(ids ...uint64) {
+	w.t.Helper()
+	w.await(fmt.Sprintf("%d added", ids), func(ev []timedEvent) bool {
+		for _, id := range ids {
+			if count(ev, discovery.Added, id) == 0 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// expect demands exactly so many events of an id.
+func (w *watch) expect(id uint64, added, removed int) {
+	w.t.Helper()
+	ev := w.events()
+	if a, r := count(ev, discovery.Added, id), count(ev, discovery.Removed, id); a != added || r != removed {
+		w.t.Errorf("instance %d: added %d times and removed %d times, want %d and %d", id, a, r, added, removed)
+	}
+}
+
+func count(events []timedEvent, typ discovery.EventType, id uint64) (n int) {
+	for _, ev := range events {
+		if ev.Type == typ && ev.Instance.Spec != nil && ev.Instance.InstanceID == id || typ == discovery.Synced && ev.Type == typ {
+			n++
+		}
+	}
+	return n
+}
+
+func TestDeadOwnerIsRemovedInTime(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	for _, ttl := range []time.Duration{time.Second, 3 * time.Second} {
+		t.Run(ttl.String(), func(t *testing.T) {
+			o := discovery.JetStreamOptions{TTL: ttl}
+			reader, _ := newClient(t, server.URL(), o)
+			living, _ := newClient(t, server.URL(), o)
+			dying, die := newClient(t, server.URL(), o)
+			register(t, living, 1, endpoint("generate"))
+			register(t, dying, 2, endpoint("generate"))
+			w := startWatch(t, reader, endpoints)
+			w.awaitAdded(1, 2)
+			died := time.Now()
+			die()
+			// The promise is TTL + 1 s; this machine may be busy with other tests.
+			if took := w.awaitRemoved(2).Sub(died); took > ttl+5*time.Second {
+				t.Errorf("removed after %v with a TTL of %v", took, ttl)
+			}
+			w.expect(1, 1, 0)
+			w.expect(2, 1, 1)
+			// By the server's own stamps the purge follows the deadline within a second.
+			if late := markerDelay(t, server, "endpoints.dynamo.backend.generate.2"); late < 0 || late > time.Second {
+				t.Errorf("the purge came %v after the deadline", late)
+			}
+		})
+	}
+}
+
+// markerDelay reads the purge marker of a key from the raw stream: how long
+// after the deadline in its body did the server store it?
+func markerDelay(t *testing.T, server *natstest.Server, key string) time.Duration {
+	t.Helper()
+	js, err := jetstream.New(server.Connect(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), "KV_"+bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg, err := stream.GetLastMsgForSubject(t.Context(), "$KV."+bucket+"."+key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var deadline, ttl int64
+	if _, err := fmt.Sscanf(string(msg.Data), `{"deadline_ms":%d,"ttl_ms":%d}`, &deadline, &ttl); err != nil {
+		t.Fatalf("marker %q: %v", msg.Data, err)
+	}
+	return msg.Time.Sub(time.UnixMilli(deadline))
+}
+
+func TestServerRestart(t *testing.T) {
+	t.Parallel()
+	const ttl = 2 * time.Second
+	for _, c := range []struct {
+		name   string
+		down   time.Duration
+		wipe   bool
+		memory bool
+	}{
+		{"ShorterThanTTL", 500 * time.Millisecond, false, false},
+		{"LongerThanTTL", 3 * ttl, false, false},
+		{"StoreLost", 500 * time.Millisecond, true, false},
+		{"StoreLostForLong", 3 * ttl, true, false},
+		{"MemoryBucket", 3 * ttl, false, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			server := natstest.Run(t)
+			log := newLogRecorder()
+			o := discovery.JetStreamOptions{TTL: ttl, Memory: c.memory, Logger: log.logger()}
+			reader, _ := newClient(t, server.URL(), o)
+			living, _ := newClient(t, server.URL(), o)
+			dying, die := newClient(t, server.URL(), o)
+			for id := range uint64(20) {
+				register(t, living, 1+id, endpoint("generate"))
+			}
+			register(t, dying, 100, endpoint("generate"))
+			w := startWatch(t, reader, endpoints)
+			w.awaitAdded(1, 20, 100)
+
+			server.Stop()
+			die()
+			if c.wipe {
+				server.Wipe()
+			}
+			outage(c.down)
+			server.Start()
+			up := time.Now()
+
+			if took := w.awaitRemoved(100).Sub(up); took > ttl+5*time.Second {
+				t.Errorf("the dead was removed %v after the server was back, with a TTL of %v", took, ttl)
+			}
+			register(t, living, 200, endpoint("generate")) // life goes on
+			w.awaitAdded(200)
+			natstest.Eventually(t, "all living are in the bucket again", func() bool {
+				got, err := reader.List(t.Context(), endpoints)
+				return err == nil && len(got) == 21
+			})
+			for id := range uint64(20) {
+				w.expect(1+id, 1, 0)
+			}
+			w.expect(100, 1, 1)
+			// Where the store is kept, the owner may be back before its leases fall due.
+			if n := log.count("registered again"); n > 1 || n == 0 && (c.wipe || c.memory) {
+				t.Errorf("%d warnings about lost registrations, want one for all of them:\n%s", n, log)
+			}
+		})
+	}
+}
+
+// outage is how long the server is away: the one thing here that is a time and
+// not a condition.
+func outage(d time.Duration) { <-time.After(d) }
+
+func TestClusterLosesItsLeader(t *testing.T) {
+	t.Parallel()
+	servers := natstest.Cluster(t, 3)
+	const ttl = 10 * time.Second
+	o := discovery.JetStreamOptions{TTL: ttl, Replicas: 3}
+	url := natstest.URLs(servers)
+	reader, _ := newClient(t, url, o)
+	living, _ := newClient(t, url, o)
+	dying, die := newClient(t, url, o)
+	for id := range uint64(20) {
+		register(t, living, 1+id, endpoint("generate"))
+	}
+	register(t, dying, 100, endpoint("generate"))
+	w := startWatch(t, reader, endpoints)
+	w.awaitAdded(1, 20, 100)
+	leader := natstest.Leader(servers, "KV_"+bucket)
+	if leader == nil {
+		t.Fatal("the stream has no leader")
+	}
+	leader.Stop()
+	die()
+	w.awaitRemoved(100)
+	register(t, living, 200, endpoint("generate"))
+	w.awaitAdded(200)
+	leader.Start()
+	for id := range uint64(20) {
+		w.expect(1+id, 1, 0)
+	}
+	w.expect(100, 1, 1)
+}
+
+func TestOwnerWhoseClockIsOff(t *testing.T) {
+	t.Parallel()
+	for _, off := range []time.Duration{5 * time.Minute, -5 * time.Minute} {
+		t.Run(off.String(), func(t *testing.T) {
+			t.Parallel()
+			server := natstest.Run(t)
+			log := newLogRecorder()
+			const ttl = time.Second
+			now := func() time.Time { return time.Now().Add(off) }
+			reader, _ := newClient(t, server.URL(), discovery.JetStreamOptions{TTL: ttl})
+			owner, die := newClient(t, server.URL(), discovery.JetStreamOptions{TTL: ttl, Now: now, Logger: log.logger()})
+			w := startWatch(t, reader, endpoints)
+			register(t, owner, 1, endpoint("generate"))
+			w.awaitAdded(1)
+			outage(3 * ttl) // it lives through several of its leases
+			w.expect(1, 1, 0)
+			died := time.Now()
+			die()
+			if took := w.awaitRemoved(1).Sub(died); took > ttl+5*time.Second {
+				t.Errorf("removed after %v", took)
+			}
+			if n := log.count("clock"); n != 1 {
+				t.Errorf("%d warnings about the clock, want 1:\n%s", n, log)
+			}
+		})
+	}
+}
+
+func TestTwoOwnersOfOneID(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	const ttl = 2 * time.Second
+	o := discovery.JetStreamOptions{TTL: ttl}
+	reader, _ := newClient(t, server.URL(), o)
+	w := startWatch(t, reader, endpoints)
+	former, _ := newClient(t, server.URL(), o)
+	owner, die := newClient(t, server.URL(), o)
+	reg := register(t, former, 1, endpoint("generate"))
+	register(t, owner, 1, endpoint("generate"))
+	if err := reg.Wait(t.Context()); !errors.Is(err, discovery.ErrTakenOver) || !strings.Contains(err.Error(), "dynamo/backend/generate/1") {
+		t.Fatalf("the former owner hears %v, want ErrTakenOver that names the path", err)
+	}
+	outage(2 * ttl)
+	w.expect(1, 1, 0) // the new owner keeps it alive, and the value is the same
+	die()
+	w.awaitRemoved(1) // and the former does not take it back
+	w.expect(1, 1, 1)
+}
+
+func TestWatcherThatLostItsConnection(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	o := discovery.JetStreamOptions{TTL: 2 * time.Second}
+	readerConn := natstest.Connect(t, server.URL())
+	o.Bucket = bucket
+	store, err := discovery.NewJetStream(readerConn, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader := discovery.NewClient(store, discovery.Options{})
+	owner, _ := newClient(t, server.URL(), o)
+	register(t, owner, 1, endpoint("stays"))
+	goes := register(t, owner, 2, endpoint("goes"))
+	w := startWatch(t, reader, endpoints)
+	w.awaitAdded(1, 2)
+	cid, err := readerConn.GetClientID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Server().DisconnectClientByID(cid); err != nil {
+		t.Fatal(err)
+	}
+	if err := goes.Unregister(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	register(t, owner, 3, endpoint("comes"))
+	w.awaitAdded(3)
+	w.awaitRemoved(2)
+	w.expect(1, 1, 0)
+	w.expect(2, 1, 1)
+	w.expect(3, 1, 0)
+}
+
+func TestForeignHandsInTheBucket(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	log := newLogRecorder()
+	o := discovery.JetStreamOptions{TTL: time.Second, Logger: log.logger()}
+	reader, _ := newClient(t, server.URL(), o)
+	owner, _ := newClient(t, server.URL(), o)
+	w := startWatch(t, reader, endpoints) // before there is a bucket
+	register(t, owner, 1, endpoint("generate"))
+	w.awaitAdded(1)
+
+	kv := natstest.KV(t, server.Connect(t), bucket)
+	const key = "endpoints.dynamo.backend.generate.1"
+	// A foreign client sees exactly the living, as the JSON of protocol.md.
+	keys, err := kv.Keys(t.Context())
+	if err != nil || len(keys) != 1 || keys[0] != key {
+		t.Fatalf("a foreign client sees the keys %q (%v), want %q", keys, err, key)
+	}
+	put := func(key, value string) {
+		t.Helper()
+		if _, err := kv.PutString(t.Context(), key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("junk", "not ours")
+	put("endpoints.dynamo.backend.generate.zz", `{"type":"Endpoint"}`)
+	put("endpoints.dynamo.backend.generate.5", "\x00\xff not JSON")
+	put("endpoints.dynamo.backend.generate.6", `{"type":"Endpoint","namespace":"dynamo","component":"backend","endpoint":"generate","instance_id":7,"transport":{"tcp":"x"}}`)
+	put("endpoints.dynamo.backend.generate.7", strings.Repeat("[", 900_000))
+	put("endpoints.dynamo.backend.generate.8", `{"type":"Endpoint","namespace":"dynamo","component":"backend","endpoint":"generate","instance_id":8,"transport":{"tcp":"x"}}`)
+	w.awaitAdded(8) // what a foreign writer writes well is heard
+	w.await("the junk is counted", func([]timedEvent) bool { return reader.Stats().BadEntries >= 4 })
+
+	// Who overwrites a living entry does not make its owner dead.
+	put(key, "overwritten")
+	natstest.Eventually(t, "the owner writes it again", func() bool {
+		e, err := kv.Get(t.Context(), key)
+		return err == nil && strings.HasPrefix(string(e.Value()), `{"type":"Endpoint"`)
+	})
+	w.expect(1, 1, 0)
+	// A purge on purpose is believed, and the owner comes back.
+	if err := kv.Purge(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	w.await("removed and added again", func(ev []timedEvent) bool {
+		return count(ev, discovery.Removed, 1) == 1 && count(ev, discovery.Added, 1) == 2
+	})
+	if n := log.count("foreign writer"); n != 1 {
+		t.Errorf("%d warnings about the foreign writer, want 1:\n%s", n, log)
+	}
+}
+
+func TestBucketsThatCannotHoldLeases(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	nc := server.Connect(t)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: bucket}); err != nil {
+		t.Fatal(err)
+	}
+	c, _ := newClient(t, server.URL(), discovery.JetStreamOptions{})
+	_, err = c.Register(t.Context(), endpoint("generate"))
+	if !errors.Is(err, discovery.ErrBucket) || !strings.Contains(err.Error(), "AllowMsgSchedules") {
+		t.Fatalf("register in a plain bucket: %v, want ErrBucket that says what is missing", err)
+	}
+	for _, o := range []discovery.JetStreamOptions{
+		{TTL: 300 * time.Millisecond}, {TTL: 1500 * time.Millisecond}, {TTL: -time.Second},
+		{Replicas: 2}, {Replicas: 3, TTL: 5 * time.Second}, {Bucket: "a.b"},
+	} {
+		if _, err := discovery.NewJetStream(nc, o); err == nil {
+			t.Errorf("settings %+v are taken, want an error", o)
+		}
+	}
+}
+
+func TestMissingBucketIsEmpty(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	c, _ := newClient(t, server.URL(), discovery.JetStreamOptions{})
+	got, err := c.List(t.Context(), endpoints)
+	if err != nil || len(got) != 0 {
+		t.Fatalf("list of a missing bucket: %v, %v", got, err)
+	}
+	next, stop := iter.Pull2(c.Watch(t.Context(), endpoints))
+	defer stop()
+	if ev, err, _ := next(); err != nil || ev.Type != discovery.Synced {
+		t.Fatalf("watch of a missing bucket begins with %v, %v, want synced", ev, err)
+	}
+}
+
+// logRecorder keeps what is logged, for tests of warnings.
+type logRecorder struct {
+	mu  sync.Mutex
+	buf strings.Builder
+}
+
+func newLogRecorder() *logRecorder { return &logRecorder{} }
+
+func (r *logRecorder) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.buf.Write(p)
+}
+
+func (r *logRecorder) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(r, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func (r *logRecorder) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.buf.String()
+}
+
+func (r *logRecorder) count(text string) int { return strings.Count(r.String(), text) }
