@@ -1,0 +1,154 @@
+package eventplane
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+
+	"github.com/dynplane/dynplane/codec"
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/natsconn"
+)
+
+// Wire is the generation of the runtime whose form is written where the two
+// differ. Everything that can be read in either form is.
+type Wire uint8
+
+// The generations. In Gen2 the segments of a subject are percent-encoded, a
+// scope can be an endpoint, and brokers route by the whole subject. In Gen1
+// segments are raw, and brokers route by the topic alone, so that all scopes
+// that share a broker hear each other.
+const (
+	Gen2 Wire = iota // releases since 1.4, and the default
+	Gen1             // releases 0.9 to 1.3
+)
+
+// String returns gen2 or gen1, the values of DYN_EVENT_PLANE_WIRE.
+func (w Wire) String() string {
+	switch w {
+	case Gen2:
+		return "gen2"
+	case Gen1:
+		return "gen1"
+	}
+	return fmt.Sprintf("Wire(%d)", uint8(w))
+}
+
+// Config says how events travel. The zero value is JSON over NATS on
+// localhost.
+type Config struct {
+	// Transport is discovery.TransportNATS or TransportZMQ; empty is NATS.
+	Transport string
+
+	// Codec encodes what is published; nil is JSON on NATS and msgpack on ZMQ.
+	Codec codec.Codec
+
+	// Wire is the generation whose form is written.
+	Wire Wire
+
+	// Host is the IP address that ZMQ publishers advertise; empty is that of
+	// this machine. A loopback address is also what is bound, anything else
+	// binds the wildcard.
+	Host string
+
+	// Broker makes ZMQ travel through brokers; the zero value is direct.
+	Broker Broker
+
+	// NATS is for the event plane's own connection.
+	NATS natsconn.Config
+
+	// Reason says in a line why the settings are what they are, for the log.
+	Reason string
+
+	// Logger is silent if nil.
+	Logger *slog.Logger
+}
+
+// resolve checks c and fills in the defaults, but for Host.
+func (c Config) resolve() (Config, error) {
+	switch c.Transport {
+	case "":
+		c.Transport = discovery.TransportNATS
+	case discovery.TransportNATS, discovery.TransportZMQ:
+	default:
+		return c, fmt.Errorf("transport %q: want %s or %s", c.Transport, discovery.TransportNATS, discovery.TransportZMQ)
+	}
+	if c.Codec == nil {
+		c.Codec = defaultCodec(c.Transport)
+	}
+	if c.Wire != Gen2 && c.Wire != Gen1 {
+		return c, fmt.Errorf("wire %v: want Gen2 or Gen1", c.Wire)
+	}
+	if c.Host != "" {
+		if _, err := parseHost(c.Host); err != nil {
+			return c, err
+		}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Reason == "" {
+		c.Reason = "set by the program"
+	}
+	return c, c.Broker.validate()
+}
+
+func defaultCodec(transport string) codec.Codec {
+	if transport == discovery.TransportZMQ {
+		return codec.Msgpack
+	}
+	return codec.JSON
+}
+
+// Broker says which ZMQ brokers to use. Endpoints that are given win over
+// Discover.
+type Broker struct {
+	// XSub is where publishers connect and XPub is where subscribers do: all
+	// of them to all. Either both are given or none.
+	XSub, XPub []string
+
+	// Discover uses the brokers that are registered in the namespace of a
+	// publisher or subscriber, as component zmq_broker, whatever the topic.
+	Discover bool
+}
+
+func (b Broker) enabled() bool { return b.Discover || len(b.XSub) > 0 }
+
+// several reports whether an event can come by more than one way.
+func (b Broker) several() bool {
+	if len(b.XPub) > 0 {
+		return len(distinct(b.XPub)) > 1
+	}
+	return b.Discover
+}
+
+func (b Broker) validate() error {
+	if (len(b.XSub) == 0) != (len(b.XPub) == 0) {
+		return fmt.Errorf("broker %q: want XSub and XPub endpoints, or neither", b)
+	}
+	if slices.Contains(b.XSub, "") || slices.Contains(b.XPub, "") {
+		return errors.New("broker: an endpoint is empty: want one like tcp://10.0.0.9:5555")
+	}
+	return nil
+}
+
+func distinct(endpoints []string) []string {
+	return slices.Compact(slices.Sorted(slices.Values(endpoints)))
+}
+
+// parseHost refuses what cannot be told to others.
+func parseHost(host string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(host)
+	addr = addr.Unmap()
+	switch {
+	case err != nil:
+		return addr, fmt.Errorf("host %q: want an IP address", host)
+	case addr.IsUnspecified():
+		return addr, fmt.Errorf("host %q: want an address that others can reach, not the wildcard", host)
+	case addr.Zone() != "":
+		return addr, fmt.Errorf("host %q: want an address without a zone, which means nothing elsewhere", host)
+	}
+	return addr, nil
+}

@@ -1,0 +1,168 @@
+package eventplane
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/dynplane/dynplane/codec"
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/natsconn"
+)
+
+// ConfigFromEnv reads the event plane's settings from the environment; lookup
+// is os.LookupEnv in programs. A value that is not valid is an error that names
+// the variable, the value and what is valid.
+//
+//	DYN_EVENT_PLANE          nats or zmq. Unset or empty: zmq if DYN_DISCOVERY_BACKEND
+//	                         is mem or file, else nats
+//	DYN_EVENT_PLANE_CODEC    json or msgpack. Unset or empty: json on NATS, msgpack on ZMQ
+//	DYN_EVENT_PLANE_WIRE     gen2 (default) or gen1
+//	DYN_EVENT_PLANE_HOST     IP address or name of an interface; see HostFromEnv
+//	DYN_ZMQ_BROKER_URL       see ParseBroker. Set, even empty, it wins over the next
+//	DYN_ZMQ_BROKER_ENABLED   1 true on yes: find brokers by discovery; 0 false off no
+//	NATS_SERVER, NATS_AUTH_*, NATS_TLS_*   see natsconn.FromEnv
+//
+// The variables of the transport that is not used are not looked at, so a
+// program whose flags can override a variable does so in its lookup.
+func ConfigFromEnv(lookup func(string) (string, bool)) (Config, error) {
+	return configFrom(environment{lookup: lookup})
+}
+
+// ConfigFromEnvLenient is ConfigFromEnv, but DYN_EVENT_PLANE,
+// DYN_EVENT_PLANE_CODEC, DYN_EVENT_PLANE_WIRE and DYN_ZMQ_BROKER_ENABLED count
+// as unset where they are not valid, with a warning to log. Where nothing can
+// take the place of a value it is an error here too.
+func ConfigFromEnvLenient(lookup func(string) (string, bool), log *slog.Logger) (Config, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return configFrom(environment{lookup, log})
+}
+
+// environment reads variables, and leniently if it has a logger.
+type environment struct {
+	lookup func(string) (string, bool)
+	log    *slog.Logger
+}
+
+func configFrom(env environment) (Config, error) {
+	c, err := env.config()
+	if err != nil {
+		return Config{}, fmt.Errorf("eventplane: %w", err)
+	}
+	return c, nil
+}
+
+func (env environment) config() (Config, error) {
+	transport, why, err := env.transport()
+	if err != nil {
+		return Config{}, err
+	}
+	c := Config{Transport: transport, Reason: why}
+	name, err := env.oneOf("DYN_EVENT_PLANE_CODEC", codec.JSON.Name(), codec.Msgpack.Name())
+	if err != nil {
+		return c, err
+	}
+	if name == "" {
+		c.Reason += fmt.Sprintf("; codec %s, the default on %s", defaultCodec(transport).Name(), transport)
+	} else {
+		c.Reason += fmt.Sprintf("; codec %s from DYN_EVENT_PLANE_CODEC", name)
+		if c.Codec, err = codec.Lookup(name); err != nil {
+			return c, err
+		}
+	}
+	wire, err := env.oneOf("DYN_EVENT_PLANE_WIRE", Gen2.String(), Gen1.String())
+	if err != nil {
+		return c, err
+	}
+	if wire == Gen1.String() {
+		c.Wire = Gen1
+	}
+	if transport == discovery.TransportZMQ {
+		return c, env.zmq(&c)
+	}
+	c.NATS, err = natsconn.FromEnv(env.lookup)
+	return c, err
+}
+
+func (env environment) transport() (name, why string, err error) {
+	name, err = env.oneOf("DYN_EVENT_PLANE", discovery.TransportNATS, discovery.TransportZMQ)
+	if err != nil {
+		return "", "", err
+	}
+	if name != "" {
+		return name, fmt.Sprintf("transport %s from DYN_EVENT_PLANE", name), nil
+	}
+	backend := env.get("DYN_DISCOVERY_BACKEND")
+	name = discovery.TransportNATS
+	if backend == "mem" || backend == "file" {
+		name = discovery.TransportZMQ
+	}
+	if backend == "" {
+		return name, fmt.Sprintf("transport %s, the default", name), nil
+	}
+	return name, fmt.Sprintf("transport %s, the default with DYN_DISCOVERY_BACKEND %s", name, backend), nil
+}
+
+// zmq reads what concerns ZMQ alone.
+func (env environment) zmq(c *Config) (err error) {
+	if c.Host, err = env.host(); err != nil {
+		return err
+	}
+	if url, ok := env.lookup("DYN_ZMQ_BROKER_URL"); ok {
+		if c.Broker, err = parseBroker(url); err != nil {
+			return fmt.Errorf("DYN_ZMQ_BROKER_URL %w", err)
+		}
+		c.Reason += "; brokers from DYN_ZMQ_BROKER_URL"
+		return nil
+	}
+	if c.Broker.Discover, err = env.truthy("DYN_ZMQ_BROKER_ENABLED"); err != nil {
+		return err
+	}
+	if c.Broker.Discover {
+		c.Reason += "; brokers by discovery, as DYN_ZMQ_BROKER_ENABLED says"
+	} else {
+		c.Reason += "; direct, as no broker is set"
+	}
+	return nil
+}
+
+func (env environment) get(name string) string {
+	value, _ := env.lookup(name)
+	return value
+}
+
+// oneOf returns the value of a variable, or "" if it is unset or empty.
+func (env environment) oneOf(name string, valid ...string) (string, error) {
+	value := env.get(name)
+	if value == "" {
+		return "", nil
+	}
+	for _, v := range valid {
+		if value == v {
+			return value, nil
+		}
+	}
+	return "", env.invalid(name, value, strings.Join(valid, " or "))
+}
+
+func (env environment) truthy(name string) (bool, error) {
+	value := env.get(name)
+	switch strings.ToLower(strings.TrimSpace(value)) {
+	case "1", "true", "on", "yes":
+		return true, nil
+	case "", "0", "false", "off", "no":
+		return false, nil
+	}
+	return false, env.invalid(name, value, "1, true, on, yes, 0, false, off or no")
+}
+
+// invalid is the error of a value, or a warning where reading is lenient.
+func (env environment) invalid(name, value, want string) error {
+	if env.log == nil {
+		return fmt.Errorf("%s %q: want %s", name, value, want)
+	}
+	env.log.Warn("eventplane: a variable is not valid and counts as unset", "name", name, "value", value, "want", want)
+	return nil
+}

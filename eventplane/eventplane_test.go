@@ -1,0 +1,219 @@
+package eventplane_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+
+	"github.com/dynplane/dynplane/codec"
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/eventplane"
+	"github.com/dynplane/dynplane/natsconn"
+)
+
+type kvEvent struct {
+	Block  uint64   `json:"block"`
+	Tokens []uint32 `json:"tokens"`
+}
+
+// pair is a publisher and a live subscriber of one topic.
+type pair struct {
+	pub *eventplane.Publisher
+	sub *eventplane.Subscriber
+}
+
+// forEachTransport runs a test over every transport with every codec.
+func forEachTransport(t *testing.T, test func(t *testing.T, cfg eventplane.Config)) {
+	for name, setup := range transports() {
+		for _, c := range []codec.Codec{codec.JSON, codec.Msgpack} {
+			t.Run(name+"/"+c.Name(), func(t *testing.T) {
+				t.Parallel()
+				cfg := setup(t)
+				cfg.Codec = c
+				test(t, cfg)
+			})
+		}
+	}
+}
+
+func transports() map[string]func(testing.TB) eventplane.Config {
+	return map[string]func(testing.TB) eventplane.Config{
+		"nats": func(tb testing.TB) eventplane.Config {
+			return eventplane.Config{NATS: natsconn.Config{URL: startNATS(tb)}}
+		},
+	}
+}
+
+// connect makes a pair whose publisher is heard by its subscriber. What was
+// published to find that out is not seen any more.
+func connect(tb testing.TB, cfg eventplane.Config) pair {
+	tb.Helper()
+	ctx, m := patient(tb), discovery.NewMemory()
+	pub, err := newPlane(tb, cfg, newDiscovery(tb, m)).Publisher(ctx, backend, "kv-events")
+	must(tb, err)
+	sub, err := newPlane(tb, cfg, newDiscovery(tb, m)).Subscriber(ctx, backend, "kv-events")
+	must(tb, err)
+	must(tb, sub.Live(ctx))
+	return pair{pub, sub}
+}
+
+func TestEventsArriveTyped(t *testing.T) {
+	t.Parallel()
+	forEachTransport(t, func(t *testing.T, cfg eventplane.Config) {
+		p, ctx := connect(t, cfg), patient(t)
+		const count = 100
+		for i := range uint64(count) {
+			must(t, p.pub.Publish(ctx, kvEvent{Block: i, Tokens: []uint32{1, 2, 3}}))
+		}
+		next := uint64(0)
+		for ev, err := range eventplane.Events[kvEvent](ctx, p.sub) {
+			must(t, err)
+			if ev.Sequence != next || ev.Value.Block != next || ev.PublisherID != p.pub.ID() || ev.Missed != 0 {
+				t.Fatalf("event %+v: want sequence and block %d of publisher %d", ev, next, p.pub.ID())
+			}
+			if ev.Codec != cfg.Codec {
+				t.Fatalf("codec %v: want %v", ev.Codec.Name(), cfg.Codec.Name())
+			}
+			if next++; next == count {
+				break
+			}
+		}
+		if got := p.sub.Stats(); got.Received != count || got.Publishers[p.pub.ID()] != count-1 {
+			t.Errorf("stats %+v: want %d received", got, count)
+		}
+	})
+}
+
+func TestBytesArriveAsTheyAre(t *testing.T) {
+	t.Parallel()
+	forEachTransport(t, func(t *testing.T, cfg eventplane.Config) {
+		p, ctx := connect(t, cfg), patient(t)
+		must(t, p.pub.PublishBytes(ctx, []byte{0xff, 0, '"'}))
+		ev, err := p.sub.Next(ctx)
+		must(t, err)
+		if string(ev.Payload) != "\xff\x00\"" {
+			t.Errorf("payload %q", ev.Payload)
+		}
+	})
+}
+
+func TestConcurrentPublishKeepsTheOrder(t *testing.T) {
+	t.Parallel()
+	forEachTransport(t, func(t *testing.T, cfg eventplane.Config) {
+		p, ctx := connect(t, cfg), patient(t)
+		const publishers, each = 8, 200
+		var wg sync.WaitGroup
+		for range publishers {
+			wg.Go(func() {
+				for i := range each {
+					if err := p.pub.Publish(ctx, i); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		for i := range uint64(publishers * each) {
+			ev, err := p.sub.Next(ctx)
+			must(t, err)
+			if ev.Sequence != i || ev.Missed != 0 {
+				t.Fatalf("sequence %d, missed %d: want %d, 0", ev.Sequence, ev.Missed, i)
+			}
+		}
+		wg.Wait()
+	})
+}
+
+func TestCanceledPublishUsesNoSequence(t *testing.T) {
+	t.Parallel()
+	forEachTransport(t, func(t *testing.T, cfg eventplane.Config) {
+		p, ctx := connect(t, cfg), patient(t)
+		canceled, cancel := context.WithCancel(ctx)
+		cancel()
+		if err := p.pub.Publish(canceled, 1); !errors.Is(err, context.Canceled) {
+			t.Errorf("publish: %v", err)
+		}
+		if _, err := p.sub.Next(canceled); !errors.Is(err, context.Canceled) {
+			t.Errorf("next: %v", err)
+		}
+		must(t, p.pub.Publish(ctx, 2))
+		ev, err := p.sub.Next(ctx)
+		must(t, err)
+		if ev.Sequence != 0 {
+			t.Errorf("sequence %d: want 0", ev.Sequence)
+		}
+	})
+}
+
+func TestPayloadOfAnotherTypeIsADecodeError(t *testing.T) {
+	t.Parallel()
+	forEachTransport(t, func(t *testing.T, cfg eventplane.Config) {
+		p, ctx := connect(t, cfg), patient(t)
+		must(t, p.pub.Publish(ctx, "no struct"))
+		must(t, p.pub.Publish(ctx, kvEvent{Block: 7}))
+		bad := 0
+		for ev, err := range eventplane.Events[kvEvent](ctx, p.sub) {
+			var decode *eventplane.DecodeError
+			if errors.As(err, &decode) {
+				bad++
+				continue
+			}
+			must(t, err)
+			if ev.Value.Block != 7 {
+				t.Errorf("value %+v", ev.Value)
+			}
+			break
+		}
+		if got := p.sub.Stats().DecodeErrors; bad != 1 || got != 1 {
+			t.Errorf("%d decode errors, %d counted: want 1", bad, got)
+		}
+	})
+}
+
+func TestShutdownWakesNext(t *testing.T) {
+	t.Parallel()
+	forEachTransport(t, func(t *testing.T, cfg eventplane.Config) {
+		p, ctx := connect(t, cfg), patient(t)
+		ended := make(chan error)
+		go func() {
+			var last error
+			for _, err := range eventplane.Events[kvEvent](ctx, p.sub) {
+				last = err
+			}
+			ended <- last
+		}()
+		must(t, p.sub.Shutdown(ctx))
+		must(t, p.sub.Shutdown(ctx))
+		if err := <-ended; !errors.Is(err, eventplane.ErrClosed) {
+			t.Errorf("the stream ended with %v: want ErrClosed", err)
+		}
+	})
+}
+
+func TestShutdownOfThePublisher(t *testing.T) {
+	t.Parallel()
+	forEachTransport(t, func(t *testing.T, cfg eventplane.Config) {
+		ctx, d := patient(t), newDiscovery(t, discovery.NewMemory())
+		plane := newPlane(t, cfg, d)
+		pub, err := plane.Publisher(ctx, backend, "kv-events")
+		must(t, err)
+		all := discovery.Query{Kind: discovery.KindEventChannel}
+		found, err := d.List(ctx, all)
+		must(t, err)
+		if len(found) != 1 || found[0].InstanceID != pub.ID() || found[0].ID() != pub.Registration().Instance.ID() {
+			t.Fatalf("registered %+v: want the channel of %d", found, pub.ID())
+		}
+		must(t, pub.Shutdown(ctx))
+		must(t, pub.Shutdown(ctx))
+		if found, err = d.List(ctx, all); err != nil || len(found) != 0 {
+			t.Errorf("after shutdown %+v, %v: want none", found, err)
+		}
+		if err := pub.Publish(ctx, 1); !errors.Is(err, eventplane.ErrClosed) {
+			t.Errorf("publish after shutdown: %v", err)
+		}
+		must(t, plane.Shutdown(ctx))
+		if _, err := plane.Publisher(ctx, backend, "kv-events"); !errors.Is(err, eventplane.ErrClosed) {
+			t.Errorf("publisher after shutdown: %v", err)
+		}
+	})
+}

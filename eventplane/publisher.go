@@ -1,0 +1,139 @@
+package eventplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/dynplane/dynplane/codec"
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/eventplane/driver"
+)
+
+// maxKeptBuffer keeps one large event from holding its memory for ever.
+const maxKeptBuffer = 1 << 20
+
+// Publisher sends the events of one topic of a scope. It is safe for
+// concurrent use: the order of sequences is the order in which events are sent.
+type Publisher struct {
+	client *Client
+	id     uint64
+	topic  string
+	codec  codec.Codec
+	out    *outlet
+	reg    *discovery.Registration
+
+	payloads sync.Pool // of *[]byte
+
+	once sync.Once
+	err  error // of Shutdown
+
+	mu       sync.Mutex
+	closed   bool
+	sequence uint64 // of the next event
+	body     []byte // reused
+}
+
+func (c *Client) newPublisher(ctx context.Context, scope discovery.Scope, topic string) (*Publisher, error) {
+	if c.discovery == nil {
+		return nil, ErrNoDiscovery
+	}
+	r, err := newRoute(scope, topic, c.config.Wire)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.plane.publisher(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	id := discovery.NewInstanceID()
+	reg, err := c.discovery.RegisterAs(ctx, id, discovery.EventChannel{Scope: scope, Topic: topic, Transport: out.transport})
+	if err != nil {
+		return nil, errors.Join(err, out.Close())
+	}
+	c.config.Logger.Debug("eventplane: publisher is registered", "channel", reg.Instance.ID().Path(), "address", out.transport.Address())
+	return &Publisher{client: c, id: id, topic: topic, codec: c.config.Codec, out: out, reg: reg}, nil
+}
+
+// ID returns the id that the publisher is registered under and stamps on its
+// events: random, of 53 bits.
+func (p *Publisher) ID() uint64 { return p.id }
+
+// Registration returns the registration of the publisher's channel. Its Wait
+// tells when somebody else has taken it over.
+func (p *Publisher) Registration() *discovery.Registration { return p.reg }
+
+// Publish encodes an event and sends it. It waits for no subscriber: nil is no
+// proof that anybody heard. An event that could be encoded uses up a sequence
+// even if sending fails, so subscribers see that it is missing; a ctx that is
+// done already does not.
+func (p *Publisher) Publish(ctx context.Context, event any) error {
+	buf, _ := p.payloads.Get().(*[]byte)
+	if buf == nil {
+		buf = new([]byte)
+	}
+	payload, err := p.codec.Append((*buf)[:0], event)
+	if err != nil {
+		return fmt.Errorf("eventplane: publish %s: %w", p.topic, err)
+	}
+	err = p.publish(ctx, payload, false)
+	if cap(payload) <= maxKeptBuffer {
+		*buf = payload
+		p.payloads.Put(buf)
+	}
+	return err
+}
+
+// PublishBytes sends bytes as they are, without encoding them. It is otherwise
+// like Publish and does not keep payload.
+func (p *Publisher) PublishBytes(ctx context.Context, payload []byte) error {
+	return p.publish(ctx, payload, true)
+}
+
+func (p *Publisher) publish(ctx context.Context, payload []byte, opaque bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if p.closed {
+		return fmt.Errorf("eventplane: publish %s: %w", p.topic, ErrClosed)
+	}
+	env := codec.Envelope{
+		PublisherID: p.id, Sequence: p.sequence, PublishedAt: uint64(time.Now().UnixMilli()),
+		Topic: p.topic, Payload: payload, Bytes: opaque,
+	}
+	body, err := env.Append(p.body[:0], p.codec)
+	if err != nil {
+		return fmt.Errorf("eventplane: publish %s: %w", p.topic, err)
+	}
+	if cap(body) <= maxKeptBuffer {
+		p.body = body
+	}
+	p.sequence++
+	err = p.out.Publish(ctx, &driver.Message{Subject: p.out.subject, PublisherID: p.id, Sequence: env.Sequence, Body: body})
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("eventplane: publish %s: %w", p.topic, err)
+	}
+	return err
+}
+
+// Shutdown unregisters the channel, so that others see it removed at once, and
+// then closes the transport, which sends what is queued within a bounded time.
+// It is idempotent. ctx bounds the unregistering alone.
+func (p *Publisher) Shutdown(ctx context.Context) error {
+	p.once.Do(func() {
+		err := p.reg.Unregister(ctx)
+		p.mu.Lock()
+		p.closed = true
+		err = errors.Join(err, p.out.Close())
+		p.mu.Unlock()
+		p.client.forget(p)
+		if err != nil {
+			p.err = fmt.Errorf("eventplane: shutdown of the publisher of %s: %w", p.topic, err)
+		}
+	})
+	return p.err
+}

@@ -1,0 +1,69 @@
+package eventplane
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/dynplane/dynplane/discovery"
+)
+
+// route is a scope and topic, and how messages are addressed to it.
+type route struct {
+	scope discovery.Scope
+	topic string
+	wire  Wire
+}
+
+func newRoute(scope discovery.Scope, topic string, wire Wire) (route, error) {
+	r := route{scope, topic, wire}
+	if err := scope.Validate(); err != nil {
+		return r, err
+	}
+	if topic == "" {
+		return r, fmt.Errorf("topic of %s is empty: want a name such as kv-events", scope)
+	}
+	if wire == Gen1 && scope.Endpoint != "" {
+		return r, fmt.Errorf("scope %s is an endpoint, which wire gen1 does not have: want NS or NS/COMP, or gen2", scope)
+	}
+	return r, nil
+}
+
+func (r route) String() string { return r.topic + " of " + r.scope.String() }
+
+// natsSubject returns the subject prefix and the subject.
+func (r route) natsSubject() (prefix, subject string, err error) {
+	if r.wire == Gen2 {
+		return r.scope.SubjectPrefix(), r.scope.Subject(r.topic), nil
+	}
+	prefix = "namespace." + r.scope.Namespace
+	if r.scope.Component != "" {
+		prefix += ".component." + r.scope.Component
+	}
+	for _, name := range []string{r.scope.Namespace, r.scope.Component, r.topic} {
+		if err := rawSegment(name); err != nil {
+			return "", "", err
+		}
+	}
+	return prefix, prefix + "." + r.topic, nil
+}
+
+// rawSegment refuses names that would be several segments of a subject, a
+// wildcard, or no subject at all. Gen2 encodes them.
+func rawSegment(name string) error {
+	bad := strings.IndexFunc(name, func(c rune) bool { return c <= ' ' || c == 0x7f || strings.ContainsRune(".*>", c) })
+	if bad < 0 {
+		return nil
+	}
+	return fmt.Errorf("name %q has %q, which wire gen1 cannot write in a subject: want gen2, or a name without it", name, name[bad])
+}
+
+// brokerSubject returns frame 0 of messages that go through a broker.
+func (r route) brokerSubject() string {
+	if r.wire == Gen1 {
+		return r.topic
+	}
+	return r.scope.Subject(r.topic)
+}
+
+// directSubject returns frame 0 of messages that go directly.
+func (r route) directSubject() string { return r.topic }

@@ -1,0 +1,211 @@
+package eventplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/dynplane/dynplane/codec"
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/eventplane/driver"
+)
+
+// Event is an event as it was received.
+type Event struct {
+	codec.Envelope
+
+	// Missed is how many events of the same publisher were lost just before
+	// this one. It is 0 for the first that is heard of a publisher.
+	Missed uint64
+}
+
+// Decode decodes the payload into what v points to. An error is a *DecodeError.
+func (e Event) Decode(v any) error {
+	if err := e.Codec.Unmarshal(e.Payload, v); err != nil {
+		return &DecodeError{Subject: e.Topic, Reason: "payload", Err: err}
+	}
+	return nil
+}
+
+// Stats counts what a subscriber has met.
+type Stats struct {
+	Received     uint64 // events that Next returned
+	Dropped      uint64 // messages thrown away here because Next was not called often enough; they are in Missed too
+	Duplicates   uint64 // events that came again by another broker
+	Late         uint64 // events that came after they had been given up as missed, and were not delivered
+	DecodeErrors uint64 // messages that were no valid event
+	Gaps         uint64 // times that events were missed
+	Missed       uint64 // events missed
+
+	// Foreign is how many channels there are now in scope whose transport
+	// this subscriber does not use. On ZMQ without a broker only.
+	Foreign int
+
+	// Publishers has the last sequence of each publisher that was heard, of
+	// the 65,536 heard last.
+	Publishers map[uint64]uint64
+}
+
+// Subscriber receives the events of one topic of a scope. Next is for one
+// goroutine at a time; everything else is safe for concurrent use.
+type Subscriber struct {
+	client *Client
+	topic  string
+	in     *inlet
+	msg    driver.Message // reused by Next
+
+	once sync.Once
+	err  error // of Shutdown
+
+	mu       sync.Mutex
+	tracker  *tracker
+	received uint64
+	bad      uint64
+}
+
+func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic string) (*Subscriber, error) {
+	r, err := newRoute(scope, topic, c.config.Wire)
+	if err != nil {
+		return nil, err
+	}
+	in, err := c.plane.subscriber(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return &Subscriber{client: c, topic: topic, in: in, tracker: newTracker(in.several)}, nil
+}
+
+// Live blocks until the subscription stands: on NATS when the server has it; on
+// ZMQ when the channels that discovery knows are connected and every peer has
+// finished its handshake. What is published from then on by those is heard,
+// except that a ZMQ publisher may learn of the subscription a moment later.
+func (s *Subscriber) Live(ctx context.Context) error { return s.wrap(ctx, s.in.Live(ctx)) }
+
+// Next blocks for the next event. A *DecodeError says that something arrived
+// that is none; the stream goes on, as it does after an error of ctx, by which
+// nothing is lost. Any other error is final; after Shutdown it wraps ErrClosed.
+func (s *Subscriber) Next(ctx context.Context) (Event, error) {
+	for {
+		if err := ctx.Err(); err != nil {
+			return Event{}, err
+		}
+		ev, ok, wait := s.take()
+		if ok {
+			return ev, nil
+		}
+		if err := s.receive(ctx, wait); err != nil {
+			return Event{}, err
+		}
+	}
+}
+
+// take returns an event that can be delivered now, or how long others that are
+// held may wait for a message; 0 is that none are.
+func (s *Subscriber) take() (ev Event, ok bool, wait time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ev, ok = s.tracker.next(); ok {
+		s.received++
+	}
+	return ev, ok, s.tracker.window.left()
+}
+
+// receive gives the tracker a message, or the time that it waited for one.
+func (s *Subscriber) receive(ctx context.Context, wait time.Duration) error {
+	waiting, start := ctx, time.Time{}
+	if wait > 0 {
+		start = time.Now()
+		var cancel context.CancelFunc
+		waiting, cancel = context.WithTimeout(ctx, wait)
+		defer cancel()
+	}
+	err := s.in.Next(waiting, &s.msg)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if wait > 0 {
+		defer func() { s.tracker.advance(time.Since(start)) }()
+	}
+	var frame *driver.FrameError
+	switch {
+	case err == nil:
+		return s.accept()
+	case errors.As(err, &frame):
+		s.bad++
+		return &DecodeError{Subject: s.in.subject, Err: err}
+	case wait > 0 && ctx.Err() == nil && waiting.Err() != nil:
+		return nil
+	case ctx.Err() == nil && s.tracker.window.oldest != nil:
+		// The end: first deliver what is held. The driver says it again.
+		s.tracker.flush()
+		return nil
+	}
+	return s.wrap(ctx, err)
+}
+
+// accept gives the tracker the event in the message, if it is one.
+func (s *Subscriber) accept() error {
+	ev := Event{}
+	ev.Topic = s.topic // saves Decode an allocation
+	err := ev.Envelope.Decode(s.msg.Body)
+	reason := ""
+	switch {
+	case err != nil:
+	case ev.Topic != s.topic:
+		reason = fmt.Sprintf("topic %q in the envelope: want %q", ev.Topic, s.topic)
+	case s.msg.Identified && (s.msg.PublisherID != ev.PublisherID || s.msg.Sequence != ev.Sequence):
+		reason = fmt.Sprintf("publisher %d, sequence %d in the frames, but %d, %d in the envelope: want the same",
+			s.msg.PublisherID, s.msg.Sequence, ev.PublisherID, ev.Sequence)
+	default:
+		s.tracker.offer(ev)
+		return nil
+	}
+	s.bad++
+	return &DecodeError{Subject: s.in.subject, Reason: reason, Err: err}
+}
+
+// wrap passes errors of ctx as they are.
+func (s *Subscriber) wrap(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, driver.ErrClosed):
+		err = ErrClosed
+	}
+	return fmt.Errorf("eventplane: subscriber of %s: %w", s.topic, err)
+}
+
+// Stats returns a snapshot of the counters.
+func (s *Subscriber) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tracker
+	return Stats{
+		Received: s.received, Dropped: s.in.Dropped(),
+		Duplicates: t.stats.duplicates, Late: t.stats.late, DecodeErrors: s.bad,
+		Gaps: t.stats.gaps, Missed: t.stats.missed,
+		Foreign: s.in.foreign(), Publishers: t.publishers(),
+	}
+}
+
+// Shutdown ends the subscription and wakes Next. It is idempotent, and waits
+// for nobody.
+func (s *Subscriber) Shutdown(context.Context) error {
+	s.once.Do(func() {
+		s.client.forget(s)
+		if err := s.in.Close(); err != nil {
+			s.err = fmt.Errorf("eventplane: shutdown of the subscriber of %s: %w", s.topic, err)
+		}
+	})
+	return s.err
+}
+
+func (s *Subscriber) countBad() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bad++
+}
