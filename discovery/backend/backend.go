@@ -1,0 +1,120 @@
+// Package backend opens the discovery backend that DYN_DISCOVERY_BACKEND
+// names. It is for the main side of a program:
+//
+//	client, err := backend.Open(ctx, os.LookupEnv, backend.Options{})
+//	if err != nil { ... }
+//	defer client.Shutdown(ctx)
+//
+// A program that has settings of its own for one backend uses package discovery
+// directly.
+package backend
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/natsconn"
+)
+
+// Variable is the environment variable that picks the backend; unset or empty
+// is NATS.
+const Variable = "DYN_DISCOVERY_BACKEND"
+
+// The values of Variable.
+const (
+	NATS   = "nats" // a JetStream KV bucket at NATS_SERVER
+	Memory = "mem"  // the memory of this process
+)
+
+// Options are what the environment does not say. The zero value is useful.
+type Options struct {
+	// Server takes the place of NATS_SERVER unless it is empty. Other backends
+	// ignore it.
+	Server string
+
+	// JetStream are the settings of the bucket. Its Logger is the one of the
+	// client and the connection too.
+	JetStream discovery.JetStreamOptions
+
+	// Client are the settings of the client. Its Logger is JetStream.Logger if
+	// nil.
+	Client discovery.Options
+}
+
+// Name returns the backend that the environment picks, or an error that lists
+// the valid ones.
+func Name(lookup func(string) (string, bool)) (string, error) {
+	switch name, _ := lookup(Variable); name {
+	case "", NATS:
+		return NATS, nil
+	case Memory:
+		return Memory, nil
+	default:
+		return "", fmt.Errorf("backend: %s %q: want %s or %s", Variable, name, NATS, Memory)
+	}
+}
+
+// Open opens the backend that the environment picks, with the NATS_* variables
+// that package natsconn reads. lookup is os.LookupEnv, or what a test wants.
+// The client's Shutdown closes the connection that Open dialled.
+func Open(ctx context.Context, lookup func(string) (string, bool), o Options) (*discovery.Client, error) {
+	name, err := Name(lookup)
+	if err != nil {
+		return nil, err
+	}
+	if o.Client.Logger == nil {
+		o.Client.Logger = o.JetStream.Logger
+	}
+	if name == Memory {
+		return discovery.NewClient(discovery.NewMemory().Open(), o.Client), nil
+	}
+	store, err := openNATS(ctx, lookup, o)
+	if err != nil {
+		return nil, err
+	}
+	return discovery.NewClient(store, o.Client), nil
+}
+
+func openNATS(ctx context.Context, lookup func(string) (string, bool), o Options) (discovery.Store, error) {
+	if o.Server != "" {
+		lookup = override(lookup, "NATS_SERVER", o.Server)
+	}
+	config, err := natsconn.FromEnv(lookup)
+	if err != nil {
+		return nil, fmt.Errorf("backend: %w", err)
+	}
+	config.Name, config.Logger = "dynplane discovery", o.JetStream.Logger
+	nc, err := natsconn.Connect(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("backend: %w", err)
+	}
+	store, err := discovery.NewJetStream(nc, o.JetStream)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return dialled{store, nc}, nil
+}
+
+func override(lookup func(string) (string, bool), name, value string) func(string) (string, bool) {
+	return func(asked string) (string, bool) {
+		if asked == name {
+			return value, true
+		}
+		return lookup(asked)
+	}
+}
+
+// dialled is a store whose connection is its own.
+type dialled struct {
+	*discovery.JetStream
+	nc *nats.Conn
+}
+
+func (d dialled) Shutdown(ctx context.Context) error {
+	defer d.nc.Close()
+	return d.JetStream.Shutdown(ctx)
+}

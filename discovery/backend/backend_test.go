@@ -1,0 +1,67 @@
+package backend_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/backend"
+	"github.com/dynplane/dynplane/integration/natstest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func env(vars map[string]string) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		value, ok := vars[name]
+		return value, ok
+	}
+}
+
+func TestOpen(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	for _, c := range []struct {
+		name    string
+		vars    map[string]string
+		options backend.Options
+		want    string // in the error; none if empty
+	}{
+		{"Default", map[string]string{"NATS_SERVER": server.URL()}, backend.Options{}, ""},
+		{"Empty", map[string]string{"DYN_DISCOVERY_BACKEND": "", "NATS_SERVER": server.URL()}, backend.Options{}, ""},
+		{"NATS", map[string]string{"DYN_DISCOVERY_BACKEND": "nats", "NATS_SERVER": server.URL()}, backend.Options{}, ""},
+		{"ServerOption", map[string]string{"NATS_SERVER": "nats://127.0.0.1:1"}, backend.Options{Server: server.URL()}, ""},
+		{"Memory", map[string]string{"DYN_DISCOVERY_BACKEND": "mem", "NATS_SERVER": "nats://127.0.0.1:1"}, backend.Options{}, ""},
+		{"Unknown", map[string]string{"DYN_DISCOVERY_BACKEND": "consul"}, backend.Options{}, `DYN_DISCOVERY_BACKEND "consul": want nats or mem`},
+		{"Nobody", map[string]string{"NATS_SERVER": "nats://127.0.0.1:1"}, backend.Options{}, "nats://127.0.0.1:1"},
+		{"BadServer", map[string]string{"NATS_SERVER": "http://127.0.0.1"}, backend.Options{}, "NATS_SERVER"},
+		{"BadSettings", map[string]string{"NATS_SERVER": server.URL()}, backend.Options{JetStream: discovery.JetStreamOptions{Replicas: 2}}, "2 replicas"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			client, err := backend.Open(t.Context(), env(c.vars), c.options)
+			if c.want != "" {
+				if err == nil || !strings.Contains(err.Error(), c.want) {
+					t.Fatalf("error %v, want one that says %q", err, c.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				for range 2 {
+					if err := client.Shutdown(context.Background()); err != nil {
+						t.Error(err)
+					}
+				}
+			}()
+			if _, err := client.List(t.Context(), discovery.Query{Kind: discovery.KindEndpoint}); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
