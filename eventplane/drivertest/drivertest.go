@@ -1,0 +1,279 @@
+// Package drivertest is the conformance suite of the transports below the
+// event plane. Each package that implements driver runs it on real sockets or
+// servers:
+//
+//	func TestConformance(t *testing.T) {
+//		drivertest.Run(t, func(t *testing.T) drivertest.Harness { ... })
+//	}
+package drivertest
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dynplane/dynplane/eventplane/driver"
+)
+
+// Harness opens the publishers and subscribers of one test. What it opens can
+// hear each other, in whatever order it is opened, and is closed when the test
+// ends; the test may have closed it before.
+type Harness struct {
+	NewPublisher  func(t *testing.T) driver.Publisher
+	NewSubscriber func(t *testing.T, subject string) driver.Subscriber
+}
+
+const (
+	subject  = "kv-events"
+	patience = 30 * time.Second
+)
+
+// Run tests a driver. It calls open once per test, so that tests, which run in
+// parallel, do not hear each other.
+func Run(t *testing.T, open func(t *testing.T) Harness) {
+	for _, c := range []struct {
+		name string
+		test func(t *testing.T, h Harness)
+	}{
+		{"messages arrive in order", testOrder},
+		{"bodies of any size arrive intact", testBodies},
+		{"a subject that begins like ours is not heard", testSubjects},
+		{"several subscribers hear the same", testFanOut},
+		{"many publishers are heard", testFanIn},
+		{"a cancelled Next loses nothing", testCancel},
+		{"messages not taken in time are counted", testDropped},
+		{"Close wakes Next", testCloseWakes},
+		{"Close is idempotent", testCloseTwice},
+		{"nothing works after Close", testUseAfterClose},
+		{"a subscriber outlives its publishers", testPublisherGone},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			c.test(t, open(t))
+		})
+	}
+}
+
+func testOrder(t *testing.T, h Harness) {
+	pub, sub := connected(t, h)
+	body := make([]byte, 8)
+	const n = 10_000
+	for i := range uint64(n) {
+		binary.BigEndian.PutUint64(body, i) // Publish does not keep it
+		publish(t, pub, &driver.Message{Subject: subject, PublisherID: 7, Sequence: i, Body: body})
+	}
+	var kept [][]byte
+	for i := range uint64(n) {
+		m := next(t, sub)
+		if m.Subject != subject || m.Identified && (m.PublisherID != 7 || m.Sequence != i) {
+			t.Fatalf("message %d: got subject %q, publisher %d, sequence %d", i, m.Subject, m.PublisherID, m.Sequence)
+		}
+		kept = append(kept, m.Body)
+	}
+	for i, b := range kept { // Next does not write to them again
+		if len(b) != 8 || binary.BigEndian.Uint64(b) != uint64(i) {
+			t.Fatalf("message %d: got body %x", i, b)
+		}
+	}
+}
+
+func testBodies(t *testing.T, h Harness) {
+	pub, sub := connected(t, h)
+	for _, size := range []int{0, 1, 4, 5, 6, 255, 256, 8191, 64 << 10, 1<<20 - 1, 1 << 20} {
+		body := make([]byte, size)
+		for i := range body {
+			body[i] = byte(i*7 + i>>8 + size)
+		}
+		publish(t, pub, &driver.Message{Subject: subject, Body: body})
+		if m := next(t, sub); !bytes.Equal(m.Body, body) {
+			t.Errorf("body of %d bytes: got %d other ones", size, len(m.Body))
+		}
+	}
+}
+
+func testSubjects(t *testing.T, h Harness) {
+	pub, sub := connected(t, h)
+	longer := h.NewSubscriber(t, subject+"2")
+	connect(t, pub, longer, subject+"2")
+	for range 100 {
+		publish(t, pub, &driver.Message{Subject: subject + "2", Body: []byte("theirs")})
+		publish(t, pub, &driver.Message{Subject: subject[:2], Body: []byte("nobody's")})
+	}
+	publish(t, pub, &driver.Message{Subject: subject, Body: []byte("ours")})
+	if m := next(t, sub); string(m.Body) != "ours" {
+		t.Errorf("the subscriber of %q heard %q", subject, m.Body)
+	}
+	if m := next(t, longer); string(m.Body) != "theirs" {
+		t.Errorf("the subscriber of %q heard %q", subject+"2", m.Body)
+	}
+}
+
+func testFanOut(t *testing.T, h Harness) {
+	pub, first := connected(t, h)
+	second := h.NewSubscriber(t, subject)
+	connect(t, pub, second, subject)
+	publish(t, pub, &driver.Message{Subject: subject, Body: []byte("event")})
+	for _, sub := range []driver.Subscriber{first, second} {
+		if m := next(t, sub); string(m.Body) != "event" {
+			t.Errorf("got %q, want event", m.Body)
+		}
+	}
+}
+
+func testFanIn(t *testing.T, h Harness) {
+	const publishers, each = 20, 100
+	sub := h.NewSubscriber(t, subject)
+	pubs := make([]driver.Publisher, publishers)
+	for i := range pubs {
+		pubs[i] = h.NewPublisher(t)
+		connect(t, pubs[i], sub, subject)
+	}
+	var sending sync.WaitGroup
+	for i, pub := range pubs {
+		sending.Go(func() {
+			for j := range each {
+				err := pub.Publish(t.Context(), &driver.Message{Subject: subject, Body: []byte{byte(i), byte(j)}})
+				if err != nil {
+					t.Errorf("publisher %d: %v", i, err)
+				}
+			}
+		})
+	}
+	defer sending.Wait()
+	var heard [publishers]byte
+	for range publishers * each {
+		m := next(t, sub)
+		if i := m.Body[0]; heard[i] != m.Body[1] {
+			t.Fatalf("publisher %d: got message %d, want %d", i, m.Body[1], heard[i])
+		}
+		heard[m.Body[0]]++
+	}
+}
+
+func testCancel(t *testing.T, h Harness) {
+	pub, sub := connected(t, h)
+	done, cancel := context.WithCancel(t.Context())
+	cancel()
+	const n = 2000
+	for i := range uint64(n) {
+		publish(t, pub, &driver.Message{Subject: subject, Body: binary.BigEndian.AppendUint64(nil, i)})
+	}
+	var m driver.Message
+	for i := uint64(0); i < n; {
+		if err := sub.Next(done, &m); err != nil && !errors.Is(err, context.Canceled) {
+			t.Fatalf("with a cancelled context: %v", err)
+		} else if err != nil {
+			short, stop := context.WithTimeout(t.Context(), 100*time.Microsecond)
+			err = sub.Next(short, &m)
+			stop()
+			if errors.Is(err, context.DeadlineExceeded) {
+				continue
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if bytes.HasPrefix(m.Body, probe) {
+			continue
+		}
+		if got := binary.BigEndian.Uint64(m.Body); got != i {
+			t.Fatalf("got message %d, want %d", got, i)
+		}
+		i++
+	}
+}
+
+func testDropped(t *testing.T, h Harness) {
+	pub, sub := connected(t, h)
+	if n := sub.Dropped(); n != 0 {
+		t.Fatalf("%d dropped before anything was", n)
+	}
+	body := make([]byte, 64<<10)
+	for end := time.Now().Add(patience); sub.Dropped() == 0; {
+		if time.Now().After(end) {
+			t.Fatal("nobody reads, and nothing is dropped")
+		}
+		publish(t, pub, &driver.Message{Subject: subject, Body: body})
+	}
+	connect(t, pub, sub, subject) // the stream goes on
+}
+
+func testCloseWakes(t *testing.T, h Harness) {
+	_, sub := connected(t, h)
+	woken := make(chan error, 1)
+	go func() {
+		var m driver.Message
+		for {
+			if err := sub.Next(context.Background(), &m); err != nil {
+				woken <- err
+				return
+			}
+		}
+	}()
+	if err := sub.Close(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-woken:
+		if !errors.Is(err, driver.ErrClosed) {
+			t.Errorf("Next: %v, want ErrClosed", err)
+		}
+	case <-time.After(patience):
+		t.Error("Next still blocks")
+	}
+}
+
+func testCloseTwice(t *testing.T, h Harness) {
+	pub, sub := connected(t, h)
+	var closing sync.WaitGroup
+	for range 4 {
+		closing.Go(func() {
+			if err := sub.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	closing.Wait()
+	for range 2 {
+		if err := pub.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func testUseAfterClose(t *testing.T, h Harness) {
+	pub, sub := connected(t, h)
+	publish(t, pub, &driver.Message{Subject: subject, Body: []byte("too late")})
+	if err := errors.Join(pub.Close(), sub.Close()); err != nil {
+		t.Fatal(err)
+	}
+	var m driver.Message
+	errs := map[string]error{
+		"Publish": pub.Publish(t.Context(), &driver.Message{Subject: subject}),
+		"Next":    sub.Next(t.Context(), &m),
+	}
+	if c, ok := sub.(driver.Connector); ok {
+		errs["Connect"] = c.Connect("tcp://127.0.0.1:1")
+		errs["Disconnect"] = c.Disconnect("tcp://127.0.0.1:1")
+	}
+	for name, err := range errs {
+		if !errors.Is(err, driver.ErrClosed) {
+			t.Errorf("%s: %v, want ErrClosed", name, err)
+		}
+	}
+}
+
+func testPublisherGone(t *testing.T, h Harness) {
+	pub, sub := connected(t, h)
+	publish(t, pub, &driver.Message{Subject: subject, Body: []byte("last words")})
+	if err := pub.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if m := next(t, sub); string(m.Body) != "last words" {
+		t.Errorf("got %q, want what was published before Close", m.Body)
+	}
+	connect(t, h.NewPublisher(t), sub, subject)
+}

@@ -1,0 +1,205 @@
+//go:build cgo && !nozmq
+
+package zmq
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"time"
+
+	zmq "github.com/pebbe/zmq4"
+)
+
+// links are the endpoints that a socket is connected to, and what libzmq's
+// monitor has said of each.
+//
+// libzmq connects again by itself when a connection breaks, but never to a
+// peer that it cut off for a violation of the protocol, an oversized frame for
+// one. The difference shows in what follows DISCONNECTED: CONNECT_RETRIED at
+// once, or nothing. After nothing we connect again ourselves.
+type links struct {
+	socket *zmq.Socket
+	log    *slog.Logger
+
+	byEndpoint map[string]*link
+	byAddress  map[string]*link // after a name was resolved, the monitor says addresses
+	cut        []*link          // those with a DISCONNECTED and nothing after it, oldest first
+	waiting    int              // links without handshake
+	live       chan struct{}    // closed while waiting is 0
+}
+
+type link struct {
+	endpoint string
+	live     bool
+	cutAt    time.Time // zero unless in links.cut
+}
+
+// cutDelay is how long CONNECT_RETRIED is waited for, and what keeps a peer
+// that violates the protocol at every connection from keeping us busy.
+const cutDelay = 100 * time.Millisecond
+
+func newLinks(socket *zmq.Socket, log *slog.Logger) *links {
+	l := &links{
+		socket:     socket,
+		log:        log,
+		byEndpoint: make(map[string]*link),
+		byAddress:  make(map[string]*link),
+		live:       make(chan struct{}),
+	}
+	close(l.live)
+	return l
+}
+
+var errScheme = errors.New("want tcp://host:port or ipc://path")
+
+func (l *links) connect(endpoint string) error {
+	if l.byEndpoint[endpoint] != nil {
+		return nil
+	}
+	if err := l.dial(endpoint); err != nil {
+		return err
+	}
+	l.byEndpoint[endpoint] = &link{endpoint: endpoint}
+	l.count(+1)
+	return nil
+}
+
+// dial connects the socket. With ZMQ_IPV6, libzmq would take a name's IPv6
+// address before the IPv4 one, so it is set for literals only.
+func (l *links) dial(endpoint string) error {
+	if !strings.HasPrefix(endpoint, "tcp://") && !strings.HasPrefix(endpoint, "ipc://") {
+		return errScheme
+	}
+	if err := l.socket.SetIpv6(strings.HasPrefix(endpoint, "tcp://[")); err != nil {
+		return err
+	}
+	return l.socket.Connect(endpoint)
+}
+
+func (l *links) disconnect(endpoint string) error {
+	k := l.byEndpoint[endpoint]
+	if k == nil {
+		return nil
+	}
+	delete(l.byEndpoint, endpoint)
+	l.forgetAddresses(k)
+	l.clearCut(k)
+	if !k.live {
+		l.count(-1)
+	}
+	return l.socket.Disconnect(endpoint)
+}
+
+func (l *links) forgetAddresses(k *link) {
+	for addr, other := range l.byAddress {
+		if other == k {
+			delete(l.byAddress, addr)
+		}
+	}
+}
+
+// event takes note of what the monitor says.
+func (l *links) event(event zmq.Event, addr string, now time.Time) {
+	k := l.find(event, addr)
+	if k == nil {
+		return
+	}
+	switch event {
+	case zmq.EVENT_HANDSHAKE_SUCCEEDED:
+		l.log.Debug("zmq: connected", "endpoint", k.endpoint)
+		l.setLive(k, true)
+	case zmq.EVENT_DISCONNECTED:
+		l.log.Debug("zmq: disconnected", "endpoint", k.endpoint)
+		l.setLive(k, false)
+		if k.cutAt.IsZero() {
+			k.cutAt = now
+			l.cut = append(l.cut, k)
+		}
+	case zmq.EVENT_CONNECT_RETRIED:
+		l.clearCut(k)
+	case zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+		l.log.Warn("zmq: handshake failed", "endpoint", k.endpoint, "event", event.String())
+	}
+}
+
+// find returns the link of addr. An address heard first in CONNECT_RETRIED is
+// that of the link cut last, whose endpoint is a name: libzmq reports both
+// one after the other.
+func (l *links) find(event zmq.Event, addr string) *link {
+	if k := l.byEndpoint[addr]; k != nil {
+		return k
+	}
+	k := l.byAddress[addr]
+	if k == nil && event == zmq.EVENT_CONNECT_RETRIED && len(l.cut) > 0 {
+		k = l.cut[len(l.cut)-1]
+		l.byAddress[addr] = k
+	}
+	return k
+}
+
+func (l *links) setLive(k *link, live bool) {
+	if k.live == live {
+		return
+	}
+	k.live = live
+	if live {
+		l.count(-1)
+	} else {
+		l.count(+1)
+	}
+}
+
+// count counts one link more or less that has no handshake.
+func (l *links) count(n int) {
+	was := l.waiting
+	l.waiting += n
+	switch {
+	case was == 0:
+		l.live = make(chan struct{})
+	case l.waiting == 0:
+		close(l.live)
+	}
+}
+
+func (l *links) clearCut(k *link) {
+	if k.cutAt.IsZero() {
+		return
+	}
+	k.cutAt = time.Time{}
+	for i, other := range l.cut {
+		if other == k {
+			l.cut = append(l.cut[:i], l.cut[i+1:]...)
+			return
+		}
+	}
+}
+
+// wait returns how long nothing is due, for a poller: -1 is for ever.
+func (l *links) wait(now time.Time) time.Duration {
+	if len(l.cut) == 0 {
+		return -1
+	}
+	return max(0, l.cut[0].cutAt.Add(cutDelay).Sub(now)) + time.Millisecond
+}
+
+func (l *links) due(now time.Time) bool {
+	return len(l.cut) > 0 && now.Sub(l.cut[0].cutAt) >= cutDelay
+}
+
+// repair connects again what libzmq has given up.
+func (l *links) repair(now time.Time) {
+	for l.due(now) {
+		k := l.cut[0]
+		l.clearCut(k)
+		l.forgetAddresses(k)
+		err := l.socket.Disconnect(k.endpoint)
+		if dialErr := l.dial(k.endpoint); dialErr != nil {
+			err = dialErr
+			k.cutAt = now
+			l.cut = append(l.cut, k) // once more after the delay
+		}
+		l.log.Warn("zmq: peer was cut off for violating the protocol; connecting again",
+			"endpoint", k.endpoint, "error", err)
+	}
+}

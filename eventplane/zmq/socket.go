@@ -1,0 +1,71 @@
+//go:build cgo && !nozmq
+
+package zmq
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	zmq "github.com/pebbe/zmq4"
+
+	"github.com/dynplane/dynplane/eventplane/driver"
+)
+
+const (
+	sendLinger = 200 * time.Millisecond // 0 can abort the process while a peer leaves: libzmq issue 3442
+	// A subscription is all that a publisher hears. libzmq keeps a node of a
+	// tree for each of its bytes, so its length must not be the peer's choice.
+	maxSubscription = 16 << 10
+)
+
+// socket opens a PUB or SUB socket with the options that all of them share.
+// The caller holds c.mu.
+func (c *Context) socket(kind zmq.Type) (*zmq.Socket, error) {
+	if c.closed {
+		return nil, driver.ErrClosed
+	}
+	s, err := c.zctx.NewSocket(kind)
+	if err != nil {
+		return nil, err
+	}
+	linger, maxFrame := time.Duration(0), c.opts.MaxMessage
+	if kind == zmq.PUB {
+		linger, maxFrame = sendLinger, maxSubscription
+	}
+	err = errors.Join(
+		s.SetLinger(linger),
+		s.SetSndhwm(c.opts.HWM),
+		s.SetRcvhwm(c.opts.HWM),
+		s.SetMaxmsgsize(maxFrame),
+		s.SetReconnectIvl(10*time.Millisecond),
+		s.SetReconnectIvlMax(5*time.Second),
+		s.SetTcpKeepalive(1),
+		s.SetHeartbeatIvl(time.Second),
+		s.SetHeartbeatTimeout(3*time.Second),
+	)
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// pair opens one end of a pair inside of this process. It has no high-water
+// mark: a monitor would block libzmq's threads there.
+func (c *Context) pair(attach func(*zmq.Socket) error) (*zmq.Socket, error) {
+	s, err := c.zctx.NewSocket(zmq.PAIR)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(s.SetLinger(0), s.SetRcvhwm(0), s.SetSndhwm(0), attach(s)); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// inproc returns an endpoint inside of this process that no other has. The
+// caller holds c.mu.
+func (c *Context) inproc() string {
+	c.serial++
+	return fmt.Sprintf("inproc://%d", c.serial)
+}

@@ -1,0 +1,81 @@
+//go:build cgo && !nozmq
+
+package zmq
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	zmq "github.com/pebbe/zmq4"
+
+	"github.com/dynplane/dynplane/eventplane/driver"
+)
+
+// Subscriber receives the messages of one subject from all endpoints that it
+// is connected to, over a single socket. It implements driver.Subscriber and
+// driver.Connector. Next is for one goroutine at a time; all other methods are
+// safe for concurrent use.
+type Subscriber struct {
+	zc      *Context
+	socket  *zmq.Socket // the owner's
+	subject string
+	queue   *queue
+	owner   *owner
+	close   func() error
+}
+
+func newSubscriber(c *Context, socket *zmq.Socket, subject string) *Subscriber {
+	s := &Subscriber{zc: c, socket: socket, subject: subject, queue: newQueue(c.opts.Queue)}
+	s.close = sync.OnceValue(s.closeAll)
+	return s
+}
+
+// Next implements driver.Subscriber. After Close it returns driver.ErrClosed,
+// whatever was still waiting.
+func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
+	it, err := s.queue.pop(ctx)
+	if err != nil {
+		return err
+	}
+	if it.malformed != nil {
+		return it.malformed
+	}
+	*m = driver.Message{
+		Subject:     s.subject,
+		PublisherID: it.publisherID,
+		Sequence:    it.sequence,
+		Identified:  true,
+		Body:        it.body,
+	}
+	return nil
+}
+
+// Dropped counts what was received and not taken by Next in time. What a
+// publisher or broker dropped before is not known here.
+func (s *Subscriber) Dropped() uint64 { return s.queue.dropped.Load() }
+
+// Connect adds the endpoint of a publisher, or of a broker's XPUB side. It
+// returns at once; the connection is made, and made again whenever it breaks,
+// in the background.
+func (s *Subscriber) Connect(endpoint string) error { return s.owner.connect(endpoint) }
+
+// Disconnect removes an endpoint. What arrived from it before is not lost.
+func (s *Subscriber) Disconnect(endpoint string) error { return s.owner.disconnect(endpoint) }
+
+// Live blocks until all the endpoints that the subscriber is connected to have
+// answered, or ctx is done. With none it returns at once.
+func (s *Subscriber) Live(ctx context.Context) error { return s.owner.live(ctx) }
+
+// Close implements driver.Subscriber.
+func (s *Subscriber) Close() error { return s.close() }
+
+func (s *Subscriber) closeAll() error {
+	s.queue.close(driver.ErrClosed)
+	s.zc.forget(s)
+	s.owner.stop()
+	if err := s.socket.Close(); err != nil {
+		return fmt.Errorf("zmq: close the subscriber: %w", err)
+	}
+	return nil
+}
