@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/dynplane/dynplane/codec"
 )
@@ -185,9 +186,11 @@ func TestAppendErrors(t *testing.T) {
 		{codec.Msgpack, make(chan int)},
 		{codec.Msgpack, []any{"partly", make(chan int)}},
 		{codec.Msgpack, nested(200)},
+		{codec.Msgpack, struct{ At time.Time }{time.Unix(1, 0)}}, // ext
+		{codec.Msgpack, map[[2]int]int{{1, 2}: 3}},
 	} {
 		got, err := c.codec.Append([]byte("kept"), c.v)
-		if err == nil || string(got) != "kept" {
+		if err == nil || string(got) != "kept" || strings.Count(err.Error(), "codec:") != 1 {
 			t.Errorf("%s of %T: got %q and error %v", c.codec.Name(), c.v, got, err)
 		}
 	}

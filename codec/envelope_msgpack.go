@@ -6,41 +6,25 @@ import (
 	"math"
 )
 
-// wireKey is the name of a field as it stands in a msgpack map.
-func (f field) wireKey() string {
-	switch f {
-	case fieldPublisherID:
-		return "\xacpublisher_id"
-	case fieldSequence:
-		return "\xa8sequence"
-	case fieldPublishedAt:
-		return "\xacpublished_at"
-	case fieldTopic:
-		return "\xa5topic"
-	default:
-		return "\xa7payload"
-	}
-}
-
 // appendMsgpack writes the map of five that rmp_serde writes.
 func (e *Envelope) appendMsgpack(dst []byte) ([]byte, error) {
 	if uint64(len(e.Topic)) > math.MaxUint32 || uint64(len(e.Payload)) > math.MaxUint32 {
 		return dst, fmt.Errorf("codec: envelope: topic of %d and payload of %d bytes: want at most %d", len(e.Topic), len(e.Payload), uint32(math.MaxUint32))
 	}
-	dst = append(append(dst, 0x85), fieldPublisherID.wireKey()...)
+	dst = append(dst, "\x85\xacpublisher_id"...)
 	dst = appendUint(dst, e.PublisherID)
-	dst = append(dst, fieldSequence.wireKey()...)
+	dst = append(dst, "\xa8sequence"...)
 	dst = appendUint(dst, e.Sequence)
-	dst = append(dst, fieldPublishedAt.wireKey()...)
+	dst = append(dst, "\xacpublished_at"...)
 	dst = appendUint(dst, e.PublishedAt)
-	dst = append(dst, fieldTopic.wireKey()...)
+	dst = append(dst, "\xa5topic"...)
 	if n := len(e.Topic); n < 32 {
 		dst = append(dst, 0xa0|byte(n))
 	} else {
 		dst = appendLength(dst, 0xd9, n)
 	}
 	dst = append(dst, e.Topic...)
-	dst = append(dst, fieldPayload.wireKey()...)
+	dst = append(dst, "\xa7payload"...)
 	dst = appendLength(dst, 0xc4, len(e.Payload))
 	return append(dst, e.Payload...), nil
 }
@@ -84,7 +68,7 @@ func (d *decoded) readMsgpack(data []byte) error {
 	for i := range h.n {
 		f, known := field(i), field(i) < fieldCount
 		if h.kind == kindMap {
-			if f, known, pos, err = readKey(data, pos, f); err != nil {
+			if f, known, pos, err = readKey(data, pos); err != nil {
 				return err
 			}
 		}
@@ -103,14 +87,8 @@ func (d *decoded) readMsgpack(data []byte) error {
 	return nil
 }
 
-// readKey reads a map key of any type at data[pos]. It looks for guess first:
-// nearly every writer keeps the order.
-func readKey(data []byte, pos int, guess field) (f field, known bool, end int, err error) {
-	if guess < fieldCount {
-		if key := guess.wireKey(); len(data)-pos >= len(key) && string(data[pos:pos+len(key)]) == key {
-			return guess, true, pos + len(key), nil
-		}
-	}
+// readKey reads a map key of any type at data[pos].
+func readKey(data []byte, pos int) (f field, known bool, end int, err error) {
 	h, err := readHead(data, pos)
 	switch {
 	case err != nil:

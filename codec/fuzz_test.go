@@ -1,7 +1,6 @@
 package codec_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"reflect"
 	"testing"
@@ -15,7 +14,6 @@ func addSeeds(f *testing.F) {
 	for _, b := range hostile() {
 		f.Add(b[:min(len(b), 1000)])
 	}
-	f.Add(bytes.Repeat([]byte("\x91"), 2_000_000))
 	for _, v := range readVectors(f) {
 		f.Add(v.wire)
 		v.env.Bytes = true

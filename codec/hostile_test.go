@@ -91,12 +91,12 @@ func TestHostileInputMemory(t *testing.T) {
 		}
 		large = append(large,
 			into(func() any { return new(any) }),
-			into(func() any { return new([]wide) }),
-			into(func() any { return new([]map[string]string) }))
+			into(func() any { return new([]wide) }))
 		small = append(small,
 			into(func() any { return new(map[string]any) }),
 			into(func() any { return new(map[any]any) }),
 			into(func() any { return new([]*wide) }),
+			into(func() any { return new([]map[string]string) }),
 			into(func() any { return new(routerEvent) }),
 			into(func() any { return new([]string) }))
 	}

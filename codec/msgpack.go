@@ -2,6 +2,7 @@ package codec
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -75,8 +76,10 @@ func (c *msgpackCodec) Append(dst []byte, v any) ([]byte, error) {
 	}
 	// Never send what we would refuse to read: ext types, deep nesting, and
 	// whatever a type that encodes itself may have got wrong.
-	if _, err := scanAll(out[len(dst):], true); err != nil {
-		return dst, fmt.Errorf("codec: msgpack of %T: %w", v, err)
+	_, err = scanAll(out[len(dst):], true)
+	var format *FormatError
+	if errors.As(err, &format) {
+		return dst, fmt.Errorf("codec: msgpack of %T: byte %d: %s", v, format.Offset, format.Reason)
 	}
 	return out, nil
 }

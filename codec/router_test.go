@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/vmihailenco/msgpack/v5"
@@ -150,5 +151,29 @@ func TestEnvelopeVectorA(t *testing.T) {
 		a7 70 61 79 6c 6f 61 64 c4 07 70 61 79 6c 6f 61 64`)
 	if !bytes.Equal(got, want) || len(got) != 83 {
 		t.Errorf("encoded\n%x, want\n%x", got, want)
+	}
+}
+
+// Lengths about which the width changes: the same bytes as the library's.
+func TestEnvelopeLengths(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{0, 1, 31, 32, 255, 256, 65535, 65536} {
+		topic, payload := strings.Repeat("t", n), bytes.Repeat([]byte("p"), n)
+		env := codec.Envelope{Topic: topic, Payload: payload}
+		got, err := env.Append(nil, codec.Msgpack)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := codec.Msgpack.Append(nil, rawEnvelope{Topic: topic, Payload: payload})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%d bytes of topic and payload: the library writes other bytes", n)
+		}
+		var back codec.Envelope
+		if err := back.Decode(want); err != nil || back.Topic != topic || !bytes.Equal(back.Payload, payload) {
+			t.Errorf("%d bytes of topic and payload: got %d and %d, error %v", n, len(back.Topic), len(back.Payload), err)
+		}
 	}
 }

@@ -98,17 +98,22 @@ func sized(data []byte, k kind, pos, width, extra int) (head, error) {
 
 // checked refuses a head that promises more than there is.
 func checked(data []byte, h head) (head, error) {
-	room, unit := len(data)-h.body, "bytes"
+	// A length above 2³¹ is negative where int has 32 bits.
+	if uint(h.n) > uint(len(data)-h.body) || h.kind == kindMap && 2*h.n > len(data)-h.body {
+		return head{}, tooLong(data, h)
+	}
+	return h, nil
+}
+
+func tooLong(data []byte, h head) error {
+	unit := "bytes"
 	switch h.kind {
 	case kindArray:
 		unit = "elements"
 	case kindMap:
-		room, unit = room/2, "pairs"
+		unit = "pairs"
 	}
-	if h.n < 0 || h.n > room { // negative where int has 32 bits
-		return head{}, malformed(h.body, "%s of %d %s, but only %d bytes are left", h.kind, uint32(h.n), unit, len(data)-h.body)
-	}
-	return h, nil
+	return malformed(h.body, "%s of %d %s, but only %d bytes are left", h.kind, uint32(h.n), unit, len(data)-h.body)
 }
 
 // bigEndian reads an unsigned integer of 1, 2, 4 or 8 bytes.
