@@ -17,12 +17,14 @@ type plane interface {
 }
 
 // open picks the plane; c is resolved.
-func open(c Config, _ *discovery.Client) (plane, error) {
-	switch c.Transport {
-	case discovery.TransportNATS:
+func open(c Config, d *discovery.Client) (plane, error) {
+	switch {
+	case c.Transport == discovery.TransportNATS:
 		return newNATSPlane(c), nil
+	case c.Broker.enabled():
+		return newBrokerPlane(c, d)
 	default:
-		return nil, fmt.Errorf("transport %s is not there yet", c.Transport)
+		return newDirectPlane(c, d)
 	}
 }
 
@@ -79,6 +81,16 @@ func (in *inlet) foreign() int {
 		return 0
 	}
 	return int(in.follow.foreign.Load())
+}
+
+// Live blocks until the brokers that are known have answered. The other
+// transports need no waiting: others connect to a publisher.
+func (o *outlet) Live(ctx context.Context) error {
+	live, ok := o.Publisher.(interface{ Live(context.Context) error })
+	if !ok {
+		return ctx.Err()
+	}
+	return live.Live(ctx)
 }
 
 func connectAll(to driver.Connector, endpoints []string) error {

@@ -65,6 +65,17 @@ func (p *Publisher) ID() uint64 { return p.id }
 // tells when somebody else has taken it over.
 func (p *Publisher) Registration() *discovery.Registration { return p.reg }
 
+// Live blocks until the brokers that the publisher goes through have answered:
+// all that are known, so one that is down keeps it waiting. On the other
+// transports it returns at once.
+func (p *Publisher) Live(ctx context.Context) error {
+	err := p.out.Live(ctx)
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("eventplane: publisher of %s: %w", p.topic, err)
+	}
+	return err
+}
+
 // Publish encodes an event and sends it. It waits for no subscriber: nil is no
 // proof that anybody heard. An event that could be encoded uses up a sequence
 // even if sending fails, so subscribers see that it is missing; a ctx that is

@@ -1,0 +1,181 @@
+package eventplane
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dynplane/dynplane/codec"
+	"github.com/dynplane/dynplane/eventplane/driver"
+)
+
+// wire is a transport in memory: a driver has no more to do than this.
+type wire struct {
+	messages chan driver.Message
+	closed   chan struct{}
+	bad      atomic.Bool
+}
+
+func (w *wire) Next(ctx context.Context, m *driver.Message) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if w.bad.Swap(false) {
+		return &driver.FrameError{Subject: "s", Reason: "three frames, want four"}
+	}
+	select {
+	case *m = <-w.messages:
+		return nil
+	case <-w.closed:
+		return driver.ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (w *wire) Dropped() uint64            { return 0 }
+func (w *wire) Close() error               { close(w.closed); return nil }
+func (w *wire) Live(context.Context) error { return nil }
+
+func newWire(several bool) (*wire, *Subscriber) {
+	w := &wire{messages: make(chan driver.Message, 100), closed: make(chan struct{})}
+	in := &inlet{receiver: w, subject: "s", several: several}
+	return w, &Subscriber{client: &Client{}, topic: "t", in: in, tracker: newTracker(several)}
+}
+
+func (w *wire) send(t *testing.T, env codec.Envelope) {
+	t.Helper()
+	env.Topic = "t"
+	w.sendAs(t, env, env.PublisherID, env.Sequence)
+}
+
+func (w *wire) sendAs(t *testing.T, env codec.Envelope, publisher, sequence uint64) {
+	t.Helper()
+	body, err := env.Append(nil, codec.Msgpack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.messages <- driver.Message{Subject: "s", PublisherID: publisher, Sequence: sequence, Identified: true, Body: body}
+}
+
+func TestNextWaitsForTheOtherPath(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w, s := newWire(true)
+		for _, seq := range []uint64{0, 2, 3} {
+			w.send(t, codec.Envelope{PublisherID: 1, Sequence: seq})
+		}
+		start := time.Now()
+		go func() {
+			_ = sleep(t.Context(), windowTime/2)
+			w.send(t, codec.Envelope{PublisherID: 1, Sequence: 1})
+			w.send(t, codec.Envelope{PublisherID: 1, Sequence: 5})
+		}()
+		var got []uint64
+		for range 5 {
+			ev, err := s.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := uint64(0); ev.Sequence != 5 && ev.Missed != want {
+				t.Errorf("event %d: missed %d", ev.Sequence, ev.Missed)
+			}
+			got = append(got, ev.Sequence)
+		}
+		if want := []uint64{0, 1, 2, 3, 5}; !slices.Equal(got, want) {
+			t.Errorf("got %v: want %v", got, want)
+		}
+		if took, want := time.Since(start), windowTime/2+windowTime; took != want {
+			t.Errorf("took %v: want %v", took, want)
+		}
+		if stats := s.Stats(); stats.Gaps != 1 || stats.Missed != 1 {
+			t.Errorf("stats %+v: want one gap of one event", stats)
+		}
+	})
+}
+
+// What fills a gap may have arrived long ago: while the application was busy.
+func TestABusyApplicationLosesNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w, s := newWire(true)
+		for _, env := range []codec.Envelope{{PublisherID: 1}, {PublisherID: 1, Sequence: 2}, {PublisherID: 2}, {PublisherID: 1, Sequence: 1}} {
+			w.send(t, env)
+		}
+		for range 4 {
+			ev, err := s.Next(t.Context())
+			if err != nil || ev.Missed != 0 {
+				t.Fatalf("event %+v, %v", ev, err)
+			}
+			_ = sleep(t.Context(), 10*windowTime)
+		}
+	})
+}
+
+func TestNextHonoursTheContextWhileItHolds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w, s := newWire(true)
+		w.send(t, codec.Envelope{PublisherID: 1, Sequence: 5})
+		ctx, cancel := context.WithTimeout(t.Context(), windowTime/2)
+		defer cancel()
+		if _, err := s.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("error %v: want that of the context", err)
+		}
+		if ev, err := s.Next(t.Context()); err != nil || ev.Sequence != 5 {
+			t.Fatalf("event %+v, %v: want the one that was held", ev, err)
+		}
+	})
+}
+
+func TestTheEndDeliversWhatIsHeld(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w, s := newWire(true)
+		w.send(t, codec.Envelope{PublisherID: 1, Sequence: 5})
+		go func() {
+			synctest.Wait()
+			_ = s.Shutdown(context.Background())
+		}()
+		if ev, err := s.Next(t.Context()); err != nil || ev.Sequence != 5 {
+			t.Fatalf("event %+v, %v: want the one that was held", ev, err)
+		}
+		if _, err := s.Next(t.Context()); !errors.Is(err, ErrClosed) {
+			t.Fatalf("error %v: want ErrClosed", err)
+		}
+	})
+}
+
+func TestBadMessagesTouchNoState(t *testing.T) {
+	t.Parallel()
+	w, s := newWire(false)
+	w.send(t, codec.Envelope{PublisherID: 1, Sequence: 0})
+	w.sendAs(t, codec.Envelope{PublisherID: 1, Sequence: 7, Topic: "t"}, 1, 8)
+	w.sendAs(t, codec.Envelope{PublisherID: 1, Sequence: 7, Topic: "t"}, 2, 7)
+	w.sendAs(t, codec.Envelope{PublisherID: 1, Sequence: 7, Topic: "t2"}, 1, 7)
+	w.messages <- driver.Message{Subject: "s", Body: []byte{0xdd, 0xff, 0xff, 0xff, 0xff}}
+	w.messages <- driver.Message{Subject: "s"}
+	w.send(t, codec.Envelope{PublisherID: 1, Sequence: 1})
+	w.bad.Store(true)
+	bad := uint64(0)
+	for got := 0; got < 2; {
+		ev, err := s.Next(t.Context())
+		var decode *DecodeError
+		switch {
+		case errors.As(err, &decode):
+			bad++
+		case err != nil || ev.Missed != 0:
+			t.Fatalf("event %+v, %v: want it without a gap", ev, err)
+		default:
+			got++
+		}
+	}
+	stats := s.Stats()
+	if bad != 6 || stats.DecodeErrors != bad || stats.Received != 2 || len(stats.Publishers) != 1 {
+		t.Errorf("%d errors, stats %+v: want 6, and one publisher", bad, stats)
+	}
+}
