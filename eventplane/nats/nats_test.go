@@ -1,0 +1,184 @@
+package nats_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"go.uber.org/goleak"
+
+	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/eventplane/drivertest"
+	natsdriver "github.com/dynplane/dynplane/eventplane/nats"
+)
+
+const patience = 20 * time.Second
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func startServer(tb testing.TB, opts server.Options) *server.Server {
+	tb.Helper()
+	opts.Host, opts.Port, opts.NoLog, opts.NoSigs = "127.0.0.1", server.RANDOM_PORT, true, true
+	srv, err := server.NewServer(&opts)
+	must(tb, err)
+	srv.Start()
+	tb.Cleanup(func() {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	})
+	if !srv.ReadyForConnections(patience) {
+		tb.Fatal("NATS server did not start")
+	}
+	return srv
+}
+
+func dial(tb testing.TB, srv *server.Server, opts ...nats.Option) *nats.Conn {
+	tb.Helper()
+	nc, err := nats.Connect(srv.ClientURL(), opts...)
+	must(tb, err)
+	tb.Cleanup(nc.Close)
+	return nc
+}
+
+func subscribe(tb testing.TB, nc *nats.Conn, subject string) *natsdriver.Subscriber {
+	tb.Helper()
+	sub, err := natsdriver.Subscribe(nc, subject)
+	must(tb, err)
+	tb.Cleanup(func() { must(tb, sub.Close()) })
+	return sub
+}
+
+func must(tb testing.TB, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func deadline(tb testing.TB) context.Context {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	tb.Cleanup(cancel)
+	return ctx
+}
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	drivertest.Run(t, func(t *testing.T) drivertest.Harness {
+		srv := startServer(t, server.Options{})
+		return drivertest.Harness{
+			NewPublisher: func(t *testing.T) driver.Publisher {
+				pub := natsdriver.NewPublisher(dial(t, srv))
+				t.Cleanup(func() { must(t, pub.Close()) })
+				return pub
+			},
+			NewSubscriber: func(t *testing.T, subject string) driver.Subscriber {
+				return subscribe(t, dial(t, srv), subject)
+			},
+		}
+	})
+}
+
+func TestWhatIsPublishedAfterLiveIsHeard(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t, server.Options{})
+	pub, ctx := natsdriver.NewPublisher(dial(t, srv)), deadline(t)
+	nc := dial(t, srv)
+	for range 100 {
+		sub := subscribe(t, nc, "events")
+		must(t, sub.Live(ctx))
+		must(t, pub.Publish(ctx, &driver.Message{Subject: "events", Body: []byte("x")}))
+		var m driver.Message
+		must(t, sub.Next(ctx, &m))
+		must(t, sub.Close())
+	}
+}
+
+func TestLiveWaitsForTheServer(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t, server.Options{})
+	nc := dial(t, srv, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+	lost := nc.StatusChanged(nats.RECONNECTING)
+	srv.Shutdown()
+	srv.WaitForShutdown()
+	<-lost
+	sub := subscribe(t, nc, "events")
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := sub.Live(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("live without a server: %v", err)
+	}
+	nc.Close()
+	if err := sub.Live(deadline(t)); !errors.Is(err, nats.ErrConnectionClosed) {
+		t.Errorf("live on a closed connection: %v", err)
+	}
+	var m driver.Message
+	if err := sub.Next(deadline(t), &m); !errors.Is(err, nats.ErrConnectionClosed) {
+		t.Errorf("next on a closed connection: %v", err)
+	}
+}
+
+func TestDroppedIsExact(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t, server.Options{})
+	ctx, nc := deadline(t), dial(t, srv)
+	sub := subscribe(t, nc, "events")
+	must(t, sub.Live(ctx))
+	const sent = 100_000 // more than a subscription keeps
+	pub := natsdriver.NewPublisher(dial(t, srv))
+	for range sent {
+		must(t, pub.Publish(ctx, &driver.Message{Subject: "events", Body: []byte("x")}))
+	}
+	must(t, pub.Close())
+	must(t, sub.Live(ctx)) // all has arrived
+	dropped := sub.Dropped()
+	var m driver.Message
+	for range sent - dropped {
+		must(t, sub.Next(ctx, &m))
+	}
+	must(t, sub.Close())
+	if dropped == 0 || sub.Dropped() != dropped {
+		t.Errorf("dropped %d, after Close %d: want the same, and more than none", dropped, sub.Dropped())
+	}
+}
+
+func TestPublishSaysWhatTheServerTakes(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t, server.Options{MaxPayload: 1024})
+	pub := natsdriver.NewPublisher(dial(t, srv))
+	err := pub.Publish(t.Context(), &driver.Message{Subject: "events", Body: make([]byte, 1025)})
+	if !errors.Is(err, nats.ErrMaxPayload) {
+		t.Errorf("error %v: want ErrMaxPayload", err)
+	}
+}
+
+func TestAStatusWithoutABodyIsAFrameError(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t, server.Options{})
+	ctx, nc := deadline(t), dial(t, srv)
+	sub := subscribe(t, nc, "events")
+	must(t, nc.PublishMsg(&nats.Msg{Subject: "events", Header: nats.Header{"Status": {"503"}}}))
+	must(t, nc.Publish("events", []byte("x")))
+	var m driver.Message
+	var frame *driver.FrameError
+	if err := sub.Next(ctx, &m); !errors.As(err, &frame) {
+		t.Errorf("error %v: want a FrameError", err)
+	}
+	must(t, sub.Next(ctx, &m))
+}
+
+func TestARefusedSubscriptionFails(t *testing.T) {
+	t.Parallel()
+	denied := &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{"events"}}}
+	srv := startServer(t, server.Options{Users: []*server.User{{Username: "u", Password: "p", Permissions: denied}}})
+	nc := dial(t, srv, nats.UserInfo("u", "p"), nats.PermissionErrOnSubscribe(true))
+	sub := subscribe(t, nc, "events")
+	must(t, sub.Live(deadline(t)))
+	var m driver.Message
+	if err := sub.Next(deadline(t), &m); !errors.Is(err, nats.ErrPermissionViolation) {
+		t.Errorf("error %v: want ErrPermissionViolation", err)
+	}
+}
