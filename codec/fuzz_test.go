@@ -24,7 +24,7 @@ func addSeeds(f *testing.F) {
 		f.Add(text)
 	}
 	for _, c := range []codec.Codec{codec.JSON, codec.Msgpack} {
-		for _, v := range []any{storedEvent(2), map[string]any{"a": []any{nil, true, 1.5, "x", -1, 1 << 40}}} {
+		for _, v := range []any{storedEvent(2), map[string]any{"a": []any{nil, true, 1.5, "x", -1, int64(1 << 40)}}} {
 			b, err := c.Append(nil, v)
 			if err != nil {
 				f.Fatal(err)

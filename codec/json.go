@@ -80,9 +80,10 @@ func unmarshalNumbers(data []byte, v any) error {
 	return dec.Decode(v)
 }
 
-// validJSON returns an error unless data is exactly one JSON value.
+// validJSON returns an error unless data is exactly one JSON value. Its nesting
+// must have been checked.
 func validJSON(data []byte) error {
-	if json.Valid(data) {
+	if isJSON(data) {
 		return nil
 	}
 	var raw json.RawMessage

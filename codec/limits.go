@@ -24,7 +24,10 @@ const (
 	anyMap   = 320
 )
 
-func (w weight) of(c census) int { return c.values*w.value + c.maps*w.maps }
+// of is in 64 bits, since a sender chooses the factors.
+func (w weight) of(c census) int64 {
+	return int64(c.values)*int64(w.value) + int64(c.maps)*int64(w.maps)
+}
 
 func (w weight) max(o weight) weight {
 	return weight{max(w.value, o.value), max(w.maps, o.maps), w.any || o.any}

@@ -112,7 +112,7 @@ func (c *msgpackCodec) Unmarshal(data []byte, v any) error {
 	return nil
 }
 
-func tooLarge(format string, v any, need int) error {
+func tooLarge(format string, v any, need int64) error {
 	return &FormatError{Format: format, Reason: fmt.Sprintf(
 		"may take %d MiB as a %T, want at most %d", need>>20, v, maxMemory>>20)}
 }

@@ -1,0 +1,25 @@
+package codec
+
+import (
+	"encoding/json"
+	"testing"
+)
+
+// Our own validation says what encoding/json says.
+func FuzzIsJSON(f *testing.F) {
+	for _, s := range []string{
+		"", " ", "null", "nul", "true", "false", "truefalse", "0", "-0", "00", "-", "1.", "1.5", ".5", "1e", "1e5", "1E-05", "1e+", "0x1",
+		`""`, `"`, `"\"`, `"\u00e4\n\/"`, `"\u00g0"`, `"\x"`, "\"\n\"", "\"\xff\"",
+		"[]", "[ ]", "[1,]", "[,1]", "[1 2]", "[1 , 2]", "[", "]", "[}", "{}", `{"a":1}`, `{"a" : [ {} ] , "b":null}`, `{"a"}`, `{"a":}`, `{1:2}`, `{"a":1,}`, "1 2", " 1 ", "[[[[",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if _, err := surveyJSON(data, maxDepth); err != nil {
+			return
+		}
+		if got, want := isJSON(data), json.Valid(data); got != want {
+			t.Errorf("%q: got %v, want %v", data, got, want)
+		}
+	})
+}
