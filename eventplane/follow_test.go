@@ -1,0 +1,260 @@
+package eventplane
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/dynplane/dynplane/discovery"
+)
+
+var (
+	scope = discovery.Scope{Namespace: "ns", Component: "c"}
+	below = discovery.Scope{Namespace: "ns", Component: "c", Endpoint: "e"}
+)
+
+// links is a connector that remembers what it is connected to, and refuses
+// what is done twice.
+type links struct {
+	mu   sync.Mutex
+	set  map[string]bool
+	errs []string
+}
+
+func (l *links) Connect(endpoint string) error    { return l.put(endpoint, true) }
+func (l *links) Disconnect(endpoint string) error { return l.put(endpoint, false) }
+
+func (l *links) put(endpoint string, on bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if strings.HasPrefix(endpoint, "bad") {
+		return errors.New("malformed")
+	}
+	if l.set[endpoint] == on {
+		l.errs = append(l.errs, endpoint)
+	}
+	l.set[endpoint] = on
+	return nil
+}
+
+func (l *links) now() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(l.set, func(_ string, on bool) bool { return !on })
+	return strings.Join(append(slices.Sorted(maps.Keys(l.set)), l.errs...), " ")
+}
+
+// breakable is a store whose watches can be made to fail.
+type breakable struct {
+	discovery.Store
+	mu     sync.Mutex
+	broken chan struct{} // closed while it is
+}
+
+func (b *breakable) Watch(ctx context.Context, q discovery.Query) (discovery.Watcher, error) {
+	broken := b.state()
+	select {
+	case <-broken:
+		return nil, errors.New("broken")
+	default:
+	}
+	w, err := b.Store.Watch(ctx, q)
+	return &breakableWatcher{w, broken}, err
+}
+
+func (b *breakable) state() chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.broken
+}
+
+func (b *breakable) mend() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.broken = make(chan struct{})
+}
+
+type breakableWatcher struct {
+	discovery.Watcher
+	broken chan struct{}
+}
+
+func (w *breakableWatcher) Next(ctx context.Context) (discovery.Change, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-w.broken:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	ch, err := w.Watcher.Next(ctx)
+	if err != nil {
+		err = errors.New("broken")
+	}
+	return ch, err
+}
+
+// followTest is a follower of kv-events in scope, on a registry that the test
+// writes to.
+type followTest struct {
+	t      *testing.T
+	writer *discovery.Client
+	store  *breakable
+	links  *links
+	follow *follower
+	log    bytes.Buffer
+	held   map[uint64]*discovery.Registration
+}
+
+func newFollowTest(t *testing.T) *followTest {
+	t.Helper()
+	m := discovery.NewMemory()
+	f := &followTest{
+		t: t, writer: discovery.NewClient(m.Open(), discovery.Options{}),
+		store: &breakable{Store: m.Open(), broken: make(chan struct{})},
+		links: &links{set: map[string]bool{}}, held: map[uint64]*discovery.Registration{},
+	}
+	r, err := newRoute(scope, "kv-events", Gen2)
+	f.must(err)
+	f.follow = &follower{
+		discovery: discovery.NewClient(f.store, discovery.Options{}),
+		query:     discovery.Query{Kind: discovery.KindEventChannel, Scope: scope, Topic: "kv-events"},
+		endpoints: r.directEndpoints, to: f.links, log: slog.New(slog.NewTextHandler(&f.log, nil)),
+	}
+	return f
+}
+
+func (f *followTest) must(err error) {
+	f.t.Helper()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *followTest) add(id uint64, at discovery.Scope, transport discovery.Transport) {
+	f.t.Helper()
+	reg, err := f.writer.RegisterAs(f.t.Context(), id, discovery.EventChannel{Scope: at, Topic: "kv-events", Transport: transport})
+	f.must(err)
+	f.held[id] = reg
+}
+
+func (f *followTest) remove(id uint64) {
+	f.t.Helper()
+	f.must(f.held[id].Unregister(f.t.Context()))
+}
+
+// wants waits until nothing moves any more.
+func (f *followTest) wants(connected string) {
+	f.t.Helper()
+	synctest.Wait()
+	if got := f.links.now(); got != connected {
+		f.t.Fatalf("connected to %q: want %q", got, connected)
+	}
+}
+
+func endpoint(e string) discovery.Transport { return discovery.ZMQ{Endpoint: e} }
+
+func TestFollowerConnectsToWhatIsThere(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFollowTest(t)
+		f.add(1, scope, endpoint("a"))
+		f.add(2, below, endpoint("below"))
+		f.follow.start()
+		defer f.follow.stop()
+		f.must(f.follow.wait(t.Context()))
+		f.wants("a")
+		f.add(3, scope, endpoint("b"))
+		f.wants("a b")
+		f.add(4, scope, endpoint("a")) // one endpoint, two channels
+		f.remove(1)
+		f.wants("a b")
+		f.remove(4)
+		f.wants("b")
+		f.add(3, scope, endpoint("c")) // another endpoint, the same id
+		f.wants("c")
+		f.add(5, scope, endpoint("bad"))
+		f.add(6, scope, endpoint("d"))
+		f.wants("c d")
+		f.remove(5)
+		f.remove(6)
+		f.wants("c")
+	})
+}
+
+func TestFollowerKeepsWhatItHasWhileTheWatchFails(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFollowTest(t)
+		f.add(1, scope, endpoint("a"))
+		f.add(2, scope, endpoint("b"))
+		f.follow.start()
+		defer f.follow.stop()
+		f.wants("a b")
+		close(f.store.state())
+		f.wants("a b")
+		f.add(3, scope, endpoint("c"))
+		f.remove(1)
+		f.must(sleep(t.Context(), 10*watchRetryMost))
+		f.wants("a b")
+		f.store.mend()
+		f.must(sleep(t.Context(), watchRetryMost))
+		f.wants("b c")
+		if n := strings.Count(f.log.String(), "level=WARN"); n != 1 {
+			t.Errorf("%d warnings in %s: want one", n, f.log.String())
+		}
+	})
+}
+
+func TestFollowerCountsOtherTransports(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFollowTest(t)
+		f.add(1, scope, discovery.ZMQBroker{XSubEndpoints: []string{"x"}})
+		f.add(2, scope, discovery.NATS{SubjectPrefix: "p"})
+		f.add(3, below, discovery.NATS{SubjectPrefix: "p"})
+		f.follow.start()
+		defer f.follow.stop()
+		f.wants("")
+		if n := f.follow.foreign.Load(); n != 2 {
+			t.Errorf("%d foreign channels: want 2", n)
+		}
+		f.add(1, scope, endpoint("a"))
+		f.remove(2)
+		f.wants("a")
+		if n := f.follow.foreign.Load(); n != 0 {
+			t.Errorf("%d foreign channels: want none", n)
+		}
+		if n := strings.Count(f.log.String(), "remedy="); n != 1 {
+			t.Errorf("%d warnings in %s: want one", n, f.log.String())
+		}
+	})
+}
+
+func TestFollowerStopsWhileItWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFollowTest(t)
+		close(f.store.state())
+		f.follow.start()
+		ctx, cancel := context.WithTimeout(t.Context(), watchRetryMost)
+		defer cancel()
+		if err := f.follow.wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("wait: %v", err)
+		}
+		f.follow.stop()
+		f.follow.stop()
+		if err := f.follow.wait(t.Context()); !errors.Is(err, ErrClosed) {
+			t.Errorf("wait after stop: %v", err)
+		}
+	})
+}

@@ -1,0 +1,189 @@
+//go:build cgo && !nozmq
+
+package eventplane_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/eventplane"
+)
+
+// hears publishes until sub has an event of pub that was published just now.
+func hears(tb testing.TB, sub *eventplane.Subscriber, pub *eventplane.Publisher) {
+	tb.Helper()
+	patient := patient(tb)
+	for {
+		must(tb, pub.Publish(patient, "probe"))
+		ctx, cancel := context.WithTimeout(patient, 20*time.Millisecond)
+		for {
+			ev, err := sub.Next(ctx)
+			if err == nil && ev.PublisherID == pub.ID() {
+				cancel()
+				return
+			}
+			if err != nil {
+				break
+			}
+		}
+		cancel()
+		must(tb, patient.Err())
+	}
+}
+
+func TestPublishersComeAndGo(t *testing.T) {
+	t.Parallel()
+	ctx, m := patient(t), discovery.NewMemory()
+	sub, err := newPlane(t, directConfig(), newDiscovery(t, m)).Subscriber(ctx, backend, "kv-events")
+	must(t, err)
+	must(t, sub.Live(ctx))
+	other := newPlane(t, directConfig(), newDiscovery(t, m))
+	for range 3 {
+		pub, err := other.Publisher(ctx, backend, "kv-events")
+		must(t, err)
+		hears(t, sub, pub)
+		must(t, pub.Shutdown(ctx))
+	}
+	if n := len(sub.Stats().Publishers); n != 3 {
+		t.Errorf("heard %d publishers: want 3", n)
+	}
+}
+
+func TestASubscriberHearsItsOwnScopeAndTopic(t *testing.T) {
+	t.Parallel()
+	forEachTransport(t, func(t *testing.T, cfg eventplane.Config) {
+		ctx, d := patient(t), newDiscovery(t, discovery.NewMemory())
+		plane := newPlane(t, cfg, d)
+		sub, err := plane.Subscriber(ctx, backend, "kv-events")
+		must(t, err)
+		var others []*eventplane.Publisher
+		for _, scope := range []discovery.Scope{{Namespace: "dynamo"}, {Namespace: "dynamo", Component: "backend", Endpoint: "generate"}, {Namespace: "other", Component: "backend"}} {
+			pub, err := plane.Publisher(ctx, scope, "kv-events")
+			must(t, err)
+			others = append(others, pub)
+		}
+		longer, err := plane.Publisher(ctx, backend, "kv-events2")
+		must(t, err)
+		for _, pub := range append(others, longer) {
+			must(t, pub.Publish(ctx, "not for us"))
+		}
+		pub, err := plane.Publisher(ctx, backend, "kv-events")
+		must(t, err)
+		for range 10 {
+			for _, other := range append(others, longer) {
+				must(t, other.Publish(ctx, "not for us"))
+			}
+			hears(t, sub, pub)
+		}
+		if got := sub.Stats(); len(got.Publishers) != 1 || got.DecodeErrors != 0 {
+			t.Errorf("stats %+v: want one publisher", got)
+		}
+	})
+}
+
+// register announces a broker under an id, as zmq-broker does.
+func (p *proxy) register(t *testing.T, d *discovery.Client, id uint64) *discovery.Registration {
+	t.Helper()
+	reg, err := d.RegisterAs(patient(t), id, discovery.EventChannel{
+		Scope: discovery.Scope{Namespace: "dynamo", Component: "zmq_broker"}, Topic: "broker",
+		Transport: discovery.ZMQBroker{XSubEndpoints: []string{p.xsub}, XPubEndpoints: []string{p.xpub}},
+	})
+	must(t, err)
+	return reg
+}
+
+func TestBrokersComeAndGo(t *testing.T) {
+	t.Parallel()
+	ctx, m := patient(t), discovery.NewMemory()
+	cfg := directConfig()
+	cfg.Broker.Discover = true
+	sub, err := newPlane(t, cfg, newDiscovery(t, m)).Subscriber(ctx, backend, "kv-events")
+	must(t, err)
+	must(t, sub.Live(ctx))
+	pub, err := newPlane(t, cfg, newDiscovery(t, m)).Publisher(ctx, backend, "kv-events")
+	must(t, err) // no broker yet
+
+	d := newDiscovery(t, m)
+	first := startProxy(t)
+	first.register(t, d, 1)
+	hears(t, sub, pub)
+
+	second := startProxy(t) // the first restarts elsewhere
+	reg := second.register(t, d, 1)
+	first.stop()
+	hears(t, sub, pub)
+
+	third := startProxy(t)
+	third.register(t, d, 3)
+	must(t, reg.Unregister(ctx))
+	second.stop()
+	hears(t, sub, pub)
+}
+
+func TestNothingIsLostWithTheOneOfTwoBrokers(t *testing.T) {
+	t.Parallel()
+	doomed, other := startProxy(t), startProxy(t)
+	p, ctx := connect(t, brokerConfig(doomed, other)), patient(t)
+	// Until both ways are known to be open.
+	for p.sub.Stats().Duplicates == 0 {
+		must(t, ctx.Err())
+		p.probe(t)
+	}
+	const count = 5000
+	heard := make(chan error, 1)
+	go func() {
+		var err error
+		for next := p.next; err == nil && next < p.next+count; next++ {
+			var ev eventplane.Event
+			if ev, err = p.sub.Next(ctx); err == nil && (ev.Sequence != next || ev.Missed != 0) {
+				err = errors.New("out of order or missed")
+			}
+		}
+		heard <- err
+	}()
+	for i := range count {
+		if i == count/2 {
+			doomed.stop()
+		}
+		must(t, p.pub.Publish(ctx, i))
+	}
+	must(t, <-heard)
+	if got := p.sub.Stats(); got.Missed != 0 || got.Duplicates == 0 || got.Late != 0 {
+		t.Errorf("stats %+v: want duplicates and nothing missed", got)
+	}
+}
+
+func TestForeignChannelsAreCounted(t *testing.T) {
+	t.Parallel()
+	ctx, m := patient(t), discovery.NewMemory()
+	_, err := newPlane(t, brokerConfig(startProxy(t)), newDiscovery(t, m)).Publisher(ctx, backend, "kv-events")
+	must(t, err)
+	sub, err := newPlane(t, directConfig(), newDiscovery(t, m)).Subscriber(ctx, backend, "kv-events")
+	must(t, err)
+	must(t, sub.Live(ctx))
+	if got := sub.Stats().Foreign; got != 1 {
+		t.Errorf("%d foreign channels: want 1", got)
+	}
+}
+
+func TestWhatNeedsDiscoverySaysSo(t *testing.T) {
+	t.Parallel()
+	ctx := patient(t)
+	discovered := directConfig()
+	discovered.Broker.Discover = true
+	for name, cfg := range map[string]eventplane.Config{"direct": directConfig(), "discovered": discovered} {
+		if _, err := newPlane(t, cfg, nil).Subscriber(ctx, backend, "kv-events"); !errors.Is(err, eventplane.ErrNoDiscovery) {
+			t.Errorf("%s: %v: want ErrNoDiscovery", name, err)
+		}
+	}
+	plane := newPlane(t, brokerConfig(startProxy(t)), nil)
+	if _, err := plane.Subscriber(ctx, backend, "kv-events"); err != nil {
+		t.Errorf("brokers by URL: %v", err)
+	}
+	if _, err := plane.Publisher(ctx, backend, "kv-events"); !errors.Is(err, eventplane.ErrNoDiscovery) {
+		t.Errorf("publisher: %v: want ErrNoDiscovery", err)
+	}
+}
