@@ -1,0 +1,324 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/dynplane/dynplane/broker"
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/eventplane"
+	"github.com/dynplane/dynplane/integration/natstest"
+)
+
+var backendScope = discovery.Scope{Namespace: "dynamo", Component: "backend"}
+
+const topic = "kv-events"
+
+// kvEvent stands for what a worker says about its cache.
+type kvEvent struct {
+	Worker uint64   `json:"worker_id"`
+	N      int      `json:"event_id"`
+	Blocks []uint64 `json:"block_hashes"`
+}
+
+// env is an environment of a test: no test touches the real one.
+type env map[string]string
+
+func (e env) lookup(name string) (string, bool) {
+	value, ok := e[name]
+	return value, ok
+}
+
+func (e env) with(name, value string) env {
+	out := env{name: value}
+	for k, v := range e {
+		if k != name {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// node is one process's worth of dynplane: a discovery client and an event
+// plane made by the environment.
+type node struct {
+	t         *testing.T
+	discovery *discovery.Client
+	plane     *eventplane.Client
+}
+
+func newNode(t *testing.T, server *natstest.Server, e env, log *slog.Logger) *node {
+	t.Helper()
+	e = e.with("NATS_SERVER", server.URL()).with("DYN_EVENT_PLANE_HOST", "127.0.0.1")
+	cfg, err := eventplane.ConfigFromEnv(e.lookup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Logger = log
+	client, _ := newClient(t, server.URL(), discovery.JetStreamOptions{TTL: 2 * time.Second})
+	plane, err := eventplane.New(cfg, client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience)
+		defer cancel()
+		if err := plane.Shutdown(ctx); err != nil {
+			t.Errorf("shutdown: %v", err)
+		}
+	})
+	return &node{t, client, plane}
+}
+
+func (n *node) publisher(scope discovery.Scope, topic string) *eventplane.Publisher {
+	n.t.Helper()
+	p, err := n.plane.Publisher(n.t.Context(), scope, topic)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return p
+}
+
+// collector hears a subscription in the background.
+type collector struct {
+	*inbox
+	sub *eventplane.Subscriber
+}
+
+func (n *node) subscriber(scope discovery.Scope, topic string) *collector {
+	n.t.Helper()
+	sub, err := n.plane.Subscriber(n.t.Context(), scope, topic)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	c := &collector{newInbox(n.t), sub}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			ev, err := sub.Next(ctx)
+			var bad *eventplane.DecodeError
+			switch {
+			case errors.As(err, &bad):
+				c.addBad(bad)
+			case err != nil:
+				if !errors.Is(err, context.Canceled) && !errors.Is(err, eventplane.ErrClosed) {
+					n.t.Errorf("next: %v", err)
+				}
+				return
+			default:
+				c.add(ev)
+			}
+		}
+	}()
+	n.t.Cleanup(func() { cancel(); <-done })
+	live, stop := context.WithTimeout(n.t.Context(), natstest.Patience)
+	defer stop()
+	if err := sub.Live(live); err != nil {
+		n.t.Fatalf("live: %v", err)
+	}
+	return c
+}
+
+// introduce publishes until the collector hears p: a new ZMQ publisher does not
+// know its subscribers yet.
+func introduce(t *testing.T, p *eventplane.Publisher, c *collector) {
+	t.Helper()
+	natstest.Eventually(t, "the subscriber hears the publisher", func() bool {
+		if err := p.Publish(t.Context(), kvEvent{Worker: p.ID(), N: -1}); err != nil {
+			t.Fatal(err)
+		}
+		return c.heard(p.ID()) > 0
+	})
+	// The last of them, so that nothing is under way any more.
+	if err := p.Publish(t.Context(), kvEvent{Worker: p.ID(), N: -2}); err != nil {
+		t.Fatal(err)
+	}
+	c.awaitLast(p.ID(), -2)
+}
+
+func publish(t *testing.T, p *eventplane.Publisher, n int) {
+	t.Helper()
+	for i := range n {
+		if err := p.Publish(t.Context(), kvEvent{p.ID(), i, []uint64{1<<64 - 1, uint64(i)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func newBroker(t *testing.T) *broker.Broker {
+	t.Helper()
+	b, err := broker.New(broker.Options{XSubBind: "tcp://127.0.0.1:0", XPubBind: "tcp://127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := errors.Join(<-done, b.Close()); err != nil {
+			t.Errorf("broker: %v", err)
+		}
+	})
+	return b
+}
+
+func (n *node) announceBroker(b *broker.Broker) *discovery.Registration {
+	n.t.Helper()
+	return register(n.t, n.discovery, discovery.NewInstanceID(), discovery.EventChannel{
+		Scope: discovery.Scope{Namespace: "dynamo", Component: "zmq_broker"}, Topic: "broker",
+		Transport: discovery.ZMQBroker{XSubEndpoints: []string{b.XSubEndpoint()}, XPubEndpoints: []string{b.XPubEndpoint()}},
+	})
+}
+
+// TestEveryTransportAndCodec sends from two publishers to two subscribers, one
+// that was there before them and one that came after.
+func TestEveryTransportAndCodec(t *testing.T) {
+	t.Parallel()
+	for _, transport := range []string{"nats", "zmq", "broker-by-url", "broker-by-discovery"} {
+		for _, codec := range []string{"", "json", "msgpack"} {
+			for _, wire := range []string{"gen2", "gen1"} {
+				t.Run(fmt.Sprintf("%s/%s/%s", transport, codec, wire), func(t *testing.T) {
+					t.Parallel()
+					endToEnd(t, transport, codec, wire)
+				})
+			}
+		}
+	}
+}
+
+func endToEnd(t *testing.T, transport, codec, wire string) {
+	server := natstest.Run(t)
+	e := env{"DYN_EVENT_PLANE": "zmq", "DYN_EVENT_PLANE_CODEC": codec, "DYN_EVENT_PLANE_WIRE": wire}
+	switch transport {
+	case "nats":
+		e["DYN_EVENT_PLANE"] = "nats"
+	case "broker-by-url":
+		b := newBroker(t)
+		e["DYN_ZMQ_BROKER_URL"] = "xsub=" + b.XSubEndpoint() + " , xpub=" + b.XPubEndpoint()
+	case "broker-by-discovery":
+		e["DYN_ZMQ_BROKER_ENABLED"] = "1"
+		newNode(t, server, env{}, nil).announceBroker(newBroker(t))
+	}
+	before := newNode(t, server, e, nil).subscriber(backendScope, topic)
+	// Whoever is in another scope or on another topic is not heard.
+	stranger := newNode(t, server, e, nil)
+	prefix := stranger.publisher(backendScope, topic+"-2")
+	elsewhere := stranger.publisher(discovery.Scope{Namespace: "other", Component: "backend"}, topic)
+
+	pubs := []*eventplane.Publisher{
+		newNode(t, server, e, nil).publisher(backendScope, topic),
+		newNode(t, server, e, nil).publisher(backendScope, topic),
+	}
+	for _, p := range pubs {
+		introduce(t, p, before)
+	}
+	after := newNode(t, server, e, nil).subscriber(backendScope, topic)
+	for _, p := range pubs {
+		introduce(t, p, after)
+	}
+	publish(t, prefix, 10)
+	publish(t, elsewhere, 10)
+
+	const n = 500
+	for _, p := range pubs {
+		publish(t, p, n)
+	}
+	for _, c := range []*collector{before, after} {
+		for _, p := range pubs {
+			c.awaitLast(p.ID(), n-1)
+			c.expectComplete(p.ID(), n)
+		}
+		c.expectNothingOf(prefix.ID())
+		if wire == "gen2" || transport == "nats" || transport == "zmq" {
+			c.expectNothingOf(elsewhere.ID()) // a broker of the older generation has one room for all
+		}
+		if s := c.sub.Stats(); s.Missed != 0 || s.DecodeErrors != 0 || s.Duplicates != 0 || s.Dropped != 0 {
+			t.Errorf("stats %+v: want nothing lost, wrong or twice", s)
+		}
+	}
+}
+
+func TestPublishersComeAndGo(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	e := env{"DYN_EVENT_PLANE": "zmq"}
+	log := newLogRecorder()
+	c := newNode(t, server, e, log.logger()).subscriber(backendScope, topic)
+	for round := range 3 {
+		p := newNode(t, server, e, nil).publisher(backendScope, topic)
+		introduce(t, p, c)
+		if err := p.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		natstest.Eventually(t, "the subscriber disconnects", func() bool {
+			return log.count("eventplane: disconnected") == round+1
+		})
+	}
+	if s := c.sub.Stats(); s.Missed != 0 || len(s.Publishers) != 3 {
+		t.Errorf("stats %+v: want three publishers and nothing missed", s)
+	}
+}
+
+// TestEndpointThatMoves keeps an id and changes the address under it.
+func TestEndpointThatMoves(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	e := env{"DYN_EVENT_PLANE": "zmq"}
+	c := newNode(t, server, e, nil).subscriber(backendScope, topic)
+	n := newNode(t, server, e, nil)
+	// Two publishers elsewhere lend their sockets to a channel announced here.
+	first := n.publisher(discovery.Scope{Namespace: "lender"}, topic)
+	second := n.publisher(discovery.Scope{Namespace: "lender"}, topic)
+	for _, p := range []*eventplane.Publisher{first, second} {
+		ch := p.Registration().Instance.Spec.(discovery.EventChannel)
+		register(t, n.discovery, 42, discovery.EventChannel{Scope: backendScope, Topic: topic, Transport: ch.Transport})
+		introduce(t, p, c)
+	}
+	before := c.heard(first.ID())
+	introduceNobody(t, first, second, c)
+	if got := c.heard(first.ID()); got != before {
+		t.Errorf("the old endpoint is still heard: %d events, then %d", before, got)
+	}
+}
+
+// introduceNobody publishes on a socket that nobody should be connected to any
+// more, and then on one that is heard, so that what was heard is settled.
+func introduceNobody(t *testing.T, gone, there *eventplane.Publisher, c *collector) {
+	t.Helper()
+	publish(t, gone, 10)
+	heard := c.heard(there.ID())
+	publish(t, there, 10)
+	natstest.Eventually(t, "the new endpoint is heard", func() bool { return c.heard(there.ID()) == heard+10 })
+}
+
+// TestServerRestartUnderEvents shows a loss on NATS as a count on the event
+// after it.
+func TestServerRestartUnderEvents(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	c := newNode(t, server, env{}, nil).subscriber(backendScope, topic)
+	p := newNode(t, server, env{}, nil).publisher(backendScope, topic)
+	introduce(t, p, c)
+	heard := c.heard(p.ID())
+	server.Stop()
+	const lost = 7
+	for failed := 0; failed < lost; {
+		if err := p.Publish(t.Context(), kvEvent{}); err != nil {
+			failed++
+		}
+	}
+	server.Start()
+	natstest.Eventually(t, "events flow again", func() bool {
+		return p.Publish(t.Context(), kvEvent{Worker: p.ID()}) == nil && c.heard(p.ID()) > heard
+	})
+	if missed := c.missed(p.ID()); missed < lost {
+		t.Errorf("missed %d, want at least the %d that failed", missed, lost)
+	}
+}
