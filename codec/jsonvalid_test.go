@@ -1,7 +1,9 @@
 package codec
 
 import (
+	"encoding/base64"
 	"encoding/json"
+	"strings"
 	"testing"
 )
 
@@ -22,4 +24,24 @@ func FuzzIsJSON(f *testing.F) {
 			t.Errorf("%q: got %v, want %v", data, got, want)
 		}
 	})
+}
+
+// The validation of a kilobyte, beside the library's.
+func BenchmarkIsJSON(b *testing.B) {
+	for name, text := range map[string]string{
+		"event": `{"blocks":[` + strings.Repeat(`{"block_hash":11400714819323198485,"mm":null},`, 22) + `0]}`,
+		"bytes": `"` + base64.StdEncoding.EncodeToString(make([]byte, 768)) + `"`,
+	} {
+		data := []byte(text)
+		for who, valid := range map[string]func([]byte) bool{"ours": isJSON, "library": json.Valid} {
+			b.Run(name+"/"+who, func(b *testing.B) {
+				b.SetBytes(int64(len(data)))
+				for b.Loop() {
+					if !valid(data) {
+						b.Fatal("not valid")
+					}
+				}
+			})
+		}
+	}
 }
