@@ -17,9 +17,12 @@ import (
 // silent, or while what it said waits in a buffer, no removal is believed.
 type view struct {
 	entries  map[ID]*viewEntry
+	begun    bool      // there has been an OpReset
+	again    bool      // and another one: a disturbance
 	listing  bool      // between OpReset and OpSynced
 	reported bool      // Synced has been emitted
 	resynced time.Time // the end of the last listing after a disturbance
+	alive    time.Time // the last At: what comes now has happened later
 }
 
 type viewEntry struct {
@@ -39,7 +42,7 @@ func newView() *view { return &view{entries: map[ID]*viewEntry{}} }
 func (v *view) apply(q Query, ch Change, now time.Time) ([]Event, error) {
 	switch ch.Op {
 	case OpReset:
-		v.listing = true
+		v.again, v.begun, v.listing = v.begun, true, true
 		for _, e := range v.entries {
 			e.seen = false
 		}
@@ -50,6 +53,7 @@ func (v *view) apply(q Query, ch Change, now time.Time) ([]Event, error) {
 	case OpSynced:
 		return v.sync(now), nil
 	case OpAlive:
+		v.alive = ch.At
 		return v.expire(ch.At), nil
 	case OpBad:
 		if e := v.entries[ch.ID]; e != nil {
@@ -66,14 +70,15 @@ func (v *view) put(q Query, ch Change) ([]Event, error) {
 	}
 	e := v.entries[ch.ID]
 	if e != nil {
-		e.seen, e.until = true, time.Time{}
+		e.seen = true
 		if bytes.Equal(e.instance.Raw, ch.Value) {
-			e.ttl = ch.TTL
+			e.ttl, e.until = ch.TTL, time.Time{}
 			return nil, nil
 		}
 	}
-	// A value that cannot be read leaves the last good one in its place: who
-	// overwrites a living entry does not make its owner dead.
+	// A value that cannot be read leaves the last good one in its place, and
+	// held if it was: who overwrites a living entry does not make its owner
+	// dead, and not alive either.
 	var in Instance
 	if err := json.Unmarshal(ch.Value, &in); err != nil {
 		return nil, err
@@ -92,13 +97,15 @@ func (v *view) remove(ch Change, now time.Time) []Event {
 		return nil
 	case ch.Cause == CauseUnregistered:
 		return v.drop(ch.ID, e)
-	case v.listing:
-		return nil // not seen: held when the listing ends
+	case v.listing && v.again:
+		e.seen = false // held when the listing ends
+		return nil
 	case ch.Cause == CauseDisturbed:
 		e.until = now.Add(e.hold())
 		return nil
-	case now.Before(v.resynced.Add(e.hold())):
-		// Its owner has not had the whole of its TTL since the disturbance.
+	case v.again && v.alive.Before(v.resynced.Add(e.hold())):
+		// Its owner may not have had the whole of its TTL since the
+		// disturbance. Now would not tell: the reader may be slow.
 		e.until = v.resynced.Add(e.hold())
 		return nil
 	}
@@ -112,8 +119,10 @@ func (v *view) sync(now time.Time) []Event {
 			e.until = now.Add(e.hold())
 		}
 	}
-	if v.reported {
+	if v.again {
 		v.resynced = now
+	}
+	if v.reported {
 		return nil
 	}
 	v.reported = true

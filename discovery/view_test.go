@@ -1,0 +1,320 @@
+package discovery
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var errScriptEnds = errors.New("the script has ended")
+
+// script is a Store whose watches play the same changes, each after a wait.
+type script struct {
+	steps []scriptStep
+}
+
+type scriptStep struct {
+	wait   time.Duration
+	change Change
+}
+
+func (s *script) Register(context.Context, ID, []byte) (Lease, error) { return nil, errScriptEnds }
+func (s *script) Shutdown(context.Context) error                      { return nil }
+func (s *script) Watch(context.Context, Query) (Watcher, error) {
+	return &scriptWatcher{steps: s.steps}, nil
+}
+
+type scriptWatcher struct{ steps []scriptStep }
+
+func (w *scriptWatcher) Close() error { return nil }
+func (w *scriptWatcher) Next(ctx context.Context) (Change, error) {
+	if len(w.steps) == 0 {
+		return Change{}, errScriptEnds
+	}
+	step := w.steps[0]
+	w.steps = w.steps[1:]
+	if err := sleep(ctx, step.wait); err != nil {
+		return Change{}, err
+	}
+	if step.change.Op == OpAlive && step.change.At.IsZero() {
+		step.change.At = time.Now()
+	}
+	return step.change, nil
+}
+
+// The steps of a script. The owner's TTL is scriptTTL.
+const scriptTTL = 4 * time.Second
+
+func scriptID(instance uint64) ID {
+	return ID{Kind: KindEndpoint, Scope: Scope{"ns", "comp", "ep"}, Instance: instance}
+}
+
+func scriptValue(instance uint64, address string) []byte {
+	in := Instance{InstanceID: instance, Spec: Endpoint{Scope: Scope{"ns", "comp", "ep"}, Transport: TCP(address)}}
+	value, err := json.Marshal(in)
+	if err != nil {
+		return nil
+	}
+	return value
+}
+
+func play(op Op) scriptStep { return scriptStep{change: Change{Op: op}} }
+
+func put(instance uint64, address string) scriptStep {
+	return putRaw(instance, string(scriptValue(instance, address)))
+}
+
+func putRaw(instance uint64, value string) scriptStep {
+	id := scriptID(instance)
+	return scriptStep{change: Change{Op: OpPut, ID: id, Key: id.Path(), Value: []byte(value), TTL: scriptTTL}}
+}
+
+func gone(instance uint64, cause Cause) scriptStep {
+	return scriptStep{change: Change{Op: OpDelete, ID: scriptID(instance), Cause: cause}}
+}
+
+// quiet is a time in which the store says that it is there, twice a second.
+func quiet(d time.Duration) []scriptStep {
+	const beat = 500 * time.Millisecond
+	return slices.Repeat([]scriptStep{{beat, Change{Op: OpAlive}}}, int(d/beat))
+}
+
+func after(d time.Duration, s scriptStep) scriptStep {
+	s.wait += d
+	return s
+}
+
+func steps(parts ...any) []scriptStep {
+	var out []scriptStep
+	for _, part := range parts {
+		switch p := part.(type) {
+		case scriptStep:
+			out = append(out, p)
+		case []scriptStep:
+			out = append(out, p...)
+		}
+	}
+	return out
+}
+
+// listing is a full one with these instances in it.
+func listing(instances ...uint64) []scriptStep {
+	out := []scriptStep{play(OpReset)}
+	for _, instance := range instances {
+		out = append(out, put(instance, "a"))
+	}
+	return append(out, play(OpSynced))
+}
+
+func TestView(t *testing.T) {
+	t.Parallel()
+	const ttl = scriptTTL
+	// Events are written as the time since the beginning and what happened.
+	for _, c := range []struct {
+		name  string
+		steps []scriptStep
+		want  []string
+		bad   uint64
+	}{
+		{
+			"first listing",
+			steps(listing(1, 2)),
+			[]string{"0s added 1 a", "0s added 2 a", "0s synced"}, 0,
+		},
+		{
+			"unchanged and changed value",
+			steps(listing(1), put(1, "a"), after(time.Second, put(1, "b"))),
+			[]string{"0s added 1 a", "0s synced", "1s added 1 b"}, 0,
+		},
+		{
+			"unregistered",
+			steps(listing(1), after(time.Second, gone(1, CauseUnregistered)), gone(1, CauseUnregistered)),
+			[]string{"0s added 1 a", "0s synced", "1s removed 1 a"}, 0,
+		},
+		{
+			"what was never there is not removed",
+			steps(listing(), gone(1, CauseUnregistered), gone(1, CauseExpired), gone(1, CauseDisturbed), quiet(2*ttl)),
+			[]string{"0s synced"}, 0,
+		},
+		{
+			"expired in quiet times",
+			steps(listing(1), quiet(time.Second), gone(1, CauseExpired)),
+			[]string{"0s added 1 a", "0s synced", "1s removed 1 a"}, 0,
+		},
+		{
+			"expired before the store has ever said that it is there",
+			steps(listing(1), gone(1, CauseExpired)),
+			[]string{"0s added 1 a", "0s synced", "0s removed 1 a"}, 0,
+		},
+		{
+			"expired late: the owner has one TTL",
+			steps(listing(1), quiet(time.Second), gone(1, CauseDisturbed), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s synced", "5s removed 1 a"}, 0,
+		},
+		{
+			"expired late and back with the same value",
+			steps(listing(1), gone(1, CauseDisturbed), quiet(ttl-time.Second), put(1, "a"), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s synced"}, 0,
+		},
+		{
+			"expired late and back with another value",
+			steps(listing(1), gone(1, CauseDisturbed), quiet(ttl-time.Second), put(1, "b"), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s synced", "3s added 1 b"}, 0,
+		},
+		{
+			"held, and unregistered meanwhile",
+			steps(listing(1), gone(1, CauseDisturbed), quiet(time.Second), gone(1, CauseUnregistered), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s synced", "1s removed 1 a"}, 0,
+		},
+		{
+			"while the store is silent nothing held is removed",
+			steps(listing(1), gone(1, CauseDisturbed), scriptStep{10 * ttl, Change{Op: OpAlive}}),
+			[]string{"0s added 1 a", "0s synced", "40s removed 1 a"}, 0,
+		},
+		{
+			"listed again: the difference",
+			steps(listing(1, 2), quiet(time.Second), play(OpReset), put(2, "a"), put(3, "a"), play(OpSynced), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s added 2 a", "0s synced", "1s added 3 a", "5s removed 1 a"}, 0,
+		},
+		{
+			"listed again, and the missing comes back",
+			steps(listing(1), listing(), quiet(ttl/2), put(1, "a"), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s synced"}, 0,
+		},
+		{
+			"each listing again gives a new TTL",
+			steps(listing(1), listing(), quiet(ttl/2), listing(), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s synced", "6s removed 1 a"}, 0,
+		},
+		{
+			"nothing held is removed inside a listing",
+			steps(listing(1, 2), listing(1), play(OpReset), quiet(2*ttl), put(1, "a"), put(2, "a"), play(OpSynced), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s added 2 a", "0s synced"}, 0,
+		},
+		{
+			"expired on time, soon after a disturbance",
+			steps(listing(1), listing(1), quiet(time.Second), gone(1, CauseExpired), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s synced", "4s removed 1 a"}, 0,
+		},
+		{
+			"expired on time, long after a disturbance",
+			steps(listing(1), listing(1), quiet(ttl), gone(1, CauseExpired)),
+			[]string{"0s added 1 a", "0s synced", "4s removed 1 a"}, 0,
+		},
+		{
+			"expired on time soon after a disturbance, to a reader who is slow to hear it and that it is back",
+			steps(listing(1), listing(1), quiet(time.Second), after(3*ttl, gone(1, CauseExpired)), put(1, "a"), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s synced"}, 0,
+		},
+		{
+			"listed and expired in the first listing",
+			steps(play(OpReset), put(1, "a"), gone(1, CauseExpired), play(OpSynced), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s removed 1 a", "0s synced"}, 0,
+		},
+		{
+			"listed and expired in a later listing: no ghost",
+			steps(listing(1), play(OpReset), put(1, "a"), gone(1, CauseExpired), play(OpSynced), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s synced", "4s removed 1 a"}, 0,
+		},
+		{
+			"listed, expired and back in a later listing",
+			steps(listing(1), play(OpReset), put(1, "a"), gone(1, CauseDisturbed), put(1, "a"), play(OpSynced), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s synced"}, 0,
+		},
+		{
+			"the first listing is disturbed",
+			steps(play(OpReset), put(1, "a"), put(2, "a"), listing(2), gone(2, CauseExpired), quiet(ttl/2), put(2, "a"), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s added 2 a", "0s synced", "4s removed 1 a"}, 0,
+		},
+		{
+			"junk over a living entry",
+			steps(listing(1), putRaw(1, "junk"), quiet(2*ttl), putRaw(1, string(scriptValue(2, "a"))), quiet(2*ttl), put(1, "b")),
+			[]string{"0s added 1 a", "0s synced", "16s added 1 b"}, 2,
+		},
+		{
+			"junk over a living entry, and listed again",
+			steps(listing(1), play(OpReset), putRaw(1, "junk"), play(OpSynced), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s synced"}, 1,
+		},
+		{
+			"junk where an owner died makes it no more alive",
+			steps(listing(1), gone(1, CauseDisturbed), putRaw(1, "junk"), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s synced", "4s removed 1 a"}, 1,
+		},
+		{
+			"bad entries are counted and kept if they were good",
+			steps(
+				listing(1), play(OpReset),
+				scriptStep{change: Change{Op: OpBad, ID: scriptID(1), Err: errScriptEnds}},
+				scriptStep{change: Change{Op: OpBad, Key: "x", Err: errScriptEnds}},
+				play(OpSynced), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s synced"}, 2,
+		},
+		{
+			"a foreign entry has no TTL: the usual one is its hold",
+			steps(
+				play(OpReset),
+				scriptStep{change: Change{Op: OpPut, ID: scriptID(1), Value: scriptValue(1, "a")}},
+				play(OpSynced), listing(), quiet(12*time.Second)),
+			[]string{"0s added 1 a", "0s synced", "10s removed 1 a"}, 0,
+		},
+		{
+			"what the query does not ask for is left out",
+			steps(play(OpReset), scriptStep{change: Change{Op: OpPut, ID: ID{Kind: KindModel}}}, play(OpSynced)),
+			[]string{"0s synced"}, 0,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				client := NewClient(&script{c.steps}, Options{})
+				begin := time.Now()
+				var got []string
+				for ev, err := range client.Watch(t.Context(), Query{Kind: KindEndpoint}) {
+					if err != nil {
+						if !errors.Is(err, errScriptEnds) {
+							t.Errorf("the watch ended with %v", err)
+						}
+						break
+					}
+					got = append(got, fmt.Sprint(time.Since(begin), " ", describe(ev)))
+				}
+				if !slices.Equal(got, c.want) {
+					t.Errorf("got  %q\nwant %q", got, c.want)
+				}
+				if bad := client.Stats().BadEntries; bad != c.bad {
+					t.Errorf("%d bad entries, want %d", bad, c.bad)
+				}
+			})
+		})
+	}
+}
+
+func describe(ev Event) string {
+	endpoint, ok := ev.Instance.Spec.(Endpoint)
+	if !ok {
+		return ev.Type.String()
+	}
+	return fmt.Sprintf("%v %x %s", ev.Type, ev.Instance.InstanceID, endpoint.Transport.Address)
+}
+
+func TestWatchEndsWithItsContextWhileTheStoreIsSilent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		client := NewClient(&script{steps(listing(1), scriptStep{time.Hour, Change{Op: OpAlive}})}, Options{})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var last error
+		for _, err := range client.Watch(ctx, Query{Kind: KindEndpoint}) {
+			last = err
+		}
+		if last != context.DeadlineExceeded { //nolint:errorlint // it passes through as it is
+			t.Errorf("ended with %v, want the error of its context", last)
+		}
+	})
+}
