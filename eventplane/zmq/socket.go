@@ -15,8 +15,9 @@ import (
 const (
 	sendLinger = 200 * time.Millisecond // 0 can abort the process while a peer leaves: libzmq issue 3442
 	// A subscription is all that a publisher hears. libzmq keeps a node of a
-	// tree for each of its bytes, so its length must not be the peer's choice.
-	maxSubscription = 16 << 10
+	// tree for each of its bytes and walks it recursively: one of a megabyte
+	// overflows the stack.
+	maxSubscription = 4 << 10
 )
 
 // socket opens a PUB or SUB socket with the options that all of them share.
