@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -157,7 +158,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // List returns what matches q now, ordered by ID.
 func (c *Client) List(ctx context.Context, q Query) ([]Instance, error) {
-	var out []Instance
+	found := map[ID]Instance{}
 	for ev, err := range c.Watch(ctx, q) {
 		if err != nil {
 			return nil, err
@@ -165,12 +166,14 @@ func (c *Client) List(ctx context.Context, q Query) ([]Instance, error) {
 		if ev.Type == Synced {
 			break
 		}
-		if ev.Type == Added {
-			out = append(out, ev.Instance)
+		// What changes while it is listed comes twice, or goes again.
+		if id := ev.Instance.ID(); ev.Type == Added {
+			found[id] = ev.Instance
+		} else {
+			delete(found, id)
 		}
 	}
-	slices.SortFunc(out, func(a, b Instance) int { return a.ID().Compare(b.ID()) })
-	return slices.CompactFunc(out, func(a, b Instance) bool { return a.ID() == b.ID() }), nil
+	return slices.SortedFunc(maps.Values(found), func(a, b Instance) int { return a.ID().Compare(b.ID()) }), nil
 }
 
 // EventType says what an Event is.
@@ -255,8 +258,9 @@ func watchError(ctx context.Context, q Query, err error) error {
 
 func (c *Client) warnBad(key string, err error) {
 	c.bad.Add(1)
+	// Who wrote it chose what the error quotes, and how much of it.
 	c.log.Warn("discovery: skipped an entry that is no valid registration; remove it or mend its writer",
-		"key", key, "error", err)
+		"key", key, "error", fmt.Sprintf("%.300s", err))
 }
 
 // Shutdown unregisters all that the client registered, at once, and releases

@@ -77,7 +77,7 @@ func (c *Client) checkConflict(ctx context.Context, model Model, own ID) (found 
 			continue
 		}
 		if !want.compatible(other) {
-			return found, fmt.Errorf("discovery: model %q at %s: %q is served there: %w",
+			return found, fmt.Errorf("discovery: model %q at %s: %.100q is served there: %w",
 				want.displayName, model.Scope, other.displayName, ErrModelConflict)
 		}
 	}

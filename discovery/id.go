@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Kind says what a registration is.
@@ -223,20 +224,26 @@ func unescapeAll(parts []string) ([]string, error) {
 }
 
 func (id ID) validate() error {
-	if err := id.Scope.Validate(); err != nil {
+	if err := id.Scope.validate(); err != nil {
 		return err
+	}
+	// JSON would replace other bytes, and the entry would not be that of its id.
+	for _, name := range []string{id.Scope.Namespace, id.Scope.Component, id.Scope.Endpoint, id.Topic, id.Suffix} {
+		if !utf8.ValidString(name) {
+			return fmt.Errorf("name %q is not UTF-8", name)
+		}
 	}
 	switch id.Kind {
 	case KindEndpoint, KindModel:
 		if id.Scope.Endpoint == "" || id.Topic != "" {
-			return fmt.Errorf("id %+v of kind %v: want namespace, component and endpoint, and no topic", id, id.Kind)
+			return fmt.Errorf("id %s of kind %v: want namespace, component and endpoint, and no topic", id, id.Kind)
 		}
 	case KindEventChannel:
 		if id.Topic == "" || id.Suffix != "" {
-			return fmt.Errorf("id %+v of kind %v: want a topic and no suffix", id, id.Kind)
+			return fmt.Errorf("id %s of kind %v: want a topic and no suffix", id, id.Kind)
 		}
 	default:
-		return fmt.Errorf("id %+v: unknown kind %v", id, id.Kind)
+		return fmt.Errorf("id %s: unknown kind %v", id, id.Kind)
 	}
 	return nil
 }
@@ -293,7 +300,7 @@ func (id *ID) UnmarshalJSON(data []byte) error {
 			out.Suffix = *j.Suffix
 		}
 		if err := out.validate(); err != nil {
-			return err
+			return fmt.Errorf("discovery: %w", err)
 		}
 		*id = out
 	}

@@ -91,7 +91,7 @@ func (i Instance) MarshalJSON() ([]byte, error) {
 			s.Topic, i.InstanceID, transport,
 		})
 	}
-	return nil, errors.New("discovery: instance without a spec")
+	return nil, fmt.Errorf("spec of type %T: want Endpoint, Model or EventChannel", i.Spec)
 }
 
 // UnmarshalJSON reads the JSON of both generations of the runtime. The error
@@ -162,6 +162,9 @@ func unmarshalChannel(data []byte) (Spec, error) {
 	var j channelJSON
 	if err := json.Unmarshal(data, &j); err != nil {
 		return nil, err
+	}
+	if j.Transport == nil {
+		return nil, errors.New("no transport")
 	}
 	transport, err := unmarshalTransport(j.Transport)
 	if err != nil {

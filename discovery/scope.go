@@ -47,11 +47,18 @@ func (s Scope) String() string {
 
 // Validate reports a scope that has a part but not the one above it.
 func (s Scope) Validate() error {
+	if err := s.validate(); err != nil {
+		return fmt.Errorf("discovery: %w", err)
+	}
+	return nil
+}
+
+func (s Scope) validate() error {
 	switch {
 	case s.Namespace == "":
-		return fmt.Errorf("discovery: scope %+v: want a namespace", s)
+		return fmt.Errorf("scope of component %q and endpoint %q: want a namespace", s.Component, s.Endpoint)
 	case s.Component == "" && s.Endpoint != "":
-		return fmt.Errorf("discovery: scope %+v: want a component above the endpoint", s)
+		return fmt.Errorf("scope of namespace %q and endpoint %q: want a component above the endpoint", s.Namespace, s.Endpoint)
 	}
 	return nil
 }
