@@ -80,9 +80,10 @@ func (env environment) config() (Config, error) {
 		c.Wire = Gen1
 	}
 	if transport == discovery.TransportZMQ {
-		return c, env.zmq(&c)
+		err = env.zmq(&c)
+	} else {
+		c.NATS, err = natsconn.FromEnv(env.lookup)
 	}
-	c.NATS, err = natsconn.FromEnv(env.lookup)
 	return c, err
 }
 
