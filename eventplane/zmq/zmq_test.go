@@ -1,0 +1,394 @@
+//go:build cgo && !nozmq
+
+package zmq_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	zmq "github.com/pebbe/zmq4"
+
+	"github.com/dynplane/dynplane/eventplane/driver"
+	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
+)
+
+const patience = 30 * time.Second
+
+// foreign opens a socket of another implementation's making, so to speak.
+func foreign(t testing.TB, kind zmq.Type) *zmq.Socket {
+	t.Helper()
+	zctx, err := zmq.NewContext()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := zctx.NewSocket(kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = errors.Join(s.Close(), zctx.Term()) })
+	err = errors.Join(s.SetLinger(200*time.Millisecond), s.SetSndhwm(0), s.SetRcvhwm(0), s.SetRcvtimeo(patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// foreignPublisher returns a bound PUB socket and its endpoint.
+func foreignPublisher(t testing.TB) (*zmq.Socket, string) {
+	t.Helper()
+	s := foreign(t, zmq.PUB)
+	if err := s.Bind("tcp://127.0.0.1:*"); err != nil {
+		t.Fatal(err)
+	}
+	endpoint, err := s.GetLastEndpoint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, endpoint
+}
+
+func send(t testing.TB, s *zmq.Socket, parts ...string) {
+	t.Helper()
+	if _, err := s.SendMessage(parts); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// event is a good message with that body.
+func event(body string) []string {
+	return []string{"kv-events", "\x00\x00\x00\x00\x00\x00\x30\x39", "\x00\x00\x00\x00\x00\x00\x00\x2a",
+		"\x01\x00\x00\x00" + string(rune(len(body))) + body}
+}
+
+// await sends until sub hears a message with that body, and returns the errors
+// of the stream heard before.
+func await(t testing.TB, s *zmq.Socket, sub *zmqdriver.Subscriber, body string) (malformed []string) {
+	t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		send(t, s, event(body)...)
+		for {
+			m, err := next(t, sub, 20*time.Millisecond)
+			var bad *driver.FrameError
+			if errors.As(err, &bad) {
+				malformed = append(malformed, bad.Reason)
+			} else if err != nil {
+				break
+			} else if string(m.Body) == body {
+				return malformed
+			}
+		}
+	}
+	t.Fatalf("%q is not heard", body)
+	return nil
+}
+
+// next passes on only the errors that a stream may go on after.
+func next(t testing.TB, sub *zmqdriver.Subscriber, within time.Duration) (driver.Message, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	var m driver.Message
+	err := sub.Next(ctx, &m)
+	var bad *driver.FrameError
+	if err != nil && !errors.As(err, &bad) && !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	return m, err
+}
+
+func live(t testing.TB, c interface{ Live(context.Context) error }) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := c.Live(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWireFormat(t *testing.T) {
+	t.Parallel()
+	pub := bind(t, open(t, zmqdriver.Options{}))
+	sub := foreign(t, zmq.SUB)
+	if err := errors.Join(sub.SetSubscribe(""), sub.Connect(pub.Endpoint())); err != nil {
+		t.Fatal(err)
+	}
+	poller := zmq.NewPoller()
+	poller.Add(sub, zmq.POLLIN)
+	for ready := 0; ready == 0; {
+		m := driver.Message{Subject: "test-topic", PublisherID: 12345, Sequence: 42, Body: []byte("payload")}
+		if err := pub.Publish(t.Context(), &m); err != nil {
+			t.Fatal(err)
+		}
+		polled, err := poller.Poll(20 * time.Millisecond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ready = len(polled)
+	}
+	got, err := sub.RecvMessageBytes(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"746573742d746f706963", "0000000000003039", "000000000000002a", "01000000077061796c6f6164"}
+	for i, frame := range got {
+		if i >= len(want) || hex.EncodeToString(frame) != want[i] {
+			t.Errorf("frame %d: %x, want %v", i, frame, want)
+		}
+	}
+}
+
+func TestMalformed(t *testing.T) {
+	t.Parallel()
+	const id = "12345678"
+	for name, c := range map[string]struct {
+		frames []string
+		want   string // "" is not ours: no error
+	}{
+		"one frame":       {[]string{"kv-events"}, "1 frames: want 4"},
+		"three frames":    {[]string{"kv-events", id, id}, "3 frames: want 4"},
+		"five frames":     {[]string{"kv-events", id, id, "\x01\x00\x00\x00\x00", "x"}, "5 frames: want 4"},
+		"short id":        {[]string{"kv-events", "1234567", id, "\x01\x00\x00\x00\x00"}, "publisher id of 7 bytes"},
+		"long sequence":   {[]string{"kv-events", id, id + "9", "\x01\x00\x00\x00\x00"}, "sequence of 9"},
+		"no header":       {[]string{"kv-events", id, id, "\x01\x00\x00\x00"}, "last frame of 4 bytes"},
+		"empty":           {[]string{"kv-events", id, id, ""}, "last frame of 0 bytes"},
+		"version":         {[]string{"kv-events", id, id, "\x02\x00\x00\x00\x00"}, "version 2: want 1"},
+		"length":          {[]string{"kv-events", id, id, "\x01\xff\xff\xff\xff1234"}, "announces 4294967295 bytes, 4 are there"},
+		"longer topic":    {[]string{"kv-events2", id}, ""},
+		"huge topic":      {[]string{"kv-events" + strings.Repeat("x", 3<<20), "", ""}, ""},
+		"many big frames": {[]string{"kv-events", strings.Repeat("x", 3<<20), strings.Repeat("x", 3<<20), "", "", ""}, "6 frames: want 4"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, endpoint := foreignPublisher(t)
+			sub := subscribe(t, open(t, zmqdriver.Options{}), "kv-events")
+			connect(t, sub, endpoint)
+			await(t, s, sub, "before")
+			send(t, s, c.frames...)
+			got := strings.Join(await(t, s, sub, "after"), "; ")
+			if !strings.Contains(got, c.want) || (c.want == "") != (got == "") {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestTrailingBytesAreIgnored(t *testing.T) {
+	t.Parallel()
+	s, endpoint := foreignPublisher(t)
+	sub := subscribe(t, open(t, zmqdriver.Options{}), "kv-events")
+	connect(t, sub, endpoint)
+	await(t, s, sub, "before")
+	e := event("event")
+	e[3] += "rest"
+	send(t, s, e...)
+	for {
+		m, err := next(t, sub, patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(m.Body) == "before" {
+			continue
+		}
+		if string(m.Body) != "event" || m.PublisherID != 12345 || m.Sequence != 42 || !m.Identified {
+			t.Errorf("got %+v", m)
+		}
+		return
+	}
+}
+
+// libzmq never connects again to a peer that it cut off for an oversized
+// frame, also where the endpoint is a name, which it resolves meanwhile.
+func TestOversizedFrame(t *testing.T) {
+	t.Parallel()
+	for _, host := range []string{"127.0.0.1", "localhost"} {
+		t.Run(host, func(t *testing.T) {
+			t.Parallel()
+			s, endpoint := foreignPublisher(t)
+			sub := subscribe(t, open(t, zmqdriver.Options{MaxMessage: 1000}), "kv-events")
+			connect(t, sub, strings.Replace(endpoint, "127.0.0.1", host, 1))
+			await(t, s, sub, "before")
+			for _, body := range []string{"first", "second"} {
+				send(t, s, "kv-events", "12345678", "12345678", strings.Repeat("x", 2000))
+				await(t, s, sub, body)
+			}
+			live(t, sub)
+		})
+	}
+}
+
+func TestPublisherComesBack(t *testing.T) {
+	t.Parallel()
+	for _, host := range []string{"127.0.0.1", "localhost"} {
+		t.Run(host, func(t *testing.T) {
+			t.Parallel()
+			s, endpoint := foreignPublisher(t)
+			sub := subscribe(t, open(t, zmqdriver.Options{MaxMessage: 1000}), "kv-events")
+			connect(t, sub, strings.Replace(endpoint, "127.0.0.1", host, 1))
+			await(t, s, sub, "before")
+			if err := s.Unbind(endpoint); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s = foreign(t, zmq.PUB)
+			if err := s.Bind(endpoint); err != nil {
+				t.Fatal(err)
+			}
+			await(t, s, sub, "after")
+			send(t, s, "kv-events", "12345678", "12345678", strings.Repeat("x", 2000))
+			await(t, s, sub, "after an oversized frame too")
+		})
+	}
+}
+
+func TestConnectIsASet(t *testing.T) {
+	t.Parallel()
+	s, endpoint := foreignPublisher(t)
+	sub := subscribe(t, open(t, zmqdriver.Options{}), "kv-events")
+	if err := sub.Disconnect(endpoint); err != nil {
+		t.Error(err)
+	}
+	connect(t, sub, endpoint)
+	connect(t, sub, endpoint)
+	await(t, s, sub, "before")
+	send(t, s, event("once")...)
+	send(t, s, event("end")...)
+	seen := 0
+	for {
+		m, err := next(t, sub, patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(m.Body) == "once" {
+			seen++
+		}
+		if string(m.Body) == "end" {
+			break
+		}
+	}
+	if seen != 1 {
+		t.Errorf("connected twice: heard %d times", seen)
+	}
+	for range 2 {
+		if err := sub.Disconnect(endpoint); err != nil {
+			t.Error(err)
+		}
+	}
+	send(t, s, event("gone")...)
+	if m, err := next(t, sub, 200*time.Millisecond); err == nil {
+		t.Errorf("heard %q of a publisher that is disconnected", m.Body)
+	}
+	connect(t, sub, endpoint)
+	await(t, s, sub, "again")
+}
+
+func TestBadEndpoints(t *testing.T) {
+	t.Parallel()
+	zc := open(t, zmqdriver.Options{})
+	sub := subscribe(t, zc, "kv-events")
+	for _, endpoint := range []string{"", "localhost:5555", "inproc://1", "pgm://x", "tcp://", "tcp://*:1", "tcp://a b:1", "ipc://" + strings.Repeat("x", 200)} {
+		if err := sub.Connect(endpoint); err == nil || !strings.Contains(err.Error(), "zmq: connect to ") {
+			t.Errorf("%q: got %v", endpoint, err)
+		}
+	}
+	live(t, sub) // none of them counts
+	if err := bind(t, zc).Connect("tcp://127.0.0.1:1"); err == nil {
+		t.Error("a bound publisher connects")
+	}
+	for _, host := range []string{"", "localhost", "1.2.3.4.5"} {
+		if _, err := zc.Bind(host); err == nil || !strings.Contains(err.Error(), "want an IP address") {
+			t.Errorf("bind to %q: got %v", host, err)
+		}
+	}
+}
+
+func TestLive(t *testing.T) {
+	t.Parallel()
+	zc := open(t, zmqdriver.Options{})
+	sub := subscribe(t, zc, "kv-events")
+	live(t, sub)
+	for _, host := range []string{"127.0.0.1", "::1", "[::1]"} {
+		pub, err := zc.Bind(host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		connect(t, sub, pub.Endpoint())
+	}
+	live(t, sub)
+
+	connect(t, sub, "tcp://127.0.0.1:1") // nobody is there
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := sub.Live(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("with a dead endpoint: %v, want a deadline exceeded", err)
+	}
+	if err := sub.Disconnect("tcp://127.0.0.1:1"); err != nil {
+		t.Fatal(err)
+	}
+	live(t, sub)
+}
+
+func TestPublishRefuses(t *testing.T) {
+	t.Parallel()
+	pub := bind(t, open(t, zmqdriver.Options{MaxMessage: 1005}))
+	if err := pub.Publish(t.Context(), &driver.Message{Body: make([]byte, 1000)}); err != nil {
+		t.Error(err)
+	}
+	err := pub.Publish(t.Context(), &driver.Message{Subject: "kv-events", Body: make([]byte, 1001)})
+	if err == nil || !strings.Contains(err.Error(), `"kv-events": body of 1001 bytes: want 1000 at most`) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	t.Parallel()
+	for _, opts := range []zmqdriver.Options{{HWM: -1}, {Queue: -1}, {IOThreads: -1}, {MaxMessage: -1}, {MaxMessage: 4}, {MaxMessage: 5 << 30}} {
+		if zc, err := zmqdriver.New(opts); err == nil {
+			t.Errorf("%+v is taken", opts)
+			_ = zc.Close()
+		}
+	}
+}
+
+func TestContextClosesAll(t *testing.T) {
+	t.Parallel()
+	zc := open(t, zmqdriver.Options{})
+	bound, sub := bind(t, zc), subscribe(t, zc, "kv-events")
+	dialled, err := zc.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	connect(t, sub, "tcp://127.0.0.1:1")
+	connect(t, dialled, "tcp://127.0.0.1:1")
+	body := bytes.Repeat([]byte("x"), 1000)
+	for range 1000 {
+		if err := dialled.Publish(t.Context(), &driver.Message{Subject: "kv-events", Body: body}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := zc.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	_, bindErr := zc.Bind("127.0.0.1")
+	_, dialErr := zc.Dial()
+	_, subErr := zc.Subscribe("kv-events")
+	for name, err := range map[string]error{
+		"Bind": bindErr, "Dial": dialErr, "Subscribe": subErr,
+		"Publish":     bound.Publish(t.Context(), &driver.Message{}),
+		"PUB.Connect": dialled.Connect("tcp://127.0.0.1:1"),
+		"SUB.Connect": sub.Connect("tcp://127.0.0.1:1"),
+		"Live":        sub.Live(t.Context()),
+	} {
+		if !errors.Is(err, driver.ErrClosed) {
+			t.Errorf("%s: %v, want ErrClosed", name, err)
+		}
+	}
+}
