@@ -272,8 +272,7 @@ func isTransient(err error) bool {
 			return true
 		}
 	}
-	var api *jetstream.APIError
-	if errors.As(err, &api) {
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
 		// 503: no leader, no resources yet; 10164: a write on the subject is in flight; 10167: too many requests.
 		return api.Code == 503 || api.ErrorCode == errInFlight || api.ErrorCode == errTooMany
 	}
@@ -288,8 +287,8 @@ const (
 )
 
 func hasCode(err error, code jetstream.ErrorCode) bool {
-	var api *jetstream.APIError
-	return errors.As(err, &api) && api.ErrorCode == code
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && api.ErrorCode == code
 }
 
 // retry calls try until it succeeds, fails for good, or ctx is done; then the

@@ -173,9 +173,9 @@ func (l *jetStreamLease) recover(ctx context.Context) (again bool, err error) {
 		if err != nil {
 			return false, fmt.Errorf("read %s: %w", l.key, err)
 		}
-		owner, op := header.Get(hdrOwner), header.Get(hdrOperation)
+		owner := header.Get(hdrOwner)
 		switch {
-		case seq == 0 || op != "":
+		case seq == 0 || isMarker(header):
 			// Gone.
 		case owner == s.owner:
 			// A write of ours whose acknowledgement was lost.

@@ -32,6 +32,17 @@ func encodeKey(id ID) string {
 	return strings.Join(tokens, ".")
 }
 
+// maxKey keeps subjects, and the protocol lines with them, within the 4096
+// bytes that a server takes. It would close the connection, with all its leases.
+const maxKey = 2048
+
+func checkKey(key string) error {
+	if len(key) > maxKey {
+		return fmt.Errorf("key %.60q… of %d bytes: want at most %d: shorten the names", key, len(key), maxKey)
+	}
+	return nil
+}
+
 func token(name string) string {
 	if name == "" {
 		return noToken
@@ -95,15 +106,18 @@ func keyFilter(q Query) string {
 	if !ok {
 		word = noToken // matches no key
 	}
-	any := func(name string) string {
-		if name == "" {
-			return "*"
-		}
-		return encodeToken(name)
-	}
-	prefix := strings.Join([]string{word, any(q.Scope.Namespace), any(q.Scope.Component), any(q.Scope.Endpoint)}, ".")
+	tokens := []string{word, wildcard(q.Scope.Namespace), wildcard(q.Scope.Component), wildcard(q.Scope.Endpoint)}
 	if q.Kind == KindEventChannel {
-		return prefix + "." + any(q.Topic) + ".*"
+		tokens = append(tokens, wildcard(q.Topic), "*")
+	} else {
+		tokens = append(tokens, ">")
 	}
-	return prefix + ".>"
+	return strings.Join(tokens, ".")
+}
+
+func wildcard(name string) string {
+	if name == "" {
+		return "*"
+	}
+	return encodeToken(name)
 }

@@ -27,9 +27,13 @@ const (
 	hdrTTL           = "Nats-TTL"
 	hdrExpectSeq     = "Nats-Expected-Last-Subject-Sequence"
 	hdrExpectSubject = "Nats-Expected-Last-Subject-Sequence-Subject"
+	hdrMarker        = "Nats-Marker-Reason"
 	hdrOwner         = "Dynplane-Owner"
 	hdrOwnerTTL      = "Dynplane-TTL" // milliseconds
 )
+
+// headerRoom is for the headers of an entry, which max_payload counts too.
+const headerRoom = 4096
 
 // leaseBody is the body of a lease, and so of the purge that the server
 // publishes when it falls due. A purge without one was made on purpose.
@@ -104,8 +108,14 @@ func expect(m *nats.Msg, subject string, seq uint64) {
 // Register implements Store.
 func (s *JetStream) Register(ctx context.Context, id ID, value []byte) (Lease, error) {
 	l := &jetStreamLease{store: s, id: id, key: encodeKey(id), value: value, done: make(chan struct{})}
+	if err := checkKey(l.key); err != nil {
+		return nil, err
+	}
 	if err := s.open(ctx); err != nil {
 		return nil, err
+	}
+	if limit := s.nc.MaxPayload() - headerRoom; int64(len(value)) > limit {
+		return nil, fmt.Errorf("value of %d bytes: the server takes %d (raise its max_payload)", len(value), limit)
 	}
 	var seq uint64
 	err := retry(ctx, func(ctx context.Context) (err error) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
@@ -43,15 +44,20 @@ const (
 	pullExpiry = 500 * time.Millisecond
 	pullGrace  = time.Second // beyond the expiry, before the answer counts as missing
 	pullBatch  = 5000
+	pullBytes  = 16 << 20
 	// How often a watcher without a connection looks whether there is one.
 	reconnectPoll = 50 * time.Millisecond
-	pullBytes     = 16 << 20
+	// How often a watcher looks for a bucket that nobody has made yet.
+	absentPoll = 200 * time.Millisecond
 	// A watcher that is asked for nothing for so long lists again.
 	consumerThreshold = 30 * time.Second
 )
 
 // Watch implements Store.
 func (s *JetStream) Watch(_ context.Context, q Query) (Watcher, error) {
+	if err := checkKey(keyFilter(q)); err != nil {
+		return nil, err
+	}
 	w := &jetStreamWatcher{store: s, query: q}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -78,6 +84,9 @@ func (w *jetStreamWatcher) Next(ctx context.Context) (Change, error) {
 		}
 		err := w.step(ctx)
 		if err != nil && ctx.Err() == nil {
+			if w.isClosed() {
+				return Change{}, ErrClosed
+			}
 			if !w.begun || errors.Is(err, nats.ErrConnectionClosed) {
 				return Change{}, err
 			}
@@ -163,7 +172,7 @@ func (w *jetStreamWatcher) listOnce(ctx context.Context) error {
 func (w *jetStreamWatcher) waitForBucket(ctx context.Context, asked time.Time) error {
 	if w.absent {
 		w.queued = append(w.queued, Change{Op: OpAlive, At: asked})
-		return sleep(ctx, pullExpiry)
+		return sleep(ctx, absentPoll)
 	}
 	w.absent = true
 	w.queued = append(w.queued, Change{Op: OpReset}, Change{Op: OpSynced})
@@ -186,10 +195,13 @@ func (w *jetStreamWatcher) subscribe(consumer string) error {
 	return nil
 }
 
-// pull asks for the next messages.
+// pull asks for the next messages: for so many bytes that any message fits.
+// The server says nothing when it has sent exactly max_bytes. A listing that
+// runs into that must not do so each time that it tries, hence the chance.
 func (w *jetStreamWatcher) pull() error {
 	request, err := json.Marshal(map[string]int64{
-		"batch": pullBatch, "max_bytes": pullBytes, "expires": int64(pullExpiry),
+		"batch": pullBatch, "expires": int64(pullExpiry),
+		"max_bytes": pullBytes + 2*w.store.nc.MaxPayload() + rand.Int64N(1024),
 	})
 	if err != nil {
 		return err
@@ -201,7 +213,12 @@ func (w *jetStreamWatcher) pull() error {
 }
 
 func (w *jetStreamWatcher) receive(ctx context.Context) error {
-	wait, cancel := context.WithDeadline(ctx, w.pulledAt.Add(pullExpiry+pullGrace))
+	// A slow reader finds the answer in the buffer, however late it asks.
+	due := w.pulledAt.Add(pullExpiry + pullGrace)
+	if soonest := time.Now().Add(pullExpiry); due.Before(soonest) {
+		due = soonest
+	}
+	wait, cancel := context.WithDeadline(ctx, due)
 	defer cancel()
 	msg, err := w.subscription().NextMsgWithContext(wait)
 	if err != nil {
@@ -238,18 +255,25 @@ func (w *jetStreamWatcher) finishListing(done bool) {
 	}
 }
 
-// status handles the end of a pull, which is also the sign of life.
+// status handles the end of a pull. If it came to its time, that is also the
+// sign of life.
 func (w *jetStreamWatcher) status(ctx context.Context, msg *nats.Msg, status string) error {
 	if msg.Subject != w.inbox+"."+strconv.FormatUint(w.pulls, 10) {
 		return nil // of an earlier pull
 	}
 	text := msg.Header.Get("Description")
-	ended := status == "404" || status == "408" ||
-		status == "409" && (strings.Contains(text, "MaxBytes") || strings.Contains(text, "Batch Completed"))
-	if !ended {
+	full := status == "409" && strings.Contains(text, "MaxBytes")
+	if status != "408" && !full {
 		return fmt.Errorf("the consumer says %s %s", status, text)
 	}
-	if w.listing && status == "408" {
+	// The server counts what it sends: here shows what was lost on the way.
+	if left := msg.Header.Get("Nats-Pending-Messages"); left != strconv.Itoa(pullBatch-w.pulled) {
+		return fmt.Errorf("of a pull of %d messages %d came, and the server has %q left to send", pullBatch, w.pulled, left)
+	}
+	if full {
+		return w.pull() // there is more, and it may be older than the pull
+	}
+	if w.listing {
 		info, err := w.store.js.Consumer(ctx, w.store.stream(), w.consumer)
 		if err != nil {
 			return err
@@ -269,7 +293,7 @@ func (w *jetStreamWatcher) change(msg *nats.Msg, meta *nats.MsgMetadata) Change 
 		return ch
 	}
 	ch.ID = id
-	if msg.Header.Get(hdrOperation) == "" && msg.Header.Get("Nats-Marker-Reason") == "" {
+	if !isMarker(msg.Header) {
 		ch.Value = msg.Data
 		if ms, err := strconv.ParseInt(msg.Header.Get(hdrOwnerTTL), 10, 64); err == nil && ms > 0 && ms < maxTTL.Milliseconds() {
 			ch.TTL = time.Duration(ms) * time.Millisecond
@@ -278,6 +302,12 @@ func (w *jetStreamWatcher) change(msg *nats.Msg, meta *nats.MsgMetadata) Change 
 	}
 	ch.Op, ch.Cause = OpDelete, cause(msg, meta)
 	return ch
+}
+
+// isMarker tells what stands for an entry that is gone.
+func isMarker(h nats.Header) bool {
+	op := h.Get(hdrOperation)
+	return op == "PURGE" || op == "DEL" || h.Get(hdrMarker) != ""
 }
 
 // maxTTL bounds what a foreign header can make a watcher hold.
@@ -291,7 +321,7 @@ const lateExpiry = 750 * time.Millisecond
 func cause(msg *nats.Msg, meta *nats.MsgMetadata) Cause {
 	var body leaseBody
 	switch {
-	case msg.Header.Get("Nats-Marker-Reason") == "MaxAge":
+	case msg.Header.Get(hdrMarker) == "MaxAge":
 		return CauseDisturbed // nobody's lease; let its owner say
 	case len(msg.Data) == 0 || json.Unmarshal(msg.Data, &body) != nil || body.Deadline == 0:
 		return CauseUnregistered

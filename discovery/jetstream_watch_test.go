@@ -1,0 +1,368 @@
+package discovery_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/integration/natstest"
+)
+
+const bucket = "dynplane"
+
+func endpoint(ns string) discovery.Endpoint {
+	return discovery.Endpoint{
+		Scope:     discovery.Scope{Namespace: ns, Component: "backend", Endpoint: "generate"},
+		Transport: discovery.TCP("127.0.0.1:4000/1/generate"),
+	}
+}
+
+func inNamespace(ns string) discovery.Query {
+	return discovery.Query{Kind: discovery.KindEndpoint, Scope: discovery.Scope{Namespace: ns}}
+}
+
+func newClient(t testing.TB, nc *nats.Conn, o discovery.JetStreamOptions) *discovery.Client {
+	t.Helper()
+	store, err := discovery.NewJetStream(nc, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := discovery.NewClient(store, discovery.Options{})
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience)
+		defer cancel()
+		if err := client.Shutdown(ctx); err != nil {
+			t.Errorf("shutdown: %v", err)
+		}
+	})
+	return client
+}
+
+func register(t testing.TB, c *discovery.Client, id uint64, spec discovery.Spec) *discovery.Registration {
+	t.Helper()
+	reg, err := c.RegisterAs(t.Context(), id, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reg
+}
+
+// watch pulls the events of a watch one by one.
+type watch struct {
+	t    testing.TB
+	next func() (discovery.Event, error, bool)
+}
+
+func newWatch(t testing.TB, c *discovery.Client, q discovery.Query) *watch {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), natstest.Patience)
+	next, stop := iter.Pull2(c.Watch(ctx, q))
+	t.Cleanup(func() { stop(); cancel() })
+	return &watch{t, next}
+}
+
+func (w *watch) expect(typ discovery.EventType, id uint64) {
+	w.t.Helper()
+	ev, err, _ := w.next()
+	if err != nil || ev.Type != typ || ev.Instance.InstanceID != id {
+		w.t.Fatalf("got %v %d, %v; want %v %d", ev.Type, ev.Instance.InstanceID, err, typ, id)
+	}
+}
+
+// lockedBuffer is a bytes.Buffer that a logger and a test share.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) count(text string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Count(b.buf.String(), text)
+}
+
+func (b *lockedBuffer) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(b, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// proxy passes connections on to a server, until it is deaf: then those that
+// there are lose what the server sends.
+type proxy struct {
+	t        *testing.T
+	listener net.Listener
+	target   string
+	wg       sync.WaitGroup
+
+	mu    sync.Mutex
+	pairs []*proxyPair
+}
+
+type proxyPair struct {
+	client, server net.Conn
+	deaf           atomic.Bool
+}
+
+func newProxy(t *testing.T, target string) *proxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{t: t, listener: listener, target: target}
+	p.wg.Go(p.accept)
+	t.Cleanup(func() {
+		_ = listener.Close()
+		p.each(func(pair *proxyPair) { _, _ = pair.client.Close(), pair.server.Close() })
+		p.wg.Wait()
+	})
+	return p
+}
+
+func (p *proxy) url() string { return "nats://" + p.listener.Addr().String() }
+
+func (p *proxy) each(do func(*proxyPair)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, pair := range p.pairs {
+		do(pair)
+	}
+}
+
+func (p *proxy) accept() {
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		server, err := net.Dial("tcp", p.target)
+		if err != nil {
+			_ = client.Close()
+			continue
+		}
+		pair := &proxyPair{client: client, server: server}
+		p.mu.Lock()
+		p.pairs = append(p.pairs, pair)
+		p.mu.Unlock()
+		p.wg.Go(func() { _, _ = io.Copy(server, client) })
+		p.wg.Go(func() { _, _ = io.Copy(pair, server) })
+	}
+}
+
+// Write passes on what the server sends.
+func (pair *proxyPair) Write(b []byte) (int, error) {
+	if pair.deaf.Load() {
+		return len(b), nil
+	}
+	return pair.client.Write(b)
+}
+
+// A network can swallow what the server sends before either side knows that
+// the connection is dead. The server counts it as delivered, and answers the
+// pull on the next connection.
+func TestWatchNoticesWhatWasLostOnTheWay(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	p := newProxy(t, strings.TrimPrefix(server.URL(), "nats://"))
+	owner := newClient(t, server.Connect(t), discovery.JetStreamOptions{})
+	reader := newClient(t, natstest.Connect(t, p.url()), discovery.JetStreamOptions{})
+	register(t, owner, 1, endpoint("makes-the-bucket"))
+	// Several, so that some have a pull under way for as long as that lasts.
+	watches := make([]*watch, 16)
+	for i := range watches {
+		watches[i] = newWatch(t, reader, inNamespace(fmt.Sprint("ns-", i)))
+		watches[i].expect(discovery.Synced, 0)
+	}
+	done := make(chan struct{})
+	heard := make([]error, len(watches))
+	var wg sync.WaitGroup
+	for i, w := range watches {
+		wg.Go(func() {
+			ev, err, _ := w.next()
+			if err == nil && (ev.Type != discovery.Added || ev.Instance.InstanceID != 7) {
+				err = fmt.Errorf("got %+v", ev)
+			}
+			heard[i] = err
+		})
+	}
+	go func() { wg.Wait(); close(done) }()
+	outage(time.Second) // all are in their pulls
+	p.each(func(pair *proxyPair) { pair.deaf.Store(true) })
+	for i := range watches {
+		register(t, owner, 7, endpoint(fmt.Sprint("ns-", i)))
+	}
+	p.each(func(pair *proxyPair) { _ = pair.client.(*net.TCPConn).CloseWrite() })
+	<-done
+	for i, err := range heard {
+		if err != nil {
+			t.Errorf("watch %d has not heard of what came: %v", i, err)
+		}
+	}
+}
+
+// outage is a time that a test has to let pass.
+func outage(d time.Duration) { <-time.After(d) }
+
+func TestWatchOfASlowReader(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	var log lockedBuffer
+	owner := newClient(t, server.Connect(t), discovery.JetStreamOptions{})
+	reader := newClient(t, server.Connect(t), discovery.JetStreamOptions{Logger: log.logger()})
+	for id := range uint64(20) {
+		register(t, owner, 1+id, endpoint("ns"))
+	}
+	w := newWatch(t, reader, inNamespace("ns"))
+	for id := range uint64(20) {
+		w.expect(discovery.Added, 1+id)
+		outage(200 * time.Millisecond) // four seconds in all, and no pull is late
+	}
+	w.expect(discovery.Synced, 0)
+	if n := log.count("gives up"); n != 0 {
+		t.Errorf("the watch has listed again %d times", n)
+	}
+}
+
+// consumers counts those of the bucket.
+func consumers(t *testing.T, nc *nats.Conn) (n int) {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), "KV_"+bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := stream.ConsumerNames(t.Context())
+	for range names.Name() {
+		n++
+	}
+	if err := names.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestConsumersGoWithTheirWatches(t *testing.T) {
+	t.Parallel()
+	for name, url := range map[string]string{
+		"one server": natstest.Run(t).URL(),
+		"cluster":    natstest.URLs(natstest.Cluster(t, 3)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			nc := natstest.Connect(t, url)
+			client := newClient(t, nc, discovery.JetStreamOptions{})
+			register(t, client, 1, endpoint("ns"))
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			for range 5 {
+				next, stop := iter.Pull2(client.Watch(ctx, inNamespace("ns")))
+				defer stop()
+				if _, err, _ := next(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := consumers(t, nc); n != 5 {
+				t.Fatalf("5 watches have %d consumers", n)
+			}
+			for range 10 {
+				if _, err := client.List(t.Context(), inNamespace("ns")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			natstest.Eventually(t, "the consumers of lists are gone", func() bool { return consumers(t, nc) == 5 })
+		})
+	}
+}
+
+// Whoever deletes consumers behind our back costs a listing, and no event.
+func TestWatchWhoseConsumerIsDeleted(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	nc := server.Connect(t)
+	client := newClient(t, nc, discovery.JetStreamOptions{})
+	register(t, client, 1, endpoint("ns"))
+	w := newWatch(t, client, inNamespace("ns"))
+	w.expect(discovery.Added, 1)
+	w.expect(discovery.Synced, 0)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), "KV_"+bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range stream.ConsumerNames(t.Context()).Name() {
+		if err := stream.DeleteConsumer(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	register(t, client, 2, endpoint("ns"))
+	w.expect(discovery.Added, 2)
+}
+
+// Cards of 900 KB do not go into one pull.
+func TestListOfLargeCards(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	client := newClient(t, server.Connect(t), discovery.JetStreamOptions{})
+	card, err := json.Marshal(map[string]string{"display_name": "m", "template": strings.Repeat("x", 900_000)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 40
+	for id := range uint64(n) {
+		spec := discovery.Model{Scope: discovery.Scope{Namespace: "ns", Component: "comp", Endpoint: fmt.Sprint(id)}, Card: card}
+		register(t, client, id, spec)
+	}
+	list, err := client.List(t.Context(), discovery.Query{Kind: discovery.KindModel})
+	if err != nil || len(list) != n {
+		t.Fatalf("%d are listed, %v", len(list), err)
+	}
+	for _, in := range list {
+		if got := in.Spec.(discovery.Model).Card; !bytes.Equal(got, card) {
+			t.Fatalf("%s has another card", in.ID())
+		}
+	}
+}
+
+func TestNamesThatMakeNoSubject(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	client := newClient(t, server.Connect(t), discovery.JetStreamOptions{})
+	long := strings.Repeat("ü", 500)
+	_, err := client.Register(t.Context(), endpoint(long))
+	if err == nil || !strings.Contains(err.Error(), "want at most 2048") {
+		t.Errorf("register: %v", err)
+	}
+	if _, err := client.List(t.Context(), inNamespace(long)); err == nil || !strings.Contains(err.Error(), "want at most 2048") {
+		t.Errorf("list: %v", err)
+	}
+	fits := strings.Repeat("ü", 320)
+	register(t, client, 1, endpoint(fits))
+	if list, err := client.List(t.Context(), inNamespace(fits)); err != nil || len(list) != 1 {
+		t.Errorf("a long name is listed %d times, %v", len(list), err)
+	}
+}
