@@ -19,12 +19,12 @@ import (
 // use. Others hand it commands, and wake it by a message on an inproc pair.
 type owner struct {
 	socket  *zmq.Socket
-	guard   sync.Locker     // held while the connections of socket are changed
-	receive func(limit int) // nil for a PUB
-	links   *links          // the goroutine's own
-	control *zmq.Socket     // the goroutine's end of the pair
-	monitor *zmq.Socket     // what libzmq tells of the connections of socket
-	done    chan struct{}   // closed when the goroutine has ended
+	guard   sync.Locker        // held while the connections of socket are changed
+	receive func() (more bool) // nil for a PUB
+	links   *links             // the goroutine's own
+	control *zmq.Socket        // the goroutine's end of the pair
+	monitor *zmq.Socket        // what libzmq tells of the connections of socket
+	done    chan struct{}      // closed when the goroutine has ended
 
 	mu       sync.Mutex
 	wake     *zmq.Socket // the others' end of the pair
@@ -38,14 +38,15 @@ type command struct {
 	reply chan error
 }
 
-// burst is how many messages are received before commands are looked for.
-const burst = 1000
+// drainTime bounds how long a change of the connections waits for what has
+// arrived to be received, under a load that never lets up.
+const drainTime = 100 * time.Millisecond
 
 const monitored = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL |
 	zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
 
 // newOwner starts the goroutine; stop ends it. The socket stays the caller's to close.
-func newOwner(c *Context, socket *zmq.Socket, guard sync.Locker, receive func(int)) (*owner, error) {
+func newOwner(c *Context, socket *zmq.Socket, guard sync.Locker, receive func() bool) (*owner, error) {
 	o := &owner{socket: socket, guard: guard, receive: receive, done: make(chan struct{})}
 	o.links = newLinks(socket, c.opts.Logger)
 	wakeAddr, monitorAddr := c.inproc(), c.inproc()
@@ -93,7 +94,7 @@ func (o *owner) run() {
 			ready = nil // only without memory; the commands may still say stop
 		}
 		if len(ready) > 2 && ready[2].Events != 0 {
-			o.receive(burst)
+			o.receive()
 		}
 		if len(ready) > 1 && ready[1].Events != 0 {
 			o.readMonitor()
@@ -112,7 +113,8 @@ func (o *owner) run() {
 // ended.
 func (o *owner) change(f func() error) error {
 	if o.receive != nil {
-		o.receive(defaultCount)
+		for end := time.Now().Add(drainTime); o.receive() && time.Now().Before(end); {
+		}
 	}
 	o.guard.Lock()
 	defer o.guard.Unlock()
@@ -120,7 +122,7 @@ func (o *owner) change(f func() error) error {
 }
 
 func (o *owner) readMonitor() {
-	for range burst {
+	for {
 		event, addr, _, err := o.monitor.RecvEvent(zmq.DONTWAIT)
 		if err != nil {
 			return

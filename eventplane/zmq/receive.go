@@ -8,13 +8,17 @@ import (
 	"github.com/dynplane/dynplane/eventplane/driver"
 )
 
-// receive moves up to limit messages from the socket into the queue, without
-// waiting. It is called by the owner of the socket, and by nobody else.
-func (s *Subscriber) receive(limit int) {
-	for range limit {
+// burst is how many messages are received before anything else is looked at.
+const burst = 100
+
+// receive moves a burst of messages from the socket into the queue, without
+// waiting, and tells whether there may be more. It is called by the owner of
+// the socket, and by nobody else.
+func (s *Subscriber) receive() (more bool) {
+	for range burst {
 		var f frames
 		if !readMessage(s.socket, s.subject, &f) {
-			return
+			return false
 		}
 		if f.count == 0 {
 			continue
@@ -25,6 +29,7 @@ func (s *Subscriber) receive(limit int) {
 		}
 		s.queue.push(it)
 	}
+	return true
 }
 
 // readMessage takes one message off the socket and tells whether there was

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -390,5 +391,60 @@ func TestContextClosesAll(t *testing.T) {
 		if !errors.Is(err, driver.ErrClosed) {
 			t.Errorf("%s: %v, want ErrClosed", name, err)
 		}
+	}
+}
+
+// Everything at once, for the race detector; what must hold is that it ends.
+func TestConcurrentUse(t *testing.T) {
+	t.Parallel()
+	zc := open(t, zmqdriver.Options{IOThreads: 2})
+	sub := subscribe(t, zc, "kv-events")
+	dialled, err := zc.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pubs := []*zmqdriver.Publisher{bind(t, zc), bind(t, zc), bind(t, zc)}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var work sync.WaitGroup
+	for _, pub := range pubs {
+		for range 2 {
+			work.Go(func() {
+				for pub.Publish(ctx, &driver.Message{Subject: "kv-events", Body: make([]byte, 100)}) == nil {
+				}
+			})
+		}
+		work.Go(func() {
+			for sub.Connect(pub.Endpoint()) == nil && dialled.Connect(pub.Endpoint()) == nil &&
+				sub.Disconnect(pub.Endpoint()) == nil && dialled.Disconnect(pub.Endpoint()) == nil {
+			}
+		})
+	}
+	work.Go(func() {
+		for dialled.Publish(ctx, &driver.Message{Subject: "kv-events"}) == nil {
+		}
+	})
+	work.Go(func() {
+		short, stop := context.WithTimeout(ctx, time.Millisecond)
+		defer stop()
+		for !errors.Is(sub.Live(short), driver.ErrClosed) && ctx.Err() == nil {
+		}
+	})
+	var m driver.Message
+	for range 1000 {
+		if err := sub.Next(ctx, &m); err != nil {
+			t.Error(err)
+		}
+	}
+	for range 2 {
+		work.Go(func() {
+			if err := zc.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	work.Wait()
+	if ctx.Err() != nil {
+		t.Error("it did not end")
 	}
 }

@@ -1,0 +1,123 @@
+//go:build cgo && !nozmq
+
+package zmq_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	zmq "github.com/pebbe/zmq4"
+
+	"github.com/dynplane/dynplane/eventplane/driver"
+	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
+)
+
+// window is how many events are under way at once: nothing is dropped.
+const window = 1_000
+
+func BenchmarkPublish(b *testing.B) {
+	pub := bind(b, open(b, zmqdriver.Options{}))
+	m := driver.Message{Subject: "kv-events", Body: make([]byte, 256)}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := pub.Publish(context.Background(), &m); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkEvents is the driver from end to end, BenchmarkRaw the same with
+// bare sockets.
+func BenchmarkEvents(b *testing.B) {
+	for _, size := range []int{256, 4096} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			zc := open(b, zmqdriver.Options{})
+			pub, sub := bind(b, zc), subscribe(b, zc, "kv-events")
+			connect(b, sub, pub.Endpoint())
+			m := driver.Message{Subject: "kv-events", Body: make([]byte, size)}
+			measure(b, size,
+				func() error { return pub.Publish(context.Background(), &m) },
+				func(ctx context.Context) error { var m driver.Message; return sub.Next(ctx, &m) })
+		})
+	}
+}
+
+func BenchmarkRaw(b *testing.B) {
+	for _, size := range []int{256, 4096} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			pub, endpoint := foreignPublisher(b)
+			sub := foreign(b, zmq.SUB)
+			if err := sub.SetSubscribe("kv-events"); err != nil {
+				b.Fatal(err)
+			}
+			if err := sub.Connect(endpoint); err != nil {
+				b.Fatal(err)
+			}
+			frames := [][]byte{[]byte("kv-events"), make([]byte, 8), make([]byte, 8), make([]byte, size+5)}
+			measure(b, size,
+				func() error { return sendRaw(pub, frames) },
+				func(context.Context) error { return receiveRaw(sub, len(frames)) })
+		})
+	}
+}
+
+func sendRaw(s *zmq.Socket, frames [][]byte) error {
+	for i, frame := range frames {
+		flags := zmq.SNDMORE
+		if i == len(frames)-1 {
+			flags = 0
+		}
+		if _, err := s.SendBytes(frame, flags); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func receiveRaw(s *zmq.Socket, frames int) error {
+	for range frames {
+		if _, err := s.RecvBytes(0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func measure(b *testing.B, size int, publish func() error, receive func(context.Context) error) {
+	b.Helper()
+	ready := make(chan error, 1)
+	go func() { ready <- receive(context.Background()) }()
+	for heard := false; !heard; {
+		if err := publish(); err != nil {
+			b.Fatal(err)
+		}
+		select {
+		case err := <-ready:
+			if err != nil {
+				b.Fatal(err)
+			}
+			heard = true
+		default:
+		}
+	}
+	b.SetBytes(int64(size))
+	b.ReportAllocs()
+	sent := 0
+	drain := func() {
+		for ; sent > 0; sent-- {
+			if err := receive(context.Background()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	for b.Loop() {
+		if err := publish(); err != nil {
+			b.Fatal(err)
+		}
+		if sent++; sent == window {
+			drain()
+		}
+	}
+	drain()
+}

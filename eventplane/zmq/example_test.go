@@ -1,0 +1,55 @@
+//go:build cgo && !nozmq
+
+package zmq_test
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dynplane/dynplane/eventplane/driver"
+	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
+)
+
+func Example() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := hello(ctx); err != nil {
+		fmt.Println(err)
+	}
+	// Output: publisher 1, event 0: hello
+}
+
+func hello(ctx context.Context) error {
+	zc, err := zmqdriver.New(zmqdriver.Options{})
+	if err != nil {
+		return err
+	}
+	defer zc.Close()
+	pub, err := zc.Bind("127.0.0.1")
+	if err != nil {
+		return err
+	}
+	sub, err := zc.Subscribe("kv-events")
+	if err != nil {
+		return err
+	}
+	if err := sub.Connect(pub.Endpoint()); err != nil {
+		return err
+	}
+	heard := make(chan error, 1)
+	var m driver.Message
+	go func() { heard <- sub.Next(ctx, &m) }()
+	for { // nobody hears what is published before the connection stands
+		event := driver.Message{Subject: "kv-events", PublisherID: 1, Body: []byte("hello")}
+		if err := pub.Publish(ctx, &event); err != nil {
+			return err
+		}
+		select {
+		case err := <-heard:
+			fmt.Printf("publisher %d, event %d: %s\n", m.PublisherID, m.Sequence, m.Body)
+			return err
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,27 @@
+package zmq
+
+import (
+	"bytes"
+	"testing"
+)
+
+func FuzzDecode(f *testing.F) {
+	id := []byte("12345678")
+	f.Add(4, id, id, []byte("\x01\x00\x00\x00\x05eventrest"))
+	f.Add(4, id, id, []byte("\x01\xff\xff\xff\xff"))
+	f.Add(4, id[1:], id, []byte{})
+	f.Add(3, id, id, []byte(nil))
+	f.Fuzz(func(t *testing.T, count int, id, seq, last []byte) {
+		m, reason := (&frames{part: [frameCount][]byte{nil, id, seq, last}, count: count}).decode()
+		if reason != "" {
+			return
+		}
+		again := append(appendHeader(nil, len(m.body)), m.body...)
+		if count != frameCount || len(id) != idSize || len(seq) != idSize || !bytes.HasPrefix(last, again) {
+			t.Errorf("accepted %d frames: %x %x %x", count, id, seq, last)
+		}
+		if cap(m.body) != len(m.body) || m.held != len(last) {
+			t.Errorf("body of %d bytes: room for %d, %d of %d counted", len(m.body), cap(m.body), m.held, len(last))
+		}
+	})
+}

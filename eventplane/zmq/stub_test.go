@@ -1,0 +1,17 @@
+//go:build !cgo || nozmq
+
+package zmq_test
+
+import (
+	"errors"
+	"testing"
+
+	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
+)
+
+func TestUnsupported(t *testing.T) {
+	t.Parallel()
+	if _, err := zmqdriver.New(zmqdriver.Options{}); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("New: %v, want ErrUnsupported", err)
+	}
+}
