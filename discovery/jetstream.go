@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -62,7 +61,6 @@ type JetStream struct {
 	js    jetstream.JetStream
 	opt   JetStreamOptions
 	log   *slog.Logger
-	owner string // random, on every entry that this store writes
 	clock serverClock
 
 	mu       sync.Mutex
@@ -98,13 +96,13 @@ func NewJetStream(nc *nats.Conn, o JetStreamOptions) (*JetStream, error) {
 	if nc.Opts.ReconnectBufSize >= 0 {
 		return nil, errors.New("discovery: the NATS connection buffers while it is disconnected: make it with nats.ReconnectBufSize(-1), or with natsconn.Connect")
 	}
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(1<<20))
+	// Without the timeout, heartbeats that nobody answers would pile up.
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(1<<20), jetstream.WithPublishAsyncTimeout(ackWait(o.TTL)))
 	if err != nil {
 		return nil, fmt.Errorf("discovery: %w", err)
 	}
 	return &JetStream{
 		nc: nc, js: js, opt: o, log: orSilent(o.Logger),
-		owner:    strconv.FormatUint(NewInstanceID(), 16),
 		clock:    serverClock{now: o.Now},
 		leases:   map[string]*jetStreamLease{},
 		watchers: map[*jetStreamWatcher]struct{}{},

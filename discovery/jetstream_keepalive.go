@@ -3,7 +3,6 @@ package discovery
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -38,6 +37,7 @@ type keeper struct {
 	store      *JetStream
 	unmeasured int  // beats since the clock was measured
 	failing    bool // and said so
+	again      int  // registrations that were lost and are there again, not yet said
 }
 
 // round beats once for every lease and returns when the next round is due.
@@ -50,7 +50,12 @@ func (k *keeper) round(ctx context.Context) time.Duration {
 		err = berr
 	}
 	if len(lost) > 0 {
-		if rerr := s.recoverAll(ctx, lost); err == nil {
+		k.unmeasured = beatsPerTTL // a clock that was set back loses leases too
+		rerr := k.measure(ctx)
+		if rerr == nil {
+			rerr = k.recoverAll(ctx, lost)
+		}
+		if err == nil {
 			err = rerr
 		}
 	}
@@ -73,7 +78,7 @@ func (k *keeper) measure(ctx context.Context) error {
 	if k.unmeasured++; k.unmeasured < beatsPerTTL {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, k.store.ackWait())
+	ctx, cancel := context.WithTimeout(ctx, ackWait(k.store.opt.TTL))
 	defer cancel()
 	if err := k.store.ensure(ctx); err != nil {
 		return err
@@ -93,9 +98,10 @@ func (k *keeper) report(err error) {
 	}
 }
 
-// ackWait bounds the wait for an answer, well below the TTL.
-func (s *JetStream) ackWait() time.Duration {
-	return min(s.opt.TTL/2, 2*time.Second)
+// ackWait bounds each wait of a round. There are three of them, and all leases
+// must be prolonged within their TTL.
+func ackWait(ttl time.Duration) time.Duration {
+	return min(ttl/4, 2*time.Second)
 }
 
 // beat is a heartbeat under way.
@@ -124,7 +130,7 @@ func (s *JetStream) beatAll() []beat {
 // gather waits for the acknowledgements. It returns the leases whose entry is
 // not what we wrote, and one of the other failures.
 func (s *JetStream) gather(ctx context.Context, beats []beat) (lost []*jetStreamLease, failure error) {
-	ctx, cancel := context.WithTimeout(ctx, s.ackWait())
+	ctx, cancel := context.WithTimeout(ctx, ackWait(s.opt.TTL))
 	defer cancel()
 	for _, b := range beats {
 		err := b.err
@@ -145,11 +151,12 @@ func (s *JetStream) gather(ctx context.Context, beats []beat) (lost []*jetStream
 	return lost, failure
 }
 
-// recoverAll looks after leases that were lost, and warns once for all that it
-// took again.
-func (s *JetStream) recoverAll(ctx context.Context, lost []*jetStreamLease) error {
+// recoverAll looks after leases that were lost. What it does not get done in
+// time is for the next round: those that it has taken again want their beats.
+// It warns once for all.
+func (k *keeper) recoverAll(ctx context.Context, lost []*jetStreamLease) error {
 	var again atomic.Int64
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, ackWait(k.store.opt.TTL))
 	defer cancel()
 	err := each(lost, func(l *jetStreamLease) error {
 		taken, err := l.recover(ctx)
@@ -158,8 +165,10 @@ func (s *JetStream) recoverAll(ctx context.Context, lost []*jetStreamLease) erro
 		}
 		return err
 	})
-	if n := again.Load(); n > 0 {
-		s.log.Warn("discovery: registrations were lost and are registered again", "count", n, "first", lost[0].key)
+	k.again += int(again.Load())
+	if err == nil && k.again > 0 {
+		k.store.log.Warn("discovery: registrations were lost and are registered again", "count", k.again, "one", lost[0].key)
+		k.again = 0
 	}
 	return err
 }
@@ -177,7 +186,7 @@ func (l *jetStreamLease) recover(ctx context.Context) (again bool, err error) {
 		switch {
 		case seq == 0 || isMarker(header):
 			// Gone.
-		case owner == s.owner:
+		case owner == l.owner:
 			// A write of ours whose acknowledgement was lost.
 			l.rewritten(ctx, seq)
 			return false, nil
@@ -254,21 +263,23 @@ func (s *JetStream) readEntry(ctx context.Context, key string) (uint64, nats.Hea
 	return answer.Message.Seq, header, err
 }
 
-// each calls do for all leases, a few at a time, and joins the errors.
+// each calls do for all leases, a few at a time, and returns one of the errors
+// and how many there were.
 func each(leases []*jetStreamLease, do func(*jetStreamLease) error) error {
 	const atOnce = 16
 	var (
-		wg   sync.WaitGroup
-		mu   sync.Mutex
-		errs []error
-		next = make(chan *jetStreamLease)
+		wg     sync.WaitGroup
+		mu     sync.Mutex
+		failed int
+		last   error
+		next   = make(chan *jetStreamLease)
 	)
 	for range min(atOnce, len(leases)) {
 		wg.Go(func() {
 			for l := range next {
 				if err := do(l); err != nil {
 					mu.Lock()
-					errs = append(errs, err)
+					failed, last = failed+1, err
 					mu.Unlock()
 				}
 			}
@@ -279,5 +290,8 @@ func each(leases []*jetStreamLease, do func(*jetStreamLease) error) error {
 	}
 	close(next)
 	wg.Wait()
-	return errors.Join(errs...)
+	if failed > 1 {
+		return fmt.Errorf("%d of %d registrations: %w", failed, len(leases), last)
+	}
+	return last
 }

@@ -44,8 +44,8 @@ type leaseBody struct {
 
 type jetStreamLease struct {
 	store *JetStream
-	id    ID
 	key   string
+	owner string // random, and on the entry: what bears it was written by us
 	value []byte
 
 	seq  uint64        // of our entry in the stream; under store.mu
@@ -58,7 +58,7 @@ type jetStreamLease struct {
 func (l *jetStreamLease) entryMsg() *nats.Msg {
 	m := nats.NewMsg(l.store.entrySubject(l.key))
 	m.Data = l.value
-	m.Header.Set(hdrOwner, l.store.owner)
+	m.Header.Set(hdrOwner, l.owner)
 	m.Header.Set(hdrOwnerTTL, strconv.FormatInt(l.store.opt.TTL.Milliseconds(), 10))
 	return m
 }
@@ -107,7 +107,7 @@ func expect(m *nats.Msg, subject string, seq uint64) {
 
 // Register implements Store.
 func (s *JetStream) Register(ctx context.Context, id ID, value []byte) (Lease, error) {
-	l := &jetStreamLease{store: s, id: id, key: encodeKey(id), value: value, done: make(chan struct{})}
+	l := s.newLease(id, value)
 	if err := checkKey(l.key); err != nil {
 		return nil, err
 	}
@@ -136,7 +136,17 @@ func (s *JetStream) Register(ctx context.Context, id ID, value []byte) (Lease, e
 	if err != nil {
 		return nil, err
 	}
-	return l, s.keep(l, seq)
+	if err := s.keep(l, seq); err != nil {
+		return nil, errors.Join(err, l.purge(ctx, seq))
+	}
+	return l, nil
+}
+
+func (s *JetStream) newLease(id ID, value []byte) *jetStreamLease {
+	return &jetStreamLease{
+		store: s, key: encodeKey(id), owner: strconv.FormatUint(NewInstanceID(), 16),
+		value: value, done: make(chan struct{}),
+	}
 }
 
 // errContended is transient.
@@ -192,7 +202,7 @@ func (s *JetStream) keep(l *jetStreamLease, seq uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return ErrClosed // its lease runs out
+		return ErrClosed
 	}
 	if former := s.leases[l.key]; former != nil {
 		former.end(ErrTakenOver)
@@ -259,7 +269,7 @@ func (l *jetStreamLease) purge(ctx context.Context, seq uint64) error {
 		}
 		// Another's, gone, or written by us with the acknowledgement lost.
 		now, header, err := l.store.readEntry(ctx, l.key)
-		if err != nil || now == seq || header.Get(hdrOwner) != l.store.owner {
+		if err != nil || now == seq || header.Get(hdrOwner) != l.owner {
 			return err
 		}
 		seq = now

@@ -1,0 +1,356 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/dynplane/dynplane/integration/natstest"
+)
+
+func openJetStream(t testing.TB, nc *nats.Conn, o JetStreamOptions) *JetStream {
+	t.Helper()
+	s, err := NewJetStream(nc, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience)
+		defer cancel()
+		if err := s.Shutdown(ctx); err != nil {
+			t.Errorf("shutdown: %v", err)
+		}
+	})
+	return s
+}
+
+// lease registers instance 1 with a TTL in which no heartbeat comes by itself.
+func lease(t *testing.T, s *JetStream) *jetStreamLease {
+	t.Helper()
+	l, err := s.Register(t.Context(), scriptID(1), scriptValue(1, "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.(*jetStreamLease)
+}
+
+func entry(t *testing.T, s *JetStream, l *jetStreamLease) (owner string, there bool) {
+	t.Helper()
+	seq, header, err := s.readEntry(t.Context(), l.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return header.Get(hdrOwner), seq != 0 && !isMarker(header)
+}
+
+func TestRecover(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	for _, c := range []struct {
+		name  string
+		fault func(*testing.T, *JetStream, *jetStreamLease)
+		again bool // it has to be written again
+		ended error
+		there bool // in the end
+	}{
+		{"nothing is wrong", func(*testing.T, *JetStream, *jetStreamLease) {}, false, nil, true},
+		{"an acknowledgement was lost", func(t *testing.T, _ *JetStream, l *jetStreamLease) {
+			t.Helper()
+			if _, err := l.write(t.Context(), nil); err != nil {
+				t.Error(err)
+			}
+		}, false, nil, true},
+		{"gone", func(t *testing.T, s *JetStream, l *jetStreamLease) {
+			t.Helper()
+			if err := natstest.KV(t, s.nc, s.opt.Bucket).Purge(t.Context(), l.key); err != nil {
+				t.Error(err)
+			}
+		}, true, nil, true},
+		{"deleted", func(t *testing.T, s *JetStream, l *jetStreamLease) {
+			t.Helper()
+			if err := natstest.KV(t, s.nc, s.opt.Bucket).Delete(t.Context(), l.key); err != nil {
+				t.Error(err)
+			}
+		}, true, nil, true},
+		{"overwritten by a foreigner", func(t *testing.T, s *JetStream, l *jetStreamLease) {
+			t.Helper()
+			if _, err := natstest.KV(t, s.nc, s.opt.Bucket).PutString(t.Context(), l.key, "junk"); err != nil {
+				t.Error(err)
+			}
+		}, true, nil, true},
+		{"overwritten by a foreigner with an operation that there is not", func(t *testing.T, s *JetStream, l *jetStreamLease) {
+			t.Helper()
+			m := nats.NewMsg(s.entrySubject(l.key))
+			m.Header.Set(hdrOperation, "PUT")
+			if _, err := s.js.PublishMsg(t.Context(), m); err != nil {
+				t.Error(err)
+			}
+		}, true, nil, true},
+		{"taken over by another owner", func(t *testing.T, s *JetStream, _ *jetStreamLease) {
+			t.Helper()
+			lease(t, openJetStream(t, s.nc, s.opt))
+		}, false, ErrTakenOver, true},
+		{"registered again by the same client", func(t *testing.T, s *JetStream, _ *jetStreamLease) {
+			t.Helper()
+			lease(t, s)
+		}, false, ErrTakenOver, true},
+		{"given back while it was written again", func(t *testing.T, s *JetStream, l *jetStreamLease) {
+			t.Helper()
+			if err := l.Unregister(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if _, err := l.write(t.Context(), nil); err != nil {
+				t.Error(err)
+			}
+		}, false, ErrClosed, false},
+		{"given back", func(t *testing.T, _ *JetStream, l *jetStreamLease) {
+			t.Helper()
+			if err := l.Unregister(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}, false, ErrClosed, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			bucket := strings.ReplaceAll(c.name, " ", "-")
+			s := openJetStream(t, server.Connect(t), JetStreamOptions{Bucket: bucket, TTL: time.Hour, Memory: true})
+			l := lease(t, s)
+			c.fault(t, s, l)
+			again, err := l.recover(t.Context())
+			if err != nil || again != c.again {
+				t.Fatalf("written again: %v, %v; want %v", again, err, c.again)
+			}
+			if owner, there := entry(t, s, l); there != c.there || there && (owner == l.owner) != (c.ended == nil) {
+				t.Errorf("the entry is there: %v, and ours: %v", there, owner == l.owner)
+			}
+			if l.ended() != (c.ended != nil) || !errors.Is(l.err, c.ended) {
+				t.Errorf("the lease has ended: %v, %v", l.ended(), l.err)
+			}
+			if c.ended != nil {
+				return
+			}
+			lost, err := s.gather(t.Context(), s.beatAll())
+			if len(lost) != 0 || err != nil {
+				t.Errorf("the next heartbeat: %d lost, %v", len(lost), err)
+			}
+			l.seq = 1 // as if the acknowledgement of the last write had been lost
+			if err := l.Unregister(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if _, there := entry(t, s, l); there {
+				t.Error("the entry is there after it was given back")
+			}
+		})
+	}
+}
+
+// A server can take heartbeats for long without a word about them. They must
+// not pile up: nats.go would block when there are too many.
+func TestUnansweredHeartbeatsAreForgotten(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	s := openJetStream(t, server.Connect(t), JetStreamOptions{TTL: time.Second})
+	swallow, err := s.nc.Subscribe(s.leaseSubject(">"), func(*nats.Msg) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = swallow.Unsubscribe() }()
+	for instance := range uint64(10) {
+		l := s.newLease(scriptID(instance), nil)
+		s.leases[l.key] = l
+	}
+	defer func() { clear(s.leases) }()
+	lost, err := s.gather(t.Context(), s.beatAll())
+	if len(lost) != 0 || !isTransient(err) {
+		t.Errorf("%d lost, %v; want a transient error", len(lost), err)
+	}
+	natstest.Eventually(t, "nothing is pending", func() bool { return s.js.PublishAsyncPending() == 0 })
+}
+
+func TestRegisterAtTheTimeOfShutdown(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	reader := NewClient(openJetStream(t, server.Connect(t), JetStreamOptions{}), Options{})
+	for range 5 {
+		s := openJetStream(t, server.Connect(t), JetStreamOptions{TTL: time.Hour})
+		var registered atomic.Int64
+		var wg sync.WaitGroup
+		for worker := range uint64(8) {
+			wg.Go(func() {
+				for n := uint64(0); ; n++ {
+					if _, err := s.Register(t.Context(), scriptID(worker<<32+n), scriptValue(worker<<32+n, "a")); err != nil {
+						if !errors.Is(err, ErrClosed) {
+							t.Errorf("register: %v", err)
+						}
+						return
+					}
+					registered.Add(1)
+				}
+			})
+		}
+		natstest.Eventually(t, "some are registered", func() bool { return registered.Load() > 50 })
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+		left, err := reader.List(t.Context(), Query{Kind: KindEndpoint})
+		if err != nil || len(left) != 0 {
+			t.Fatalf("%d registrations are left, %v", len(left), err)
+		}
+	}
+}
+
+// A machine that was suspended has a clock that stood still.
+func TestClockThatIsSetBack(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	var back atomic.Int64
+	now := func() time.Time { return time.Now().Add(-time.Duration(back.Load())) }
+	s := openJetStream(t, server.Connect(t), JetStreamOptions{TTL: time.Second, Now: now})
+	reader := NewClient(openJetStream(t, server.Connect(t), JetStreamOptions{}), Options{})
+	l := lease(t, s)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	for ev, err := range reader.Watch(ctx, Query{Kind: KindEndpoint}) {
+		if err == nil && ev.Type == Synced {
+			back.Store(int64(5 * time.Minute))
+		}
+		if err == nil && ev.Type == Removed {
+			t.Error("a living owner was removed")
+		}
+	}
+	if _, there := entry(t, s, l); !there {
+		t.Error("the entry is gone")
+	}
+}
+
+func TestServerClock(t *testing.T) {
+	t.Parallel()
+	t0 := time.Now()
+	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
+	clock := serverClock{now: func() time.Time { return t0.Add(ms(5000)) }}
+	// The server is an hour ahead, and half of the round trip is each way.
+	first, off := clock.set(t0.Add(time.Hour+ms(100)), t0, t0.Add(ms(200)))
+	if !first || off != time.Hour {
+		t.Errorf("first %v, offset %v", first, off)
+	}
+	if got := clock.serverNow().Sub(t0); got != time.Hour+ms(5000) {
+		t.Errorf("the server's time is %v from the beginning", got)
+	}
+	// A slow answer says less than an old one.
+	if first, _ = clock.set(t0, t0.Add(ms(1000)), t0.Add(ms(3000))); first {
+		t.Error("it is the first again")
+	}
+	if got := clock.serverNow().Sub(t0); got != time.Hour+ms(5000) {
+		t.Errorf("after a slow answer the server's time is %v from the beginning", got)
+	}
+	// A later one counts.
+	clock.set(t0.Add(2*time.Hour), t0.Add(ms(4000)), t0.Add(ms(4000)))
+	if got := clock.serverNow().Sub(t0); got != 2*time.Hour+ms(1000) {
+		t.Errorf("after a later answer the server's time is %v from the beginning", got)
+	}
+	// The time that passes is that of the monotonic clock, which no step of
+	// the wall clock touches. A Time shows that it has it.
+	clock.set(time.Unix(0, 0), t0, t0)
+	if !strings.Contains(clock.local.String(), " m=") {
+		t.Error("the clock has lost the monotonic reading")
+	}
+}
+
+// A server before 2.12 takes the stream and leaves out of its answer what it
+// does not know.
+func TestStreamsThatCannotHoldLeases(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	s := openJetStream(t, server.Connect(t), JetStreamOptions{})
+	if err := s.checkStream(s.streamConfig()); err != nil {
+		t.Errorf("our own: %v", err)
+	}
+	version := s.nc.ConnectedServerVersion()
+	for what, change := range map[string]func(*jetstream.StreamConfig){
+		"AllowMsgSchedules":                func(c *jetstream.StreamConfig) { c.AllowMsgSchedules = false },
+		"AllowMsgTTL":                      func(c *jetstream.StreamConfig) { c.AllowMsgTTL = false },
+		"AllowRollup":                      func(c *jetstream.StreamConfig) { c.AllowRollup = false },
+		"a history of 1":                   func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 5 },
+		"no limits by bytes or age":        func(c *jetstream.StreamConfig) { c.MaxBytes = 1 << 20 },
+		"no limits by bytes or age ":       func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
+		"subject dynplane.lease.dynplane.": func(c *jetstream.StreamConfig) { c.Subjects = c.Subjects[:1] },
+	} {
+		config := s.streamConfig()
+		change(&config)
+		err := s.checkStream(config)
+		if !errors.Is(err, ErrBucket) {
+			t.Errorf("%s: got %v, want ErrBucket", what, err)
+			continue
+		}
+		for _, part := range []string{strings.TrimSpace(what), version, "2.12", `"dynplane"`} {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%s: %v does not name %q", what, err, part)
+			}
+		}
+	}
+	config := s.streamConfig()
+	config.Replicas, s.opt.TTL = 3, 5*time.Second
+	if err := s.checkStream(config); !errors.Is(err, ErrBucket) || !strings.Contains(err.Error(), "TTL 5s with 3 replicas: want at least 10s") {
+		t.Errorf("a short TTL with replicas: %v", err)
+	}
+}
+
+func TestTransientErrors(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{nats.ErrNoResponders, true},
+		{jetstream.ErrNoStreamResponse, true},
+		{nats.ErrDisconnected, true},
+		{nats.ErrReconnectBufExceeded, true},
+		{jetstream.ErrAsyncPublishTimeout, true},
+		{context.DeadlineExceeded, true},
+		{errContended, true},
+		{fmt.Errorf("nats: %w", &jetstream.APIError{Code: 503}), true},
+		{&jetstream.APIError{Code: 400, ErrorCode: errInFlight}, true},
+		{&jetstream.APIError{Code: 429, ErrorCode: errTooMany}, true},
+		{&jetstream.APIError{Code: 400, ErrorCode: errWrongSequence}, false},
+		{context.Canceled, false},
+		{nats.ErrConnectionClosed, false},
+		{nats.ErrMaxPayload, false},
+		{ErrBucket, false},
+	} {
+		if got := isTransient(c.err); got != c.want {
+			t.Errorf("%v is transient: %v", c.err, got)
+		}
+	}
+}
+
+func TestRetryTellsTheLastFailure(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	err := retry(ctx, func(context.Context) error { return nats.ErrNoResponders })
+	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, nats.ErrNoResponders) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestConnectionThatBuffersIsRefused(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	nc, err := nats.Connect(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if _, err := NewJetStream(nc, JetStreamOptions{}); err == nil || !strings.Contains(err.Error(), "ReconnectBufSize(-1)") {
+		t.Errorf("got %v, want one that names the remedy", err)
+	}
+}
