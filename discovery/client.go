@@ -25,10 +25,11 @@ type Options struct {
 
 // Client registers, lists and watches. It is safe for concurrent use.
 type Client struct {
-	store    Store
-	instance uint64
-	log      *slog.Logger
-	bad      atomic.Uint64
+	store     Store
+	instance  uint64
+	log       *slog.Logger
+	bad       atomic.Uint64
+	snapshots atomic.Uint64 // made so far
 }
 
 // NewClient makes a client over a store, which it shuts down with itself.
@@ -101,6 +102,11 @@ func (c *Client) RegisterAs(ctx context.Context, instance uint64, spec Spec) (*R
 	model, isModel := spec.(Model)
 	if isModel {
 		if _, err := c.checkConflict(ctx, model, id); err != nil {
+			return nil, err
+		}
+	}
+	if source, ok := spec.(EventSource); ok {
+		if err := c.checkSource(ctx, source, id); err != nil {
 			return nil, err
 		}
 	}

@@ -76,7 +76,7 @@ func TestRegisterRefuses(t *testing.T) {
 		{"no display name", Model{Scope: scope, Card: json.RawMessage(`{}`)}, "no display_name: want a string"},
 		{"display name of another type", Model{Scope: scope, Card: json.RawMessage(`{"display_name":5}`)}, "display_name"},
 		{"suffix not UTF-8", Model{Scope: scope, Card: card, Suffix: "\xff"}, "not UTF-8"},
-		{"pointer to a spec", &Endpoint{Scope: scope, Transport: TCP("x")}, "*discovery.Endpoint: want Endpoint, Model or EventChannel"},
+		{"pointer to a spec", &Endpoint{Scope: scope, Transport: TCP("x")}, "*discovery.Endpoint: want Endpoint, Model, EventChannel or EventSource"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

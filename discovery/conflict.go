@@ -1,15 +1,48 @@
 package discovery
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 )
 
 // ErrModelConflict is wrapped by the error of a Register whose model does not
 // go with one that its endpoint serves already.
 var ErrModelConflict = errors.New("another model is registered there")
+
+// ErrSourceConflict is wrapped by the error of a Register whose EventSource is
+// registered with other metadata: a source never changes.
+var ErrSourceConflict = errors.New("the source is registered with other metadata")
+
+// checkSource lets the same source be registered again, and no other.
+func (c *Client) checkSource(ctx context.Context, source EventSource, own ID) error {
+	present, err := c.List(ctx, Query{Kind: KindEventSource, Scope: source.Scope, Topic: source.Topic})
+	if err != nil {
+		return err
+	}
+	for _, in := range present {
+		if in.ID() == own && !equalJSON(in.Spec.(EventSource).Metadata, source.Metadata) {
+			return fmt.Errorf("discovery: register %s: %w", own, ErrSourceConflict)
+		}
+	}
+	return nil
+}
+
+// equalJSON compares values, not spelling; numbers exactly.
+func equalJSON(a, b json.RawMessage) bool {
+	decode := func(data json.RawMessage) (v any) {
+		d := json.NewDecoder(bytes.NewReader(data))
+		d.UseNumber()
+		if d.Decode(&v) != nil {
+			return nil
+		}
+		return v
+	}
+	return reflect.DeepEqual(decode(a), decode(b))
+}
 
 // modelIdentity is what two cards of one endpoint must agree on.
 type modelIdentity struct {

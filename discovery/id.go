@@ -19,9 +19,10 @@ const (
 	KindEndpoint Kind = iota + 1
 	KindModel
 	KindEventChannel
+	KindEventSource
 )
 
-var kindNames = [...]string{"", "Endpoint", "Model", "EventChannel"}
+var kindNames = [...]string{"", "Endpoint", "Model", "EventChannel", "EventSource"}
 
 // String returns the name that the JSON of an instance gives in its field type.
 func (k Kind) String() string {
@@ -45,8 +46,8 @@ func parseKind(name string) (Kind, error) {
 var ErrKind = errors.New("wrong kind of registration")
 
 // ID names one registration. It is comparable and can be the key of a map.
-// Topic is set for event channels only, Suffix for models only and there it is
-// optional.
+// Topic is set for event channels and sources only, Suffix for models only and
+// there it is optional.
 type ID struct {
 	Kind     Kind
 	Scope    Scope
@@ -77,13 +78,14 @@ func (id ID) Expect(want Kind) error {
 //	channel of a component       ns/comp/topic/id
 //	channel of a namespace       ns//topic/id
 //	channel of an endpoint       namespace/ns/component/comp/endpoint/ep/topic/topic/id
+//	source                       namespace/ns[/component/comp[/endpoint/ep]]/topic/topic/id
 //
 // The id is lower-case hex without padding. A slash or percent sign in a name
-// is written %2F or %25; the last form writes names as EncodeSegment does.
+// is written %2F or %25; the last two forms write names as EncodeSegment does.
 func (id ID) Path() string {
 	hex := strconv.FormatUint(id.Instance, 16)
-	if id.Kind == KindEventChannel {
-		if id.Scope.Endpoint != "" {
+	if id.hasTopic() {
+		if id.Kind == KindEventSource || id.Scope.Endpoint != "" {
 			return strings.Join(append(id.Scope.segments(), "topic", EncodeSegment(id.Topic), hex), "/")
 		}
 		return joinPath(id.Scope.Namespace, id.Scope.Component, id.Topic) + "/" + hex
@@ -94,6 +96,9 @@ func (id ID) Path() string {
 	}
 	return path
 }
+
+// hasTopic reports whether the kind is one that belongs to a topic of a scope.
+func (id ID) hasTopic() bool { return id.Kind == KindEventChannel || id.Kind == KindEventSource }
 
 // String is Path.
 func (id ID) String() string { return id.Path() }
@@ -126,11 +131,11 @@ func ParseID(kind Kind, path string) (ID, error) {
 	id, err := ID{}, error(nil)
 	switch kind {
 	case KindEndpoint:
-		id, err = parseFlat(kind, parts, 4)
+		id, err = parseFlat(kind, parts, 4, unescapePath)
 	case KindModel:
-		id, err = parseFlat(kind, parts, 5)
-	case KindEventChannel:
-		id, err = parseChannel(parts)
+		id, err = parseFlat(kind, parts, 5, unescapePath)
+	case KindEventChannel, KindEventSource:
+		id, err = parseChannel(kind, parts, unescapePath)
 	default:
 		err = fmt.Errorf("unknown kind %v", kind)
 	}
@@ -143,7 +148,7 @@ func ParseID(kind Kind, path string) (ID, error) {
 	return id, nil
 }
 
-func parseFlat(kind Kind, parts []string, most int) (ID, error) {
+func parseFlat(kind Kind, parts []string, most int, decode func(string) (string, error)) (ID, error) {
 	if len(parts) < 4 || len(parts) > most {
 		want := "4 (ns/comp/ep/id)"
 		if most == 5 {
@@ -155,7 +160,7 @@ func parseFlat(kind Kind, parts []string, most int) (ID, error) {
 	if err != nil {
 		return ID{}, err
 	}
-	names, err := unescapeAll(parts)
+	names, err := decodeAll(parts, decode)
 	if err != nil {
 		return ID{}, err
 	}
@@ -168,7 +173,7 @@ func parseFlat(kind Kind, parts []string, most int) (ID, error) {
 	return id, nil
 }
 
-func parseChannel(parts []string) (ID, error) {
+func parseChannel(kind Kind, parts []string, decode func(string) (string, error)) (ID, error) {
 	if len(parts) == 4 {
 		parts = []string{"namespace", parts[0], "component", parts[1], "topic", parts[2], parts[3]}
 	}
@@ -181,11 +186,11 @@ func parseChannel(parts []string) (ID, error) {
 	if err != nil {
 		return ID{}, err
 	}
-	names, err := unescapeAll(parts)
+	names, err := decodeAll(parts, decode)
 	if err != nil {
 		return ID{}, err
 	}
-	id := ID{Kind: KindEventChannel, Instance: instance}
+	id := ID{Kind: kind, Instance: instance}
 	slots := []struct {
 		word string
 		name *string
@@ -211,10 +216,10 @@ func parseInstance(s string) (uint64, error) {
 	return id, nil
 }
 
-func unescapeAll(parts []string) ([]string, error) {
+func decodeAll(parts []string, decode func(string) (string, error)) ([]string, error) {
 	out := make([]string, len(parts))
 	for i, part := range parts {
-		name, err := unescapePath(part)
+		name, err := decode(part)
 		if err != nil {
 			return nil, err
 		}
@@ -238,7 +243,7 @@ func (id ID) validate() error {
 		if id.Scope.Endpoint == "" || id.Topic != "" {
 			return fmt.Errorf("id %s of kind %v: want namespace, component and endpoint, and no topic", id, id.Kind)
 		}
-	case KindEventChannel:
+	case KindEventChannel, KindEventSource:
 		if id.Topic == "" || id.Suffix != "" {
 			return fmt.Errorf("id %s of kind %v: want a topic and no suffix", id, id.Kind)
 		}
@@ -255,21 +260,24 @@ type idJSON struct {
 	Component string  `json:"component"`
 	Endpoint  string  `json:"endpoint,omitempty"`
 	Topic     string  `json:"topic,omitempty"`
-	Instance  uint64  `json:"instance_id"`
+	Instance  uint64  `json:"instance_id,omitempty"`
+	Publisher uint64  `json:"publisher_id,omitempty"`
 	Suffix    *string `json:"model_suffix,omitempty"`
 }
 
-// MarshalJSON writes {"Endpoint"|"Model"|"EventChannel":{…}}.
+// MarshalJSON writes {"Endpoint"|"Model"|"EventChannel"|"EventSource":{…}}.
 func (id ID) MarshalJSON() ([]byte, error) {
 	if err := id.validate(); err != nil {
 		return nil, err
 	}
 	j := idJSON{Namespace: id.Scope.Namespace, Component: id.Scope.Component, Topic: id.Topic, Instance: id.Instance}
-	switch id.Kind {
-	case KindEventChannel:
+	if id.hasTopic() {
 		j.Scope = &id.Scope
-	default:
+	} else {
 		j.Endpoint = id.Scope.Endpoint
+	}
+	if id.Kind == KindEventSource {
+		j.Publisher, j.Instance = id.Instance, 0
 	}
 	if id.Suffix != "" {
 		j.Suffix = &id.Suffix
@@ -293,6 +301,9 @@ func (id *ID) UnmarshalJSON(data []byte) error {
 			return fmt.Errorf("discovery: id: %w", err)
 		}
 		out := ID{Kind: kind, Scope: Scope{j.Namespace, j.Component, j.Endpoint}, Topic: j.Topic, Instance: j.Instance}
+		if kind == KindEventSource {
+			out.Instance = j.Publisher
+		}
 		if j.Scope != nil {
 			out.Scope = *j.Scope
 		}

@@ -66,6 +66,13 @@ type (
 		InstanceID uint64          `json:"instance_id"`
 		Transport  json.RawMessage `json:"transport"`
 	}
+	sourceJSON struct {
+		Type      string          `json:"type"`
+		Scope     *Scope          `json:"scope"`
+		Topic     string          `json:"topic"`
+		Publisher uint64          `json:"publisher_id"`
+		Metadata  json.RawMessage `json:"metadata"`
+	}
 )
 
 // MarshalJSON writes the JSON of the runtime's discovery instances.
@@ -90,8 +97,10 @@ func (i Instance) MarshalJSON() ([]byte, error) {
 			KindEventChannel.String(), s.Scope.Namespace, s.Scope.Component, &s.Scope,
 			s.Topic, i.InstanceID, transport,
 		})
+	case EventSource:
+		return json.Marshal(sourceJSON{KindEventSource.String(), &s.Scope, s.Topic, i.InstanceID, s.Metadata})
 	}
-	return nil, fmt.Errorf("spec of type %T: want Endpoint, Model or EventChannel", i.Spec)
+	return nil, fmt.Errorf("spec of type %T: want Endpoint, Model, EventChannel or EventSource", i.Spec)
 }
 
 // UnmarshalJSON reads the JSON of both generations of the runtime. The error
@@ -100,6 +109,7 @@ func (i *Instance) UnmarshalJSON(data []byte) error {
 	var tag struct {
 		Type       string  `json:"type"`
 		InstanceID *uint64 `json:"instance_id"`
+		Publisher  *uint64 `json:"publisher_id"`
 	}
 	if err := json.Unmarshal(data, &tag); err != nil {
 		return fmt.Errorf("discovery: instance: %w", err)
@@ -108,8 +118,12 @@ func (i *Instance) UnmarshalJSON(data []byte) error {
 	if err != nil {
 		return fmt.Errorf("discovery: instance: %w", err)
 	}
+	name := "instance_id"
+	if kind == KindEventSource {
+		name, tag.InstanceID = "publisher_id", tag.Publisher
+	}
 	if tag.InstanceID == nil {
-		return fmt.Errorf("discovery: instance of type %v has no instance_id", kind)
+		return fmt.Errorf("discovery: instance of type %v has no %s", kind, name)
 	}
 	spec, err := unmarshalSpec(kind, data)
 	if err == nil {
@@ -128,6 +142,8 @@ func unmarshalSpec(kind Kind, data []byte) (Spec, error) {
 		return unmarshalEndpoint(data)
 	case KindModel:
 		return unmarshalModel(data)
+	case KindEventSource:
+		return unmarshalSource(data)
 	default:
 		return unmarshalChannel(data)
 	}
@@ -175,4 +191,15 @@ func unmarshalChannel(data []byte) (Spec, error) {
 		scope = *j.Scope
 	}
 	return EventChannel{Scope: scope, Topic: j.Topic, Transport: transport}, nil
+}
+
+func unmarshalSource(data []byte) (Spec, error) {
+	var j sourceJSON
+	if err := json.Unmarshal(data, &j); err != nil {
+		return nil, err
+	}
+	if j.Scope == nil || j.Metadata == nil {
+		return nil, errors.New("no scope or no metadata")
+	}
+	return EventSource{Scope: *j.Scope, Topic: j.Topic, Metadata: j.Metadata}, nil
 }

@@ -11,18 +11,20 @@ import (
 //	endpoints.<ns>.<comp>.<ep>.<id>
 //	models.<ns>.<comp>.<ep>.<id>[.<suffix>]
 //	channels.<ns>.<comp>.<ep>.<topic>.<id>
+//	sources.<ns>.<comp>.<ep>.<topic>.<id>
 const noToken = "="
 
 var keyKinds = map[Kind]string{
 	KindEndpoint:     "endpoints",
 	KindModel:        "models",
 	KindEventChannel: "channels",
+	KindEventSource:  "sources",
 }
 
 func encodeKey(id ID) string {
 	hex := fmt.Sprintf("%x", id.Instance)
 	tokens := []string{keyKinds[id.Kind], token(id.Scope.Namespace), token(id.Scope.Component), token(id.Scope.Endpoint)}
-	if id.Kind == KindEventChannel {
+	if id.hasTopic() {
 		tokens = append(tokens, token(id.Topic))
 	}
 	tokens = append(tokens, hex)
@@ -62,11 +64,11 @@ func decodeKey(key string) (ID, error) {
 	switch id.Kind {
 	case KindModel:
 		most = 6
-	case KindEventChannel:
+	case KindEventChannel, KindEventSource:
 		least, most = 6, 6
 	case KindEndpoint:
 	default:
-		return ID{}, fmt.Errorf("discovery: key %q: want one that begins with endpoints, models or channels", key)
+		return ID{}, fmt.Errorf("discovery: key %q: want one that begins with endpoints, models, channels or sources", key)
 	}
 	if len(tokens) < least || len(tokens) > most {
 		return ID{}, fmt.Errorf("discovery: key %q has %d tokens: want %d to %d", key, len(tokens), least, most)
@@ -83,7 +85,7 @@ func decodeKey(key string) (ID, error) {
 	}
 	id.Scope = Scope{names[1], names[2], names[3]}
 	rest := names[4:]
-	if id.Kind == KindEventChannel {
+	if id.hasTopic() {
 		id.Topic, rest = rest[0], rest[1:]
 	}
 	var err error
@@ -107,7 +109,7 @@ func keyFilter(q Query) string {
 		word = noToken // matches no key
 	}
 	tokens := []string{word, wildcard(q.Scope.Namespace), wildcard(q.Scope.Component), wildcard(q.Scope.Endpoint)}
-	if q.Kind == KindEventChannel {
+	if (ID{Kind: q.Kind}).hasTopic() {
 		tokens = append(tokens, wildcard(q.Topic), "*")
 	} else {
 		tokens = append(tokens, ">")

@@ -3,7 +3,7 @@ package discovery
 // Query selects registrations of one kind. Each name that is empty matches
 // any, and a query finds everything below it: one for a namespace finds the
 // channels of its components and endpoints too. Topic concerns event channels
-// alone. The zero Kind finds nothing. Some queries:
+// and sources alone. The zero Kind finds nothing. Some queries:
 //
 //	Query{Kind: KindEndpoint}                                            all endpoints
 //	Query{Kind: KindModel, Scope: Scope{Namespace: "dynamo"}}            the models of a namespace
@@ -21,10 +21,10 @@ func (q Query) Match(id ID) bool {
 }
 
 // Level counts the names that the query gives, from 0 (all of a kind) to 3;
-// an event channel's topic is one, and the endpoint above it is not.
+// a topic is one, and the endpoint above it is not.
 func (q Query) Level() int {
 	last := q.Scope.Endpoint
-	if q.Kind == KindEventChannel {
+	if (ID{Kind: q.Kind}).hasTopic() {
 		last = q.Topic
 	}
 	n := 0

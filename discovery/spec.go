@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// Spec describes what a worker registers: an [Endpoint], a [Model] or an
-// [EventChannel]. Together with an instance id it is an [Instance].
+// Spec describes what a worker registers: an [Endpoint], a [Model], an
+// [EventChannel] or an [EventSource]. Together with an instance id it is an [Instance].
 type Spec interface {
 	// ID returns the id of the registration under an instance id.
 	ID(instance uint64) ID
@@ -90,6 +90,29 @@ func (c EventChannel) ID(instance uint64) ID {
 func (c EventChannel) validate() error {
 	if c.Transport == nil {
 		return fmt.Errorf("channel %s of %s has no transport: want NATS, ZMQ or ZMQBroker", c.Topic, c.Scope)
+	}
+	return nil
+}
+
+// EventSource tells whose state the events of a publisher are about, and where
+// it can be recovered from. The newer generation of the runtime registers one
+// beside the channel, under the id of the publisher.
+type EventSource struct {
+	Scope Scope // one part or more
+	Topic string
+
+	// Metadata is a JSON object of the runtime's, kept as it is.
+	Metadata json.RawMessage
+}
+
+// ID implements Spec.
+func (s EventSource) ID(publisher uint64) ID {
+	return ID{Kind: KindEventSource, Scope: s.Scope, Topic: s.Topic, Instance: publisher}
+}
+
+func (s EventSource) validate() error {
+	if !json.Valid(s.Metadata) {
+		return fmt.Errorf("source of %s in %s: metadata %.100q: want JSON", s.Topic, s.Scope, s.Metadata)
 	}
 	return nil
 }

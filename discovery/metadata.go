@@ -1,0 +1,178 @@
+package discovery
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Metadata is all that one worker has registered, as one document. The zero
+// value is empty and useful. It is not safe for concurrent use.
+type Metadata struct {
+	byID map[ID]Instance
+}
+
+// Add puts a registration in, in the place of one with the same id.
+func (m *Metadata) Add(in Instance) {
+	if m.byID == nil {
+		m.byID = map[ID]Instance{}
+	}
+	m.byID[in.ID()] = in
+}
+
+// Remove takes a registration out, and reports whether it was there.
+func (m *Metadata) Remove(id ID) bool {
+	_, ok := m.byID[id]
+	delete(m.byID, id)
+	return ok
+}
+
+// Instances returns what is registered, ordered by ID.
+func (m Metadata) Instances() []Instance {
+	return slices.SortedFunc(maps.Values(m.byID), func(a, b Instance) int { return a.ID().Compare(b.ID()) })
+}
+
+// Filter returns what a query finds, ordered by ID. One with a kind alone
+// returns all of that kind.
+func (m Metadata) Filter(q Query) []Instance {
+	return slices.DeleteFunc(m.Instances(), func(in Instance) bool { return !q.Match(in.ID()) })
+}
+
+// The fields of the document, as the runtime names them. Each is a map from
+// path to instance.
+var metadataFields = map[Kind]string{
+	KindEndpoint:     "endpoints",
+	KindModel:        "model_cards",
+	KindEventChannel: "event_channels",
+	KindEventSource:  "event_sources",
+}
+
+// MarshalJSON writes the document of the runtime: for each kind a map from
+// path, in the form of RuntimeKey, to instance. An instance that was read is
+// written as it was.
+func (m Metadata) MarshalJSON() ([]byte, error) {
+	doc := map[string]map[string]json.RawMessage{}
+	for _, field := range metadataFields {
+		doc[field] = map[string]json.RawMessage{}
+	}
+	for id, in := range m.byID {
+		path, err := RuntimeKey(id)
+		if err != nil {
+			path = id.Path() // a slash in a name
+		}
+		raw := in.Raw
+		if raw == nil {
+			if raw, err = json.Marshal(in); err != nil {
+				return nil, err
+			}
+		}
+		doc[metadataFields[id.Kind]][path] = raw
+	}
+	return json.Marshal(doc)
+}
+
+// UnmarshalJSON reads the document of either generation. A map that is missing
+// or null is empty. An instance stands for itself: its path is not looked at.
+// The error joins those of the instances that are not valid, each with its
+// path; the others are there.
+func (m *Metadata) UnmarshalJSON(data []byte) error {
+	var doc map[string]json.RawMessage
+	if err := json.Unmarshal(data, &doc); err != nil {
+		return fmt.Errorf("discovery: metadata: %w", err)
+	}
+	*m = Metadata{}
+	var errs []error
+	for kind, field := range metadataFields {
+		var byPath map[string]json.RawMessage
+		if raw := doc[field]; raw != nil {
+			if err := json.Unmarshal(raw, &byPath); err != nil {
+				errs = append(errs, fmt.Errorf("discovery: metadata: %s: want a map from path to instance: %w", field, err))
+			}
+		}
+		for path, raw := range byPath {
+			var in Instance
+			err := json.Unmarshal(raw, &in)
+			if err == nil {
+				err = in.ID().Expect(kind)
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("discovery: metadata: %s %.200q: %w", field, path, err))
+				continue
+			}
+			m.Add(in)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// generation is a number that is another whenever the document is.
+func (m Metadata) generation() int64 {
+	h := fnv.New64a()
+	for _, in := range m.Instances() {
+		_, _ = fmt.Fprintf(h, "%v %s %d ", in.ID().Kind, in.ID(), len(in.Raw))
+		_, _ = h.Write(in.Raw)
+	}
+	return int64(h.Sum64() >> 1)
+}
+
+// Snapshot is the metadata of all workers at a moment, by instance id. An event
+// channel is registered under the id of its publisher, and so stands as a
+// worker of its own where the backend keeps one entry for each registration.
+type Snapshot struct {
+	Instances map[uint64]Metadata `json:"instances"`
+
+	// Generations has a number for each worker that changes with its metadata.
+	// Its order means nothing.
+	Generations map[uint64]int64 `json:"generations"`
+
+	// Sequence counts the snapshots of a client.
+	Sequence uint64 `json:"sequence"`
+
+	Timestamp time.Time `json:"timestamp"`
+}
+
+// HasChangesFrom reports whether workers have come, gone or changed since prev.
+// It compares generations alone.
+func (s Snapshot) HasChangesFrom(prev Snapshot) bool {
+	return !maps.Equal(s.Generations, prev.Generations)
+}
+
+// Filter returns what a query finds in all workers, ordered by ID.
+func (s Snapshot) Filter(q Query) []Instance {
+	var out []Instance
+	for _, m := range s.Instances {
+		out = append(out, m.Filter(q)...)
+	}
+	slices.SortFunc(out, func(a, b Instance) int { return a.ID().Compare(b.ID()) })
+	return out
+}
+
+// Snapshot lists all kinds.
+func (c *Client) Snapshot(ctx context.Context) (Snapshot, error) {
+	s := Snapshot{
+		Instances:   map[uint64]Metadata{},
+		Generations: map[uint64]int64{},
+		Sequence:    c.snapshots.Add(1),
+		Timestamp:   time.Now(),
+	}
+	for kind := range metadataFields {
+		found, err := c.List(ctx, Query{Kind: kind})
+		if err != nil {
+			return Snapshot{}, err
+		}
+		for _, in := range found {
+			m := s.Instances[in.InstanceID]
+			m.Add(in)
+			s.Instances[in.InstanceID] = m
+		}
+	}
+	for id, m := range s.Instances {
+		s.Generations[id] = m.generation()
+	}
+	return s, nil
+}
