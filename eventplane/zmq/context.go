@@ -134,20 +134,23 @@ func (c *Context) dial() (*Publisher, error) {
 	return p, nil
 }
 
-// Subscribe opens a subscriber of exactly subject. It hears whatever it is
-// connected to afterwards.
+// Subscribe opens a subscriber of exactly subject, which is shorter than 4 KiB.
+// It hears whatever it is connected to afterwards.
 func (c *Context) Subscribe(subject string) (*Subscriber, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s, err := c.subscribe(subject)
 	if err != nil {
-		return nil, fmt.Errorf("zmq: subscribe to %q: %w", subject, err)
+		return nil, fmt.Errorf("zmq: subscribe to %.100q: %w", subject, err)
 	}
 	c.open[s] = struct{}{}
 	return s, nil
 }
 
 func (c *Context) subscribe(subject string) (*Subscriber, error) {
+	if len(subject) >= maxSubscription { // with one byte before it on the wire
+		return nil, fmt.Errorf("%d bytes: want less than %d", len(subject), maxSubscription)
+	}
 	socket, err := c.socket(zmq.SUB)
 	if err != nil {
 		return nil, err

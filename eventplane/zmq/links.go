@@ -3,6 +3,7 @@
 package zmq
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"strings"
@@ -32,6 +33,7 @@ type links struct {
 type link struct {
 	endpoint string
 	live     bool
+	warned   bool
 	cutAt    time.Time // zero unless in links.cut
 }
 
@@ -119,7 +121,7 @@ func (l *links) event(event zmq.Event, addr string, now time.Time) {
 	case zmq.EVENT_CONNECT_RETRIED:
 		l.clearCut(k)
 	case zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-		l.log.Warn("zmq: handshake failed", "endpoint", k.endpoint, "event", event.String())
+		l.warn(k, "zmq: a peer does not speak our protocol")
 	}
 }
 
@@ -193,13 +195,19 @@ func (l *links) repair(now time.Time) {
 		k := l.cut[0]
 		l.clearCut(k)
 		l.forgetAddresses(k)
-		err := l.socket.Disconnect(k.endpoint)
-		if dialErr := l.dial(k.endpoint); dialErr != nil {
-			err = dialErr
-			k.cutAt = now
-			l.cut = append(l.cut, k) // once more after the delay
+		l.warn(k, "zmq: a peer that violates the protocol was cut off, connecting again")
+		if err := errors.Join(l.socket.Disconnect(k.endpoint), l.dial(k.endpoint)); err != nil {
+			l.log.Debug("zmq: connect again", "endpoint", k.endpoint, "error", err)
 		}
-		l.log.Warn("zmq: peer was cut off for violating the protocol; connecting again",
-			"endpoint", k.endpoint, "error", err)
 	}
+}
+
+// warn tells of a link once; a peer that goes on like that is only worth a debug line.
+func (l *links) warn(k *link, text string) {
+	level := slog.LevelDebug
+	if !k.warned {
+		level = slog.LevelWarn
+	}
+	k.warned = true
+	l.log.Log(context.Background(), level, text, "endpoint", k.endpoint)
 }
