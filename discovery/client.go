@@ -95,7 +95,13 @@ func (c *Client) Register(ctx context.Context, spec Spec) (*Registration, error)
 // events has one. What is registered under the same id is taken over. A Model
 // that does not go with those of its endpoint is refused with ErrModelConflict.
 func (c *Client) RegisterAs(ctx context.Context, instance uint64, spec Spec) (*Registration, error) {
-	id := spec.ID(instance)
+	return c.RegisterInstance(ctx, Instance{InstanceID: instance, Spec: spec})
+}
+
+// RegisterInstance registers an instance that was read elsewhere. What is
+// stored is its Raw if it has one, with the fields that are not known here.
+func (c *Client) RegisterInstance(ctx context.Context, in Instance) (*Registration, error) {
+	spec, id := in.Spec, in.ID()
 	if err := errors.Join(id.validate(), spec.validate()); err != nil {
 		return nil, fmt.Errorf("discovery: register: %w", err)
 	}
@@ -110,8 +116,7 @@ func (c *Client) RegisterAs(ctx context.Context, instance uint64, spec Spec) (*R
 			return nil, err
 		}
 	}
-	in := Instance{InstanceID: instance, Spec: spec}
-	value, err := json.Marshal(in)
+	value, err := in.stored()
 	if err != nil {
 		return nil, fmt.Errorf("discovery: register %s: %w", id, err)
 	}

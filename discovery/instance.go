@@ -21,6 +21,14 @@ type Instance struct {
 // ID returns the id of the registration.
 func (i Instance) ID() ID { return i.Spec.ID(i.InstanceID) }
 
+// stored is the JSON that a store keeps of the instance.
+func (i Instance) stored() (json.RawMessage, error) {
+	if i.Raw != nil {
+		return i.Raw, nil
+	}
+	return json.Marshal(i)
+}
+
 // DecodeCard decodes the card of a model into v. On an instance of another
 // kind the error wraps ErrKind and says which kind it was.
 func (i Instance) DecodeCard(v any) error {

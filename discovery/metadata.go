@@ -65,11 +65,9 @@ func (m Metadata) MarshalJSON() ([]byte, error) {
 		if err != nil {
 			path = id.Path() // a slash in a name
 		}
-		raw := in.Raw
-		if raw == nil {
-			if raw, err = json.Marshal(in); err != nil {
-				return nil, err
-			}
+		raw, err := in.stored()
+		if err != nil {
+			return nil, err
 		}
 		doc[metadataFields[id.Kind]][path] = raw
 	}

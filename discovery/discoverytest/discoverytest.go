@@ -182,7 +182,8 @@ func queriesSelect(t *testing.T, f *fixture) {
 	inNS := channel(discovery.Scope{Namespace: "a"}, "t", "tcp://127.0.0.1:1")
 	inComp := channel(discovery.Scope{Namespace: "a", Component: "x"}, "t", "tcp://127.0.0.1:2")
 	inEP := channel(discovery.Scope{Namespace: "a", Component: "x", Endpoint: "generate"}, "u", "tcp://127.0.0.1:3")
-	for _, spec := range []discovery.Spec{e1, e2, inNS, inComp, inEP, model(f, "m")} {
+	source := discovery.EventSource{Scope: inEP.Scope, Topic: "u", Metadata: json.RawMessage(`{"worker":{"worker_id":7}}`)}
+	for _, spec := range []discovery.Spec{e1, e2, inNS, inComp, inEP, model(f, "m"), source} {
 		f.register(c, 7, spec)
 	}
 	channels := func(scope discovery.Scope, topic string) discovery.Query {
@@ -204,6 +205,8 @@ func queriesSelect(t *testing.T, f *fixture) {
 		{channels(ax, ""), []discovery.Spec{inComp, inEP}},
 		{channels(ax, "u"), []discovery.Spec{inEP}},
 		{channels(inEP.Scope, ""), []discovery.Spec{inEP}},
+		{discovery.Query{Kind: discovery.KindEventSource, Scope: a, Topic: "u"}, []discovery.Spec{source}},
+		{discovery.Query{Kind: discovery.KindEventSource, Topic: "t"}, nil},
 		{discovery.Query{}, nil},
 	} {
 		var want []discovery.ID
