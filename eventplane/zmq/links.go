@@ -126,8 +126,8 @@ func (l *links) event(event zmq.Event, addr string, now time.Time) {
 }
 
 // find returns the link of addr. An address heard first in CONNECT_RETRIED is
-// that of the link cut last, whose endpoint is a name: libzmq reports both
-// one after the other.
+// that of the link cut last, whose endpoint is a name: a thread of libzmq
+// reports both one after the other.
 func (l *links) find(event zmq.Event, addr string) *link {
 	if k := l.byEndpoint[addr]; k != nil {
 		return k

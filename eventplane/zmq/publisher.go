@@ -106,8 +106,10 @@ func (p *Publisher) Disconnect(endpoint string) error {
 	return p.owner.disconnect(endpoint)
 }
 
-// Live blocks until all the brokers that the publisher is connected to have
-// answered, or ctx is done. A bound publisher is live.
+// Live blocks until the handshakes with all the brokers that the publisher is
+// connected to are done, or ctx is. A bound publisher is live. The broker's
+// subscription arrives a moment later: what is published in between can still
+// be missed.
 func (p *Publisher) Live(ctx context.Context) error {
 	if p.owner == nil {
 		return ctx.Err()

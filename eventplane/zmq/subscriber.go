@@ -63,8 +63,10 @@ func (s *Subscriber) Connect(endpoint string) error { return s.owner.connect(end
 // Disconnect removes an endpoint. What arrived from it before is not lost.
 func (s *Subscriber) Disconnect(endpoint string) error { return s.owner.disconnect(endpoint) }
 
-// Live blocks until all the endpoints that the subscriber is connected to have
-// answered, or ctx is done. With none it returns at once.
+// Live blocks until the handshakes with all the endpoints that the subscriber
+// is connected to are done, or ctx is. With none it returns at once. The
+// subscription reaches the other side a moment later: what is published in
+// between can still be missed.
 func (s *Subscriber) Live(ctx context.Context) error { return s.owner.live(ctx) }
 
 // Close implements driver.Subscriber.
