@@ -323,26 +323,37 @@ func TestWatchWhoseConsumerIsDeleted(t *testing.T) {
 	w.expect(discovery.Added, 2)
 }
 
-// Cards of 900 KB do not go into one pull.
+// Cards of 900 KB do not all go into one pull.
 func TestListOfLargeCards(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
-	client := newClient(t, server.Connect(t), discovery.JetStreamOptions{})
-	card, err := json.Marshal(map[string]string{"display_name": "m", "template": strings.Repeat("x", 900_000)})
+	store, err := discovery.NewJetStream(server.Connect(t), discovery.JetStreamOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	const n = 40
+	client := discovery.NewClient(store, discovery.Options{})
+	defer func() { _ = client.Shutdown(context.WithoutCancel(t.Context())) }()
+	model, err := discovery.NewModel(discovery.Scope{Namespace: "ns", Component: "comp", Endpoint: "ep"},
+		map[string]string{"display_name": "m", "template": strings.Repeat("x", 900_000)}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 30
 	for id := range uint64(n) {
-		spec := discovery.Model{Scope: discovery.Scope{Namespace: "ns", Component: "comp", Endpoint: fmt.Sprint(id)}, Card: card}
-		register(t, client, id, spec)
+		value, err := json.Marshal(discovery.Instance{InstanceID: id, Spec: model})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := store.Register(t.Context(), model.ID(id), value); err != nil {
+			t.Fatal(err)
+		}
 	}
 	list, err := client.List(t.Context(), discovery.Query{Kind: discovery.KindModel})
 	if err != nil || len(list) != n {
 		t.Fatalf("%d are listed, %v", len(list), err)
 	}
 	for _, in := range list {
-		if got := in.Spec.(discovery.Model).Card; !bytes.Equal(got, card) {
+		if got := in.Spec.(discovery.Model).Card; !bytes.Equal(got, model.Card) {
 			t.Fatalf("%s has another card", in.ID())
 		}
 	}
