@@ -33,7 +33,8 @@ type Publisher struct {
 	mu       sync.Mutex
 	closed   bool
 	sequence uint64 // of the next event
-	body     []byte // reused
+	body     []byte         // reused
+	message  driver.Message // reused
 }
 
 func (c *Client) newPublisher(ctx context.Context, scope discovery.Scope, topic string) (*Publisher, error) {
@@ -124,7 +125,9 @@ func (p *Publisher) publish(ctx context.Context, payload []byte, opaque bool) er
 		p.body = body
 	}
 	p.sequence++
-	err = p.out.Publish(ctx, &driver.Message{Subject: p.out.subject, PublisherID: p.id, Sequence: env.Sequence, Body: body})
+	p.message = driver.Message{Subject: p.out.subject, PublisherID: p.id, Sequence: env.Sequence, Body: body}
+	err = p.out.Publish(ctx, &p.message)
+	p.message.Body = nil // not ours to keep if it is large
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("eventplane: publish %s: %w", p.topic, err)
 	}

@@ -54,7 +54,9 @@ type Subscriber struct {
 	client *Client
 	topic  string
 	in     *inlet
-	msg    driver.Message // reused by Next
+
+	msg driver.Message // reused by Next, as is env
+	env codec.Envelope
 
 	once sync.Once
 	err  error // of Shutdown
@@ -147,9 +149,9 @@ func (s *Subscriber) receive(ctx context.Context, wait time.Duration) error {
 
 // accept gives the tracker the event in the message, if it is one.
 func (s *Subscriber) accept() error {
-	ev := Event{}
+	ev := &s.env
 	ev.Topic = s.topic // saves Decode an allocation
-	err := ev.Envelope.Decode(s.msg.Body)
+	err := ev.Decode(s.msg.Body)
 	reason := ""
 	switch {
 	case err != nil:
@@ -159,7 +161,7 @@ func (s *Subscriber) accept() error {
 		reason = fmt.Sprintf("publisher %d, sequence %d in the frames, but %d, %d in the envelope: want the same",
 			s.msg.PublisherID, s.msg.Sequence, ev.PublisherID, ev.Sequence)
 	default:
-		s.tracker.offer(ev)
+		s.tracker.offer(Event{Envelope: *ev})
 		return nil
 	}
 	s.bad++

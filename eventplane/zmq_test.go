@@ -3,6 +3,7 @@
 package eventplane_test
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/pebbe/zmq4"
@@ -81,4 +82,43 @@ func bindProxy(tb testing.TB, ctx *zmq4.Context, kind zmq4.Type) *zmq4.Socket {
 func (p *proxy) stop() {
 	_ = p.ctx.Term()
 	<-p.done
+}
+
+func BenchmarkRawZMQ(b *testing.B) {
+	ctx, err := zmq4.NewContext()
+	must(b, err)
+	pub, err := ctx.NewSocket(zmq4.XPUB) // hears that it is subscribed to
+	must(b, err)
+	sub, err := ctx.NewSocket(zmq4.SUB)
+	must(b, err)
+	b.Cleanup(func() {
+		must(b, errors.Join(sub.Close(), pub.Close(), ctx.Term()))
+	})
+	must(b, errors.Join(pub.SetSndhwm(100_000), sub.SetRcvhwm(100_000))) // as the driver, else bursts are dropped
+	must(b, errors.Join(pub.Bind("tcp://127.0.0.1:*"), sub.SetSubscribe("")))
+	endpoint, err := pub.GetLastEndpoint()
+	must(b, err)
+	must(b, sub.Connect(endpoint))
+	_, err = pub.RecvBytes(0)
+	must(b, err)
+
+	frames := [][]byte{[]byte("kv-events"), make([]byte, 8), make([]byte, 8), make([]byte, payloadSize)}
+	b.ReportAllocs()
+	for b.Loop() {
+		for range burst {
+			for i, frame := range frames {
+				flags := zmq4.SNDMORE
+				if i == len(frames)-1 {
+					flags = 0
+				}
+				_, err := pub.SendBytes(frame, flags)
+				must(b, err)
+			}
+		}
+		for range burst * len(frames) {
+			_, err := sub.RecvBytes(0)
+			must(b, err)
+		}
+	}
+	perEvent(b)
 }
