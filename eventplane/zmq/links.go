@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ type links struct {
 	byEndpoint map[string]*link
 	byAddress  map[string]*link // after a name was resolved, the monitor says addresses
 	cut        []*link          // those with a DISCONNECTED and nothing after it, oldest first
+	leaving    []*link          // those to be disconnected, oldest first
 	waiting    int              // links without handshake
 	live       chan struct{}    // closed while waiting is 0
 }
@@ -35,11 +37,17 @@ type link struct {
 	live     bool
 	warned   bool
 	cutAt    time.Time // zero unless in links.cut
+	leaveAt  time.Time // zero unless in links.leaving
 }
 
 // cutDelay is how long CONNECT_RETRIED is waited for, and what keeps a peer
 // that violates the protocol at every connection from keeping us busy.
 const cutDelay = 100 * time.Millisecond
+
+// leaveDelay is how long a subscriber stays connected to an endpoint that it is
+// told to leave. A publisher that ends unregisters first, and its last events
+// may still be under way; libzmq would throw them away.
+const leaveDelay = time.Second
 
 func newLinks(socket *zmq.Socket, log *slog.Logger) *links {
 	l := &links{
@@ -56,7 +64,8 @@ func newLinks(socket *zmq.Socket, log *slog.Logger) *links {
 var errScheme = errors.New("want tcp://host:port or ipc://path")
 
 func (l *links) connect(endpoint string) error {
-	if l.byEndpoint[endpoint] != nil {
+	if k := l.byEndpoint[endpoint]; k != nil {
+		l.stay(k)
 		return nil
 	}
 	if err := l.dial(endpoint); err != nil {
@@ -87,10 +96,40 @@ func (l *links) disconnect(endpoint string) error {
 	delete(l.byEndpoint, endpoint)
 	l.forgetAddresses(k)
 	l.clearCut(k)
+	if k.leaveAt.IsZero() {
+		l.uncount(k)
+	} else {
+		l.leaving = slices.DeleteFunc(l.leaving, func(other *link) bool { return other == k })
+	}
+	return l.socket.Disconnect(endpoint)
+}
+
+// leave disconnects from endpoint after leaveDelay, or when it ends before.
+// Until then it does not count as connected.
+func (l *links) leave(endpoint string, now time.Time) {
+	if k := l.byEndpoint[endpoint]; k != nil && k.leaveAt.IsZero() {
+		k.leaveAt = now.Add(leaveDelay)
+		l.leaving = append(l.leaving, k)
+		l.uncount(k)
+	}
+}
+
+// stay takes a leave back.
+func (l *links) stay(k *link) {
+	if k.leaveAt.IsZero() {
+		return
+	}
+	k.leaveAt = time.Time{}
+	l.leaving = slices.DeleteFunc(l.leaving, func(other *link) bool { return other == k })
+	if !k.live {
+		l.count(+1)
+	}
+}
+
+func (l *links) uncount(k *link) {
 	if !k.live {
 		l.count(-1)
 	}
-	return l.socket.Disconnect(endpoint)
 }
 
 func (l *links) forgetAddresses(k *link) {
@@ -114,6 +153,11 @@ func (l *links) event(event zmq.Event, addr string, now time.Time) {
 	case zmq.EVENT_DISCONNECTED:
 		l.log.Debug("zmq: disconnected", "endpoint", k.endpoint)
 		l.setLive(k, false)
+		if !k.leaveAt.IsZero() {
+			k.leaveAt = now
+			l.leaving = append([]*link{k}, slices.DeleteFunc(l.leaving, func(other *link) bool { return other == k })...)
+			return
+		}
 		if k.cutAt.IsZero() {
 			k.cutAt = now
 			l.cut = append(l.cut, k)
@@ -145,9 +189,11 @@ func (l *links) setLive(k *link, live bool) {
 		return
 	}
 	k.live = live
-	if live {
+	switch {
+	case !k.leaveAt.IsZero():
+	case live:
 		l.count(-1)
-	} else {
+	default:
 		l.count(+1)
 	}
 }
@@ -169,29 +215,48 @@ func (l *links) clearCut(k *link) {
 		return
 	}
 	k.cutAt = time.Time{}
-	for i, other := range l.cut {
-		if other == k {
-			l.cut = append(l.cut[:i], l.cut[i+1:]...)
-			return
-		}
-	}
+	l.cut = slices.DeleteFunc(l.cut, func(other *link) bool { return other == k })
 }
 
 // wait returns how long nothing is due, for a poller: -1 is for ever.
 func (l *links) wait(now time.Time) time.Duration {
-	if len(l.cut) == 0 {
+	next, ok := l.next()
+	if !ok {
 		return -1
 	}
-	return max(0, l.cut[0].cutAt.Add(cutDelay).Sub(now)) + time.Millisecond
+	return max(0, next.Sub(now)) + time.Millisecond
+}
+
+// next is when something is due, if anything will be.
+func (l *links) next() (next time.Time, ok bool) {
+	if len(l.cut) > 0 {
+		next = l.cut[0].cutAt.Add(cutDelay)
+	}
+	if len(l.leaving) > 0 && (next.IsZero() || l.leaving[0].leaveAt.Before(next)) {
+		next = l.leaving[0].leaveAt
+	}
+	return next, !next.IsZero()
 }
 
 func (l *links) due(now time.Time) bool {
-	return len(l.cut) > 0 && now.Sub(l.cut[0].cutAt) >= cutDelay
+	next, ok := l.next()
+	return ok && !now.Before(next)
+}
+
+// tend does what is due.
+func (l *links) tend(now time.Time) {
+	l.repair(now)
+	for len(l.leaving) > 0 && !now.Before(l.leaving[0].leaveAt) {
+		k := l.leaving[0]
+		if err := l.disconnect(k.endpoint); err != nil {
+			l.log.Debug("zmq: disconnect", "endpoint", k.endpoint, "error", err)
+		}
+	}
 }
 
 // repair connects again what libzmq has given up.
 func (l *links) repair(now time.Time) {
-	for l.due(now) {
+	for len(l.cut) > 0 && now.Sub(l.cut[0].cutAt) >= cutDelay {
 		k := l.cut[0]
 		l.clearCut(k)
 		l.forgetAddresses(k)

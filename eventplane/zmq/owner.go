@@ -103,7 +103,7 @@ func (o *owner) run() {
 			return
 		}
 		if o.links.due(time.Now()) {
-			o.change(func() error { o.links.repair(time.Now()); return nil })
+			o.change(func() error { o.links.tend(time.Now()); return nil })
 		}
 	}
 }
@@ -180,6 +180,10 @@ func (o *owner) connect(endpoint string) error {
 
 func (o *owner) disconnect(endpoint string) error {
 	err := o.do(func() error {
+		if o.receive != nil {
+			o.links.leave(endpoint, time.Now())
+			return nil
+		}
 		return o.change(func() error { return o.links.disconnect(endpoint) })
 	})
 	if err != nil {

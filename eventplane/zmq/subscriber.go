@@ -60,7 +60,8 @@ func (s *Subscriber) Dropped() uint64 { return s.queue.dropped.Load() }
 // in the background.
 func (s *Subscriber) Connect(endpoint string) error { return s.owner.connect(endpoint) }
 
-// Disconnect removes an endpoint. What arrived from it before is not lost.
+// Disconnect removes an endpoint. What its peer has sent by then is not lost:
+// the connection is ended a second later, or when the peer ends it.
 func (s *Subscriber) Disconnect(endpoint string) error { return s.owner.disconnect(endpoint) }
 
 // Live blocks until the handshakes with all the endpoints that the subscriber
