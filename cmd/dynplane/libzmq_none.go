@@ -1,0 +1,5 @@
+//go:build !cgo || nozmq
+
+package main
+
+func libzmqVersion() string { return "none (built without it)" }

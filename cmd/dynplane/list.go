@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dynplane/dynplane/discovery"
+)
+
+const queryHelp = `Without a place all are shown; with NS, NS/COMP or NS/COMP/NAME those in it and
+below. NAME is the endpoint of endpoints and models, and the topic of channels.
+A bucket that is not there is empty.`
+
+func newListCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "ls endpoints|models|channels [NS[/COMP[/NAME]]]",
+		Short: "List what is registered",
+		Long: `List what is registered now.
+
+` + queryHelp + `
+As JSON, each line is one instance as it is stored.`,
+		Example: `  dynplane ls endpoints
+  dynplane ls models dynamo
+  dynplane ls channels dynamo/backend/kv-events -o json`,
+		Args: argCount(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q, err := parseQuery(args)
+			if err != nil {
+				return err
+			}
+			return a.list(cmd.Context(), q)
+		},
+	}
+}
+
+func (a *app) list(ctx context.Context, q discovery.Query) error {
+	client, err := a.discover(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = a.shutdown(ctx, client) }()
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	found, err := client.List(ctx, q)
+	if err != nil {
+		return err
+	}
+	if a.streamsJSON() {
+		for _, in := range found {
+			if err := a.writeJSON(stored(in)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	t := newTable(a.stdout)
+	t.row(heading(q.Kind)...)
+	for _, in := range found {
+		t.row(columns(in)...)
+	}
+	return t.Flush()
+}
+
+// stored is the JSON that the instance was read from, with what we don't know
+// of it.
+func stored(in discovery.Instance) any {
+	if in.Raw != nil {
+		return in.Raw
+	}
+	return in
+}
+
+// heading names the columns.
+func heading(k discovery.Kind) []string {
+	if k == discovery.KindModel {
+		return []string{"PATH", "MODEL"}
+	}
+	return []string{"PATH", "TRANSPORT", "ADDRESS"}
+}
+
+// columns are the path of an instance and what is most worth seeing of it.
+func columns(in discovery.Instance) []string {
+	path := in.ID().Path()
+	switch s := in.Spec.(type) {
+	case discovery.Endpoint:
+		if s.Transport.Raw != nil {
+			return []string{path, "other", string(s.Transport.Raw)}
+		}
+		return []string{path, s.Transport.Kind, s.Transport.Address}
+	case discovery.Model:
+		var card struct {
+			Name string `json:"display_name"`
+		}
+		_ = json.Unmarshal(s.Card, &card) // a card without a name has none to show
+		return []string{path, card.Name}
+	case discovery.EventChannel:
+		return []string{path, transportName(s.Transport), s.Transport.Address()}
+	}
+	return []string{path}
+}
+
+func transportName(t discovery.Transport) string {
+	if _, ok := t.(discovery.ZMQBroker); ok {
+		return "broker"
+	}
+	return t.Kind()
+}
+
+// parseQuery reads a kind and, if there is one, a place.
+func parseQuery(args []string) (discovery.Query, error) {
+	kinds := map[string]discovery.Kind{
+		"endpoints": discovery.KindEndpoint, "models": discovery.KindModel, "channels": discovery.KindEventChannel,
+	}
+	q := discovery.Query{Kind: kinds[args[0]]}
+	if q.Kind == 0 {
+		return q, usagef("kind %q: want endpoints, models or channels", args[0])
+	}
+	if len(args) == 1 {
+		return q, nil
+	}
+	place, err := discovery.ParseScope(args[1])
+	if err != nil {
+		return q, usagef("%q: want NS, NS/COMP or NS/COMP/NAME", args[1])
+	}
+	q.Scope = place
+	if q.Kind == discovery.KindEventChannel {
+		q.Topic, q.Scope.Endpoint = place.Endpoint, ""
+	}
+	return q, nil
+}
+
+// parseScope reads a place of so many parts at least.
+func parseScope(arg string, least int) (discovery.Scope, error) {
+	scope, err := discovery.ParseScope(arg)
+	if err != nil {
+		return scope, usagef("%w", err)
+	}
+	if parts := 1 + strings.Count(arg, "/"); parts < least {
+		return scope, usagef("%q has %d parts: want NS/COMP/NAME", arg, parts)
+	}
+	return scope, nil
+}

@@ -1,0 +1,262 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
+
+	"github.com/dynplane/dynplane/integration/natstest"
+)
+
+// checked runs tests and then looks for goroutines that they left behind.
+type checked struct{ m *testing.M }
+
+func (c checked) Run() int {
+	code := c.m.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		_, _ = fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+func TestMain(m *testing.M) {
+	testscript.Main(checked{m}, map[string]func(){"dynplane": main})
+}
+
+// TestScripts runs the command as its users do, each script on a NATS server
+// of its own. Beside testscript's commands there are
+//
+//	code N COMMAND...        runs a command, which must exit with N
+//	await PATTERN FILE       waits until a file has a line that matches
+//	listed PATTERN WHAT...   waits until dynplane ls -o json prints a match
+//	put KEY FILE             writes to the bucket as a foreign client does
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: filepath.Join("testdata", "script"),
+		Setup: func(env *testscript.Env) error {
+			tb, ok := env.T().(testing.TB)
+			if !ok {
+				return errors.New("the script's T is no testing.TB")
+			}
+			env.Setenv("NATS_SERVER", natstest.Run(tb).URL())
+			env.Setenv("DYN_EVENT_PLANE_HOST", "127.0.0.1")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"code": runForCode, "await": await, "listed": listed, "put": put,
+		},
+	})
+}
+
+func runForCode(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	code := 0
+	var exit *exec.ExitError
+	if err := ts.Exec(args[1], args[2:]...); errors.As(err, &exit) {
+		code = exit.ExitCode()
+	}
+	if code != want {
+		ts.Fatalf("exit code %d, want %d", code, want)
+	}
+}
+
+func await(ts *testscript.TestScript, _ bool, args []string) {
+	pattern := regexp.MustCompile("(?m)" + args[0])
+	eventually(ts, func() bool {
+		data, err := os.ReadFile(ts.MkAbs(args[1]))
+		return err == nil && pattern.Match(data)
+	})
+}
+
+func listed(ts *testscript.TestScript, _ bool, args []string) {
+	pattern := regexp.MustCompile("(?m)" + args[0])
+	eventually(ts, func() bool {
+		err := ts.Exec("dynplane", append([]string{"ls", "-o", "json"}, args[1:]...)...)
+		return err == nil && pattern.MatchString(ts.ReadFile("stdout"))
+	})
+}
+
+func put(ts *testscript.TestScript, _ bool, args []string) {
+	nc, err := nats.Connect(ts.Getenv("NATS_SERVER"))
+	ts.Check(err)
+	defer nc.Close()
+	_, err = nc.Request("$KV.dynplane."+args[0], []byte(ts.ReadFile(args[1])), natstest.Patience)
+	ts.Check(err)
+}
+
+func eventually(ts *testscript.TestScript, ok func() bool) {
+	for deadline := time.Now().Add(natstest.Patience); !ok(); {
+		if time.Now().After(deadline) {
+			ts.Fatalf("waited %v in vain", natstest.Patience)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+// outcome is what a command line in this process came to.
+type outcome struct {
+	code           int
+	stdout, stderr string
+}
+
+func runHere(t *testing.T, env map[string]string, args ...string) outcome {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	a := &app{
+		lookup: func(name string) (string, bool) { v, ok := env[name]; return v, ok },
+		stdin:  strings.NewReader(""), stdout: &stdout, stderr: &stderr,
+	}
+	code := a.run(t.Context(), args)
+	return outcome{code, stdout.String(), stderr.String()}
+}
+
+func TestUsageErrors(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ args, want string }{
+		{"frobnicate", `"frobnicate"`},
+		{"help frobnicate", `"frobnicate"`},
+		{"ls", "endpoints|models|channels"},
+		{"ls foo", `"foo": want endpoints, models or channels`},
+		{"ls endpoints a b", "3 arguments"},
+		{"ls endpoints a//b", `"a//b": want NS`},
+		{"ls endpoints a/b/c/d", "want NS"},
+		{"ls --nope endpoints", "--nope"},
+		{"ls endpoints -o yaml", `"yaml": want json or table`},
+		{"ls endpoints --ttl 500ms", "--ttl 500ms"},
+		{"ls endpoints --ttl soon", `"soon"`},
+		{"ls endpoints --bucket a.b", `--bucket "a.b"`},
+		{"ls endpoints --server http://x", `"http://x"`},
+		{"watch foo", `"foo"`},
+		{"watch", "0 arguments"},
+		{"register", "endpoint, model or channel"},
+		{"register foo", `"foo": want endpoint, model or channel`},
+		{"register endpoint ns/c --tcp h:1", "want NS/COMP/NAME"},
+		{"register endpoint ns/c/e", "--tcp is missing"},
+		{"register endpoint ns/c/e --tcp h:1 --device tpu", `--device "tpu": want cpu or cuda`},
+		{"register endpoint ns/c/e --tcp h:1 --id 18446744073709551616", `"18446744073709551616"`},
+		{"register endpoint ns/c/e --tcp h:1 --id -1", `"-1"`},
+		{"register model ns/c/e", "--card is missing"},
+		{"register channel ns/c", "1 arguments"},
+		{"register channel ns/c t", "want one of --zmq"},
+		{"register channel ns/c t --zmq tcp://h:1 --nats-prefix p", "want one of --zmq"},
+		{"register channel ns/c t --xsub tcp://h:1", "--xsub with --xpub"},
+		{"register channel ns/c t --zmq h:1", `"h:1": want tcp://`},
+		{"register channel ns/c t --zmq tcp://h:0", "want tcp://"},
+		{"pub ns/c", "1 arguments"},
+		{"pub ns/c/e/x t", `"ns/c/e/x"`},
+		{"pub ns/c t --rate -1", "--rate -1"},
+		{"pub ns/c t --rate NaN", "--rate NaN"},
+		{"pub ns/c t --count -1", `"-1"`},
+		{"pub ns/c t --raw --count 2", "--raw"},
+		{"pub ns/c t --linger -1s", "--linger"},
+		{"sub ns/c t --timeout -1s", "--timeout"},
+		{"sub ns/c t extra", "3 arguments"},
+		{"version now", "1 arguments"},
+	} {
+		t.Run(test.args, func(t *testing.T) {
+			t.Parallel()
+			got := runHere(t, nil, strings.Fields(test.args)...)
+			if got.code != exitUsage {
+				t.Errorf("exit code %d, want %d", got.code, exitUsage)
+			}
+			checkComplaint(t, got, test.want)
+		})
+	}
+}
+
+func checkComplaint(t *testing.T, got outcome, want string) {
+	t.Helper()
+	if got.stdout != "" {
+		t.Errorf("stdout %q, want nothing", got.stdout)
+	}
+	if strings.Count(got.stderr, "\n") != 1 || !strings.HasPrefix(got.stderr, "dynplane: ") || !strings.Contains(got.stderr, want) {
+		t.Errorf("stderr %q, want one line with %q", got.stderr, want)
+	}
+}
+
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	for _, verb := range []string{
+		"", "demo", "hub", "ls", "watch", "register", "register endpoint", "register model",
+		"register channel", "pub", "sub", "version", "help",
+	} {
+		t.Run(verb, func(t *testing.T) {
+			t.Parallel()
+			got := runHere(t, nil, append(strings.Fields(verb), "--help")...)
+			if got.code != 0 || got.stderr != "" || !strings.Contains(got.stdout, "Examples:\n  ") {
+				t.Errorf("%+v, want help with examples", got)
+			}
+			if again := runHere(t, nil, append([]string{"help"}, strings.Fields(verb)...)...); again != got {
+				t.Errorf("help VERB is %+v, want what VERB --help says", again)
+			}
+		})
+	}
+}
+
+func TestNoServer(t *testing.T) {
+	t.Parallel()
+	server := fmt.Sprintf("nats://127.0.0.1:%d", natstest.FreePort(t))
+	for _, args := range []string{
+		"ls endpoints", "watch models", "register endpoint ns/c/e --tcp h:1", "pub ns/c t", "sub ns/c t",
+	} {
+		t.Run(args, func(t *testing.T) {
+			t.Parallel()
+			got := runHere(t, nil, append(strings.Fields(args), "--server", server)...)
+			if got.code != exitFailure || !strings.Contains(got.stderr, server) {
+				t.Errorf("%+v, want a failure that names %s", got, server)
+			}
+			checkComplaint(t, got, "dynplane hub")
+		})
+	}
+}
+
+func TestBadEnvironment(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"DYN_EVENT_PLANE":       `DYN_EVENT_PLANE "kafka": want nats or zmq`,
+		"DYN_DISCOVERY_BACKEND": `DYN_DISCOVERY_BACKEND "kafka"`,
+	} {
+		got := runHere(t, map[string]string{name: "kafka"}, "pub", "ns/c", "t")
+		if got.code != exitFailure {
+			t.Errorf("exit code %d, want %d", got.code, exitFailure)
+		}
+		checkComplaint(t, got, want)
+	}
+}
+
+// --server is no error where there is no NATS.
+func TestServerWithoutNATS(t *testing.T) {
+	t.Parallel()
+	env := map[string]string{"DYN_DISCOVERY_BACKEND": "mem"}
+	if got := runHere(t, env, "ls", "endpoints", "--server", "nats://127.0.0.1:1"); got != (outcome{}) {
+		t.Errorf("%+v, want nothing", got)
+	}
+}
+
+type closedPipe struct{}
+
+func (closedPipe) Write([]byte) (int, error) { return 0, syscall.EPIPE }
+
+func TestClosedOutputIsQuiet(t *testing.T) {
+	t.Parallel()
+	var stderr bytes.Buffer
+	a := &app{lookup: func(string) (string, bool) { return "", false }, stdout: closedPipe{}, stderr: &stderr}
+	if code := a.run(t.Context(), []string{"version"}); code != 0 || stderr.Len() > 0 {
+		t.Errorf("exit code %d, stderr %q, want neither", code, &stderr)
+	}
+}

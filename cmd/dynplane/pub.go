@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/eventplane"
+)
+
+// pubOptions are the flags of pub.
+type pubOptions struct {
+	raw    bool
+	count  uint64
+	rate   float64
+	linger time.Duration
+	ready  string
+}
+
+func newPubCommand(a *app) *cobra.Command {
+	var o pubOptions
+	cmd := &cobra.Command{
+		Use:   "pub NS[/COMP[/EP]] TOPIC",
+		Short: "Publish events from stdin",
+		Long: `Announce a channel and publish each line of stdin, which is one event as JSON, or
+with --raw the whole of stdin as one payload of bytes. Blank lines are skipped; a
+line that is no JSON is a failure, and nothing after it is published.
+
+Delivery is at most once: who has not connected yet does not hear. Subscribers
+over ZMQ connect once they see the announcement, which takes them a moment;
+begin to feed stdin when --ready-file is there and they are, or use --rate.
+At the end of stdin, or after --count events, what is queued is sent, the channel
+is held for --linger longer, and is then unregistered.`,
+		Example: `  echo '{"n":1}' | dynplane pub dynamo/backend kv-events
+  seq 1000 | dynplane pub dynamo/backend counter --rate 100 --linger 1s
+  dynplane pub dynamo/backend blobs --raw < blob.bin`,
+		Args: argCount(2, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			scope, topic, err := parseChannel(args)
+			if err == nil {
+				err = o.validate()
+			}
+			if err != nil {
+				return err
+			}
+			ctx := cmd.Context()
+			return unlessDone(ctx, a.pub(ctx, scope, topic, o))
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&o.raw, "raw", false, "publish all of stdin as one payload of bytes")
+	flags.Uint64Var(&o.count, "count", 0, "end after so many events; 0 is when stdin ends, which ends it in any case")
+	flags.Float64Var(&o.rate, "rate", 0, "events a second; 0 is as fast as it goes")
+	flags.DurationVar(&o.linger, "linger", 0, "how long to hold the channel after the last event")
+	flags.StringVar(&o.ready, "ready-file", "", "file to write once the channel is announced")
+	return cmd
+}
+
+func (o pubOptions) validate() error {
+	if o.rate < 0 || math.IsNaN(o.rate) || math.IsInf(o.rate, 0) {
+		return usagef("--rate %v: want events a second, 0 or more", o.rate)
+	}
+	if o.linger < 0 {
+		return usagef("--linger %v: want 0 or more", o.linger)
+	}
+	if o.raw && o.count > 1 {
+		return usagef("--raw publishes one payload: want no --count, or 1")
+	}
+	return nil
+}
+
+func always(eventplane.Config) bool { return true }
+
+func (a *app) pub(ctx context.Context, scope discovery.Scope, topic string, o pubOptions) error {
+	return a.withPlane(ctx, always, func(plane *eventplane.Client) error {
+		opening, cancel := context.WithTimeout(ctx, opTimeout)
+		defer cancel()
+		p, err := plane.Publisher(opening, scope, topic)
+		if err != nil {
+			return err
+		}
+		a.waitForBrokers(ctx, p)
+		if err := writeReadyFile(o.ready, p.Registration().Instance.ID().Path()); err != nil {
+			return err
+		}
+		if o.raw {
+			err = a.pubRaw(ctx, p)
+		} else {
+			err = a.pubLines(ctx, p, o)
+		}
+		if err != nil {
+			return err
+		}
+		return sleep(ctx, o.linger)
+	})
+}
+
+// waitForBrokers gives the brokers, if it goes through any, time to connect:
+// what is published before is lost. One that is down must not stop what goes
+// through the others.
+func (a *app) waitForBrokers(ctx context.Context, p *eventplane.Publisher) {
+	ctx, cancel := context.WithTimeout(ctx, endTimeout)
+	defer cancel()
+	if err := p.Live(ctx); err != nil {
+		a.logger().Warn("publishing, though not all brokers have answered", "waited", endTimeout, "error", err)
+	}
+}
+
+func (a *app) pubRaw(ctx context.Context, p *eventplane.Publisher) error {
+	payload, err := readAll(ctx, a.stdin)
+	if err != nil {
+		return err
+	}
+	return p.PublishBytes(ctx, payload)
+}
+
+func (a *app) pubLines(ctx context.Context, p *eventplane.Publisher, o pubOptions) error {
+	pace := newPace(o.rate)
+	sent := uint64(0)
+	for l, err := range readLines(ctx, a.stdin) {
+		if err != nil {
+			return err
+		}
+		if err := jsonEvent(l.text).validate(); err != nil {
+			return fmt.Errorf("stdin line %d: %w: want one JSON value a line, or --raw", l.number, err)
+		}
+		if err := pace.wait(ctx); err != nil {
+			return err
+		}
+		if err := p.Publish(ctx, jsonEvent(l.text)); err != nil {
+			return fmt.Errorf("stdin line %d: %w", l.number, err)
+		}
+		if sent++; sent == o.count {
+			return nil
+		}
+	}
+	return nil
+}
+
+// pace keeps events apart.
+type pace struct {
+	interval time.Duration
+	next     time.Time
+}
+
+func newPace(rate float64) *pace {
+	if rate == 0 {
+		return &pace{}
+	}
+	return &pace{interval: time.Duration(min(float64(time.Second)/rate, math.MaxInt64/2))}
+}
+
+// wait blocks until the next event is due. One that comes late is caught up
+// with, but only as far as timers are late.
+func (p *pace) wait(ctx context.Context) error {
+	if p.interval == 0 {
+		return ctx.Err()
+	}
+	now := time.Now()
+	if earliest := now.Add(-100 * time.Millisecond); p.next.Before(earliest) {
+		p.next = now
+	}
+	due := p.next
+	p.next = due.Add(p.interval)
+	return sleep(ctx, due.Sub(now))
+}

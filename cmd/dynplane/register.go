@@ -1,0 +1,248 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dynplane/dynplane/discovery"
+)
+
+func newRegisterCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "register endpoint|model|channel",
+		Short: "Register an endpoint, a model or a channel, and hold it",
+		Long: `Register something, print its path, and hold it until interrupted; it is then
+unregistered. Should another owner take the same path over, that is a failure.`,
+		Example: `  dynplane register endpoint dynamo/backend/generate --tcp 10.0.0.7:9000
+  dynplane register model dynamo/backend/generate --card card.json
+  dynplane register channel dynamo/backend kv-events --zmq tcp://10.0.0.7:41877`,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usagef("register what? want endpoint, model or channel")
+			}
+			return usagef("register %q: want endpoint, model or channel", args[0])
+		},
+	}
+	id := &idFlag{}
+	cmd.PersistentFlags().Var(id, "id", "instance id, decimal or 0x hex (default random)")
+	cmd.AddCommand(newRegisterEndpoint(a, id), newRegisterModel(a, id), newRegisterChannel(a, id))
+	return cmd
+}
+
+// idFlag is an instance id of 64 bits, exact.
+type idFlag struct {
+	value uint64
+	given bool
+}
+
+// Set implements pflag.Value.
+func (f *idFlag) Set(s string) (err error) {
+	digits, base := s, 10
+	if rest, ok := strings.CutPrefix(strings.ToLower(s), "0x"); ok {
+		digits, base = rest, 16
+	}
+	if f.value, err = strconv.ParseUint(digits, base, 64); err != nil {
+		return errors.New("want 0 to 18446744073709551615, in decimal or 0x hex")
+	}
+	f.given = true
+	return nil
+}
+
+// String implements pflag.Value.
+func (f *idFlag) String() string {
+	if !f.given {
+		return ""
+	}
+	return strconv.FormatUint(f.value, 10)
+}
+
+// Type implements pflag.Value.
+func (*idFlag) Type() string { return "id" }
+
+func newRegisterEndpoint(a *app, id *idFlag) *cobra.Command {
+	var tcp, device string
+	cmd := &cobra.Command{
+		Use:     "endpoint NS/COMP/NAME --tcp ADDR",
+		Short:   "Register an endpoint",
+		Example: `  dynplane register endpoint dynamo/backend/generate --tcp 10.0.0.7:9000/1f/generate --device cuda`,
+		Args:    argCount(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			scope, err := parseScope(args[0], 3)
+			switch {
+			case err != nil:
+				return err
+			case tcp == "":
+				return usagef("--tcp is missing: want the address, such as 10.0.0.7:9000")
+			case device != "" && device != discovery.DeviceCPU && device != discovery.DeviceCUDA:
+				return usagef("--device %q: want %s or %s", device, discovery.DeviceCPU, discovery.DeviceCUDA)
+			}
+			return a.register(cmd.Context(), id, discovery.Endpoint{Scope: scope, Transport: discovery.TCP(tcp), Device: device})
+		},
+	}
+	cmd.Flags().StringVar(&tcp, "tcp", "", "where requests are taken, HOST:PORT[/INSTANCE/ENDPOINT]")
+	cmd.Flags().StringVar(&device, "device", "", "cpu or cuda")
+	return cmd
+}
+
+func newRegisterModel(a *app, id *idFlag) *cobra.Command {
+	var card, suffix string
+	cmd := &cobra.Command{
+		Use:   "model NS/COMP/NAME --card FILE",
+		Short: "Register a model",
+		Long: `Register a model by its card, a JSON object with a display_name. A model that does
+not go with those of its endpoint is refused.`,
+		Example: `  dynplane register model dynamo/backend/generate --card card.json
+  echo '{"display_name":"llama-3"}' | dynplane register model dynamo/backend/generate --card -`,
+		Args: argCount(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			scope, err := parseScope(args[0], 3)
+			if err != nil {
+				return err
+			}
+			if card == "" {
+				return usagef("--card is missing: want a file of JSON, or - for stdin")
+			}
+			model := discovery.Model{Scope: scope, Suffix: suffix}
+			if model.Card, err = a.readCard(cmd.Context(), card); err != nil {
+				return unlessDone(cmd.Context(), err)
+			}
+			return a.register(cmd.Context(), id, model)
+		},
+	}
+	cmd.Flags().StringVar(&card, "card", "", "file with the model's card as JSON; - is stdin")
+	cmd.Flags().StringVar(&suffix, "suffix", "", "name of the LoRA adapter")
+	return cmd
+}
+
+func (a *app) readCard(ctx context.Context, name string) (card []byte, err error) {
+	if name == "-" {
+		card, err = readAll(ctx, a.stdin)
+	} else {
+		card, err = os.ReadFile(name)
+	}
+	if err == nil && !json.Valid(card) {
+		err = json.Unmarshal(card, new(json.RawMessage)) // says why
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--card %s: %w", name, err)
+	}
+	return card, nil
+}
+
+func newRegisterChannel(a *app, id *idFlag) *cobra.Command {
+	var t channelFlags
+	cmd := &cobra.Command{
+		Use:   "channel NS[/COMP[/EP]] TOPIC (--zmq ENDPOINT | --nats-prefix P | --xsub U... --xpub U...)",
+		Short: "Register an event channel",
+		Example: `  dynplane register channel dynamo/backend kv-events --zmq tcp://10.0.0.7:41877
+  dynplane register channel dynamo/zmq_broker broker --xsub tcp://10.0.0.9:5555 --xpub tcp://10.0.0.9:5556`,
+		Args:                  argCount(2, 2),
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			scope, topic, err := parseChannel(args)
+			if err != nil {
+				return err
+			}
+			transport, err := t.transport()
+			if err != nil {
+				return err
+			}
+			return a.register(cmd.Context(), id, discovery.EventChannel{Scope: scope, Topic: topic, Transport: transport})
+		},
+	}
+	cmd.Flags().StringVar(&t.zmq, "zmq", "", "ZMQ endpoint of the publisher")
+	cmd.Flags().StringVar(&t.nats, "nats-prefix", "", "NATS subject prefix")
+	cmd.Flags().StringSliceVar(&t.xsub, "xsub", nil, "ZMQ endpoint of a broker that publishers connect to; repeatable")
+	cmd.Flags().StringSliceVar(&t.xpub, "xpub", nil, "ZMQ endpoint of a broker that subscribers connect to; repeatable")
+	return cmd
+}
+
+type channelFlags struct {
+	zmq, nats  string
+	xsub, xpub []string
+}
+
+func (f channelFlags) transport() (discovery.Transport, error) {
+	var found []discovery.Transport
+	if f.zmq != "" {
+		found = append(found, discovery.ZMQ{Endpoint: f.zmq})
+	}
+	if f.nats != "" {
+		found = append(found, discovery.NATS{SubjectPrefix: f.nats})
+	}
+	if len(f.xsub)+len(f.xpub) > 0 {
+		found = append(found, discovery.ZMQBroker{XSubEndpoints: f.xsub, XPubEndpoints: f.xpub})
+	}
+	if len(found) != 1 || (len(f.xsub) == 0) != (len(f.xpub) == 0) {
+		return nil, usagef("want one of --zmq, --nats-prefix, or --xsub with --xpub")
+	}
+	for _, endpoint := range append(append(f.xsub, f.xpub...), f.zmq) {
+		if endpoint != "" && !isEndpoint(endpoint) {
+			return nil, usagef("ZMQ endpoint %q: want tcp://HOST:PORT or ipc://PATH", endpoint)
+		}
+	}
+	return found[0], nil
+}
+
+func isEndpoint(s string) bool {
+	if path, ok := strings.CutPrefix(s, "ipc://"); ok {
+		return path != ""
+	}
+	address, ok := strings.CutPrefix(s, "tcp://")
+	host, port, err := net.SplitHostPort(address)
+	n, perr := strconv.ParseUint(port, 10, 16)
+	return ok && err == nil && perr == nil && host != "" && n > 0
+}
+
+// parseChannel reads a scope and a topic.
+func parseChannel(args []string) (discovery.Scope, string, error) {
+	scope, err := parseScope(args[0], 1)
+	if err == nil && args[1] == "" {
+		err = usagef("the topic is empty")
+	}
+	return scope, args[1], err
+}
+
+// register holds a registration until ctx is done.
+func (a *app) register(ctx context.Context, id *idFlag, spec discovery.Spec) error {
+	client, err := a.discover(ctx)
+	if err != nil {
+		return unlessDone(ctx, err)
+	}
+	err = a.hold(ctx, client, id, spec)
+	return errors.Join(unlessDone(ctx, err), a.shutdown(ctx, client))
+}
+
+func (a *app) hold(ctx context.Context, client *discovery.Client, id *idFlag, spec discovery.Spec) error {
+	asking, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	instance := client.InstanceID()
+	if id.given {
+		instance = id.value
+	}
+	reg, err := client.RegisterAs(asking, instance, spec)
+	if err != nil {
+		return err
+	}
+	if err := a.printRegistered(reg.Instance); err != nil {
+		return err
+	}
+	return reg.Wait(ctx)
+}
+
+func (a *app) printRegistered(in discovery.Instance) error {
+	path := in.ID().Path()
+	if a.output == "json" {
+		return a.writeJSON(watchLine{Event: discovery.Added.String(), Path: path, Instance: in})
+	}
+	_, err := fmt.Fprintln(a.stdout, path)
+	return err
+}
