@@ -201,3 +201,19 @@ func TestNewLogsWhatWasResolved(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseBroker(f *testing.F) {
+	f.Add("xsub=tcp://a:1;tcp://b:1,xpub=tcp://a:2")
+	f.Add(" xpub= ;tcp://[::1]:2 , xsub=tcp://a:1;")
+	f.Add("")
+	f.Fuzz(func(t *testing.T, s string) {
+		b, err := eventplane.ParseBroker(s)
+		if err != nil {
+			return
+		}
+		again, err := eventplane.ParseBroker(b.String())
+		if err != nil || !slices.Equal(again.XSub, b.XSub) || !slices.Equal(again.XPub, b.XPub) {
+			t.Errorf("%q is %+v, and then %+v, %v", s, b, again, err)
+		}
+	})
+}

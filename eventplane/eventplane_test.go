@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -239,6 +240,19 @@ func TestShutdownOfThePublisher(t *testing.T) {
 		must(t, plane.Shutdown(ctx))
 		if _, err := plane.Publisher(ctx, backend, "kv-events"); !errors.Is(err, eventplane.ErrClosed) {
 			t.Errorf("publisher after shutdown: %v", err)
+		}
+	})
+}
+
+func TestGen1(t *testing.T) {
+	t.Parallel()
+	forEachTransport(t, func(t *testing.T, cfg eventplane.Config) {
+		cfg.Wire = eventplane.Gen1
+		connect(t, cfg)
+		endpoint := discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}
+		plane := newPlane(t, cfg, newDiscovery(t, discovery.NewMemory()))
+		if _, err := plane.Publisher(patient(t), endpoint, "kv-events"); err == nil || !strings.Contains(err.Error(), "gen1") {
+			t.Errorf("publisher of an endpoint: %v: want an error that says gen1", err)
 		}
 	})
 }

@@ -151,6 +151,10 @@ func (b *brokerPlane) transport(ctx context.Context, r route, follow *follower) 
 			}
 		}
 	}
+	if err == nil && len(all.XSubEndpoints) == 0 {
+		b.config.Logger.Warn("eventplane: no broker is registered yet; until one is, what is published goes nowhere",
+			"scope", follow.query.Scope.String(), "topic", r.topic)
+	}
 	return all, err
 }
 

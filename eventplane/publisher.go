@@ -32,7 +32,7 @@ type Publisher struct {
 
 	mu       sync.Mutex
 	closed   bool
-	sequence uint64 // of the next event
+	sequence uint64         // of the next event
 	body     []byte         // reused
 	message  driver.Message // reused
 }
@@ -141,9 +141,9 @@ func (p *Publisher) Shutdown(ctx context.Context) error {
 	p.once.Do(func() {
 		err := p.reg.Unregister(ctx)
 		p.mu.Lock()
-		p.closed = true
-		err = errors.Join(err, p.out.Close())
+		p.closed = true // and nobody is in Publish
 		p.mu.Unlock()
+		err = errors.Join(err, p.out.Close())
 		p.client.forget(p)
 		if err != nil {
 			p.err = fmt.Errorf("eventplane: shutdown of the publisher of %s: %w", p.topic, err)
