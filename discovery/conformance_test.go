@@ -17,6 +17,7 @@ func TestJetStream(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
 	discoverytest.Run(t, func(t *testing.T) func() discovery.Store {
+		t.Helper()
 		bucket := "bucket-" + t.Name()[len("TestJetStream/"):]
 		return func() discovery.Store {
 			store, err := discovery.NewJetStream(server.Connect(t), discovery.JetStreamOptions{Bucket: bucket, Memory: true})

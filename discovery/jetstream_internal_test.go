@@ -16,17 +16,17 @@ import (
 	"github.com/dynplane/dynplane/integration/natstest"
 )
 
-func openJetStream(t testing.TB, nc *nats.Conn, o JetStreamOptions) *JetStream {
-	t.Helper()
+func openJetStream(tb testing.TB, nc *nats.Conn, o JetStreamOptions) *JetStream {
+	tb.Helper()
 	s, err := NewJetStream(nc, o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience)
 		defer cancel()
 		if err := s.Shutdown(ctx); err != nil {
-			t.Errorf("shutdown: %v", err)
+			tb.Errorf("shutdown: %v", err)
 		}
 	})
 	return s
@@ -102,7 +102,7 @@ func TestRecover(t *testing.T) {
 			t.Helper()
 			lease(t, s)
 		}, false, ErrTakenOver, true},
-		{"given back while it was written again", func(t *testing.T, s *JetStream, l *jetStreamLease) {
+		{"given back while it was written again", func(t *testing.T, _ *JetStream, l *jetStreamLease) {
 			t.Helper()
 			if err := l.Unregister(t.Context()); err != nil {
 				t.Error(err)

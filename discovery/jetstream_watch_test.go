@@ -35,28 +35,28 @@ func inNamespace(ns string) discovery.Query {
 	return discovery.Query{Kind: discovery.KindEndpoint, Scope: discovery.Scope{Namespace: ns}}
 }
 
-func newClient(t testing.TB, nc *nats.Conn, o discovery.JetStreamOptions) *discovery.Client {
-	t.Helper()
+func newClient(tb testing.TB, nc *nats.Conn, o discovery.JetStreamOptions) *discovery.Client {
+	tb.Helper()
 	store, err := discovery.NewJetStream(nc, o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	client := discovery.NewClient(store, discovery.Options{})
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience)
 		defer cancel()
 		if err := client.Shutdown(ctx); err != nil {
-			t.Errorf("shutdown: %v", err)
+			tb.Errorf("shutdown: %v", err)
 		}
 	})
 	return client
 }
 
-func register(t testing.TB, c *discovery.Client, id uint64, spec discovery.Spec) *discovery.Registration {
-	t.Helper()
-	reg, err := c.RegisterAs(t.Context(), id, spec)
+func register(tb testing.TB, c *discovery.Client, id uint64, spec discovery.Spec) *discovery.Registration {
+	tb.Helper()
+	reg, err := c.RegisterAs(tb.Context(), id, spec)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return reg
 }
@@ -67,12 +67,12 @@ type watch struct {
 	next func() (discovery.Event, error, bool)
 }
 
-func newWatch(t testing.TB, c *discovery.Client, q discovery.Query) *watch {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), natstest.Patience)
+func newWatch(tb testing.TB, c *discovery.Client, q discovery.Query) *watch {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), natstest.Patience)
 	next, stop := iter.Pull2(c.Watch(ctx, q))
-	t.Cleanup(func() { stop(); cancel() })
-	return &watch{t, next}
+	tb.Cleanup(func() { stop(); cancel() })
+	return &watch{tb, next}
 }
 
 func (w *watch) expect(typ discovery.EventType, id uint64) {

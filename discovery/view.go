@@ -2,7 +2,6 @@ package discovery
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"time"
 )
@@ -80,7 +79,7 @@ func (v *view) put(q Query, ch Change) ([]Event, error) {
 	// held if it was: who overwrites a living entry does not make its owner
 	// dead, and not alive either.
 	var in Instance
-	if err := json.Unmarshal(ch.Value, &in); err != nil {
+	if err := in.UnmarshalJSON(ch.Value); err != nil { // json.Unmarshal would scan it twice more
 		return nil, err
 	}
 	if in.ID() != ch.ID {

@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"iter"
 	"testing"
 	"time"
 
@@ -29,9 +28,10 @@ type Opener func(t *testing.T) func() discovery.Store
 
 // Run runs the suite.
 func Run(t *testing.T, open Opener) {
+	t.Helper()
 	for _, c := range []struct {
 		name string
-		run  func(*testing.T, *fixture)
+		run  func(*fixture)
 	}{
 		{"ListsWhatIsRegistered", listsWhatIsRegistered},
 		{"QueriesSelect", queriesSelect},
@@ -52,115 +52,14 @@ func Run(t *testing.T, open Opener) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 			t.Cleanup(cancel)
-			c.run(t, &fixture{t: t, ctx: ctx, open: open(t)})
+			c.run(&fixture{t: t, ctx: ctx, open: open(t)})
 		})
 	}
 }
 
-type fixture struct {
-	t    *testing.T
-	ctx  context.Context
-	open func() discovery.Store
-}
-
-func (f *fixture) client() *discovery.Client {
-	c := discovery.NewClient(f.open(), discovery.Options{})
-	f.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := c.Shutdown(ctx); err != nil {
-			f.t.Errorf("shutdown: %v", err)
-		}
-	})
-	return c
-}
-
-func (f *fixture) register(c *discovery.Client, instance uint64, spec discovery.Spec) *discovery.Registration {
-	f.t.Helper()
-	reg, err := c.RegisterAs(f.ctx, instance, spec)
-	if err != nil {
-		f.t.Fatalf("register: %v", err)
-	}
-	return reg
-}
-
-func (f *fixture) list(c *discovery.Client, q discovery.Query) []discovery.ID {
-	f.t.Helper()
-	instances, err := c.List(f.ctx, q)
-	if err != nil {
-		f.t.Fatalf("list: %v", err)
-	}
-	ids := make([]discovery.ID, len(instances))
-	for i, in := range instances {
-		ids[i] = in.ID()
-	}
-	return ids
-}
-
-func (f *fixture) expectIDs(got []discovery.ID, want ...discovery.ID) {
-	f.t.Helper()
-	if len(got) != len(want) {
-		f.t.Fatalf("got %d registrations %v, want %d %v", len(got), got, len(want), want)
-	}
-	have := map[discovery.ID]bool{}
-	for _, id := range got {
-		have[id] = true
-	}
-	for _, id := range want {
-		if !have[id] {
-			f.t.Fatalf("got %v, want %v among them", got, id)
-		}
-	}
-}
-
-// stream pulls the events of a watch one by one.
-type stream struct {
-	f    *fixture
-	next func() (discovery.Event, error, bool)
-}
-
-func (f *fixture) watch(c *discovery.Client, q discovery.Query) *stream {
-	next, stop := iter.Pull2(c.Watch(f.ctx, q))
-	f.t.Cleanup(stop)
-	return &stream{f, next}
-}
-
-func (s *stream) expect(want discovery.EventType, id discovery.ID) discovery.Instance {
-	s.f.t.Helper()
-	ev, err, ok := s.next()
-	if err != nil || !ok {
-		s.f.t.Fatalf("the watch ended (%v), want %v %v", err, want, id)
-	}
-	if ev.Type != want || want != discovery.Synced && ev.Instance.ID() != id {
-		s.f.t.Fatalf("got %v %+v, want %v %v", ev.Type, ev.Instance, want, id)
-	}
-	return ev.Instance
-}
-
-func endpoint(ns, comp, ep string) discovery.Endpoint {
-	return discovery.Endpoint{
-		Scope:     discovery.Scope{Namespace: ns, Component: comp, Endpoint: ep},
-		Transport: discovery.TCP("127.0.0.1:4000/2a/" + ep),
-	}
-}
-
-func channel(scope discovery.Scope, topic, zmq string) discovery.EventChannel {
-	return discovery.EventChannel{Scope: scope, Topic: topic, Transport: discovery.ZMQ{Endpoint: zmq}}
-}
-
-func model(f *fixture, name string) discovery.Model {
-	f.t.Helper()
-	m, err := discovery.NewModel(discovery.Scope{Namespace: "ns", Component: "comp", Endpoint: "ep"},
-		map[string]any{"display_name": name}, "")
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return m
-}
-
 var allEndpoints = discovery.Query{Kind: discovery.KindEndpoint}
 
-func listsWhatIsRegistered(t *testing.T, f *fixture) {
+func listsWhatIsRegistered(f *fixture) {
 	c := f.client()
 	f.expectIDs(f.list(c, allEndpoints))
 	e := endpoint("ns", "comp", "ep")
@@ -168,15 +67,15 @@ func listsWhatIsRegistered(t *testing.T, f *fixture) {
 	reg := f.register(c, 1<<64-1, e)
 	got, err := f.client().List(f.ctx, allEndpoints)
 	if err != nil || len(got) != 1 {
-		t.Fatalf("list: %v, %v", got, err)
+		f.t.Fatalf("list: %v, %v", got, err)
 	}
 	want, _ := json.Marshal(reg.Instance)
 	if string(got[0].Raw) != string(want) {
-		t.Fatalf("stored %s, want %s", got[0].Raw, want)
+		f.t.Fatalf("stored %s, want %s", got[0].Raw, want)
 	}
 }
 
-func queriesSelect(t *testing.T, f *fixture) {
+func queriesSelect(f *fixture) {
 	c := f.client()
 	e1, e2 := endpoint("a", "x", "generate"), endpoint("b", "x", "generate")
 	inNS := channel(discovery.Scope{Namespace: "a"}, "t", "tcp://127.0.0.1:1")
@@ -217,7 +116,7 @@ func queriesSelect(t *testing.T, f *fixture) {
 	}
 }
 
-func namesOfAnyBytes(_ *testing.T, f *fixture) {
+func namesOfAnyBytes(f *fixture) {
 	c := f.client()
 	var want []discovery.ID
 	for i, name := range []string{"a.b", "a/b", "a b", "*", ">", "=2E", "%2F", "ünï", "a=b", "$KV", "x\x7f"} {
@@ -229,7 +128,7 @@ func namesOfAnyBytes(_ *testing.T, f *fixture) {
 	f.expectIDs(f.list(c, discovery.Query{Kind: discovery.KindEventChannel}), want...)
 }
 
-func watchBeginsWithThePresent(_ *testing.T, f *fixture) {
+func watchBeginsWithThePresent(f *fixture) {
 	c := f.client()
 	e := endpoint("ns", "comp", "ep")
 	f.register(c, 1, e)
@@ -242,7 +141,7 @@ func watchBeginsWithThePresent(_ *testing.T, f *fixture) {
 	empty.expect(discovery.Synced, discovery.ID{})
 }
 
-func unregisterIsSeen(t *testing.T, f *fixture) {
+func unregisterIsSeen(f *fixture) {
 	c := f.client()
 	e := endpoint("ns", "comp", "ep")
 	w := f.watch(c, allEndpoints)
@@ -251,19 +150,19 @@ func unregisterIsSeen(t *testing.T, f *fixture) {
 	w.expect(discovery.Added, e.ID(1))
 	for range 2 { // the second is a no-op
 		if err := reg.Unregister(f.ctx); err != nil {
-			t.Fatal(err)
+			f.t.Fatal(err)
 		}
 	}
 	w.expect(discovery.Removed, e.ID(1))
 	if err := reg.Wait(f.ctx); !errors.Is(err, discovery.ErrClosed) {
-		t.Fatalf("wait after unregister: %v", err)
+		f.t.Fatalf("wait after unregister: %v", err)
 	}
 	f.expectIDs(f.list(c, allEndpoints))
 	f.register(c, 1, e)
 	w.expect(discovery.Added, e.ID(1))
 }
 
-func changedValueIsAddedAgain(t *testing.T, f *fixture) {
+func changedValueIsAddedAgain(f *fixture) {
 	c := f.client()
 	scope := discovery.Scope{Namespace: "ns", Component: "comp"}
 	w := f.watch(c, discovery.Query{Kind: discovery.KindEventChannel})
@@ -273,12 +172,12 @@ func changedValueIsAddedAgain(t *testing.T, f *fixture) {
 		f.register(c, 1, spec)
 		in := w.expect(discovery.Added, spec.ID(1))
 		if got := in.Spec.(discovery.EventChannel).Transport.Address(); got != zmq {
-			t.Fatalf("address %q, want %q", got, zmq)
+			f.t.Fatalf("address %q, want %q", got, zmq)
 		}
 	}
 }
 
-func unchangedValueIsNoEvent(_ *testing.T, f *fixture) {
+func unchangedValueIsNoEvent(f *fixture) {
 	c := f.client()
 	e := endpoint("ns", "comp", "ep")
 	w := f.watch(c, allEndpoints)
@@ -290,26 +189,26 @@ func unchangedValueIsNoEvent(_ *testing.T, f *fixture) {
 	w.expect(discovery.Added, e.ID(2))
 }
 
-func takenOver(t *testing.T, f *fixture) {
+func takenOver(f *fixture) {
 	former, owner := f.client(), f.client()
 	e := endpoint("ns", "comp", "ep")
 	reg := f.register(former, 1, e)
 	e.Device = discovery.DeviceCPU
 	f.register(owner, 1, e)
 	if err := reg.Wait(f.ctx); !errors.Is(err, discovery.ErrTakenOver) {
-		t.Fatalf("the former owner hears %v, want ErrTakenOver", err)
+		f.t.Fatalf("the former owner hears %v, want ErrTakenOver", err)
 	}
 	// What the former owner does now leaves the entry alone.
 	if err := reg.Unregister(f.ctx); err != nil {
-		t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	if err := former.Shutdown(f.ctx); err != nil {
-		t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	f.expectIDs(f.list(owner, allEndpoints), e.ID(1))
 }
 
-func shutdownRemovesItsOwn(t *testing.T, f *fixture) {
+func shutdownRemovesItsOwn(f *fixture) {
 	going, staying := f.client(), f.client()
 	e := endpoint("ns", "comp", "ep")
 	f.register(going, 1, e)
@@ -317,35 +216,35 @@ func shutdownRemovesItsOwn(t *testing.T, f *fixture) {
 	f.register(staying, 3, e)
 	for range 2 { // idempotent
 		if err := going.Shutdown(f.ctx); err != nil {
-			t.Fatal(err)
+			f.t.Fatal(err)
 		}
 	}
 	f.expectIDs(f.list(staying, allEndpoints), e.ID(3))
 	if _, err := going.Register(f.ctx, e); !errors.Is(err, discovery.ErrClosed) {
-		t.Fatalf("register after shutdown: %v, want ErrClosed", err)
+		f.t.Fatalf("register after shutdown: %v, want ErrClosed", err)
 	}
 	if _, err := going.List(f.ctx, allEndpoints); !errors.Is(err, discovery.ErrClosed) {
-		t.Fatalf("list after shutdown: %v, want ErrClosed", err)
+		f.t.Fatalf("list after shutdown: %v, want ErrClosed", err)
 	}
 }
 
-func shutdownEndsWatches(t *testing.T, f *fixture) {
+func shutdownEndsWatches(f *fixture) {
 	c := f.client()
 	w := f.watch(c, allEndpoints)
 	w.expect(discovery.Synced, discovery.ID{})
 	go func() { _ = c.Shutdown(f.ctx) }()
 	if _, err, _ := w.next(); !errors.Is(err, discovery.ErrClosed) {
-		t.Fatalf("the watch ended with %v, want ErrClosed", err)
+		f.t.Fatalf("the watch ended with %v, want ErrClosed", err)
 	}
 }
 
-func watchEndsWithItsContext(t *testing.T, f *fixture) {
+func watchEndsWithItsContext(f *fixture) {
 	ctx, cancel := context.WithCancel(f.ctx)
 	defer cancel()
 	for ev, err := range f.client().Watch(ctx, allEndpoints) {
 		if err != nil {
 			if !errors.Is(err, context.Canceled) {
-				t.Fatalf("ended with %v, want context.Canceled", err)
+				f.t.Fatalf("ended with %v, want context.Canceled", err)
 			}
 			return
 		}
@@ -353,21 +252,21 @@ func watchEndsWithItsContext(t *testing.T, f *fixture) {
 			cancel()
 		}
 	}
-	t.Fatal("the watch ended without saying why")
+	f.t.Fatal("the watch ended without saying why")
 }
 
-func modelConflict(t *testing.T, f *fixture) {
+func modelConflict(f *fixture) {
 	a, b := f.client(), f.client()
 	f.register(a, 1, model(f, "llama"))
 	f.register(b, 2, model(f, "llama"))
 	_, err := b.RegisterAs(f.ctx, 3, model(f, "qwen"))
 	if !errors.Is(err, discovery.ErrModelConflict) {
-		t.Fatalf("register of another model: %v, want ErrModelConflict", err)
+		f.t.Fatalf("register of another model: %v, want ErrModelConflict", err)
 	}
 	lora := model(f, "qwen-lora")
 	lora.Suffix = "lora"
 	if _, err := b.RegisterAs(f.ctx, 3, lora); !errors.Is(err, discovery.ErrModelConflict) {
-		t.Fatalf("adapter of another base: %v, want ErrModelConflict", err)
+		f.t.Fatalf("adapter of another base: %v, want ErrModelConflict", err)
 	}
 	lora.Card = json.RawMessage(`{"display_name":"my-lora","source_path":"llama","lora":{"name":"my-lora"}}`)
 	f.register(b, 2, lora)
@@ -377,7 +276,7 @@ func modelConflict(t *testing.T, f *fixture) {
 
 // modelConflictOfTwoAtOnce has at most one of two winners, since each looks
 // again after it has registered.
-func modelConflictOfTwoAtOnce(t *testing.T, f *fixture) {
+func modelConflictOfTwoAtOnce(f *fixture) {
 	errs := make(chan error)
 	clients := []*discovery.Client{f.client(), f.client()}
 	for i, c := range clients {
@@ -393,15 +292,15 @@ func modelConflictOfTwoAtOnce(t *testing.T, f *fixture) {
 		case err == nil:
 			won++
 		case !errors.Is(err, discovery.ErrModelConflict):
-			t.Errorf("register: %v, want ErrModelConflict", err)
+			f.t.Errorf("register: %v, want ErrModelConflict", err)
 		}
 	}
 	if got := f.list(clients[0], discovery.Query{Kind: discovery.KindModel}); won > 1 || len(got) != won {
-		t.Fatalf("%d of two conflicting models won, and %d are there", won, len(got))
+		f.t.Fatalf("%d of two conflicting models won, and %d are there", won, len(got))
 	}
 }
 
-func manyAtOnce(t *testing.T, f *fixture) {
+func manyAtOnce(f *fixture) {
 	const owners, each = 8, 25
 	errs := make(chan error)
 	e := endpoint("ns", "comp", "ep")
@@ -424,14 +323,14 @@ func manyAtOnce(t *testing.T, f *fixture) {
 	}
 	for range owners {
 		if err := <-errs; err != nil {
-			t.Error(err)
+			f.t.Error(err)
 		}
 	}
 	var added []discovery.ID
 	for range want {
 		ev, err, _ := w.next()
 		if err != nil || ev.Type != discovery.Added {
-			t.Fatalf("got %v, %v", ev, err)
+			f.t.Fatalf("got %v, %v", ev, err)
 		}
 		added = append(added, ev.Instance.ID())
 	}

@@ -1,0 +1,110 @@
+package discoverytest
+
+import (
+	"context"
+	"iter"
+	"testing"
+
+	"github.com/dynplane/dynplane/discovery"
+)
+
+type fixture struct {
+	t    *testing.T
+	ctx  context.Context
+	open func() discovery.Store
+}
+
+func (f *fixture) client() *discovery.Client {
+	c := discovery.NewClient(f.open(), discovery.Options{})
+	f.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := c.Shutdown(ctx); err != nil {
+			f.t.Errorf("shutdown: %v", err)
+		}
+	})
+	return c
+}
+
+func (f *fixture) register(c *discovery.Client, instance uint64, spec discovery.Spec) *discovery.Registration {
+	f.t.Helper()
+	reg, err := c.RegisterAs(f.ctx, instance, spec)
+	if err != nil {
+		f.t.Fatalf("register: %v", err)
+	}
+	return reg
+}
+
+func (f *fixture) list(c *discovery.Client, q discovery.Query) []discovery.ID {
+	f.t.Helper()
+	instances, err := c.List(f.ctx, q)
+	if err != nil {
+		f.t.Fatalf("list: %v", err)
+	}
+	ids := make([]discovery.ID, len(instances))
+	for i, in := range instances {
+		ids[i] = in.ID()
+	}
+	return ids
+}
+
+func (f *fixture) expectIDs(got []discovery.ID, want ...discovery.ID) {
+	f.t.Helper()
+	if len(got) != len(want) {
+		f.t.Fatalf("got %d registrations %v, want %d %v", len(got), got, len(want), want)
+	}
+	have := map[discovery.ID]bool{}
+	for _, id := range got {
+		have[id] = true
+	}
+	for _, id := range want {
+		if !have[id] {
+			f.t.Fatalf("got %v, want %v among them", got, id)
+		}
+	}
+}
+
+// stream pulls the events of a watch one by one.
+type stream struct {
+	f    *fixture
+	next func() (discovery.Event, error, bool)
+}
+
+func (f *fixture) watch(c *discovery.Client, q discovery.Query) *stream {
+	next, stop := iter.Pull2(c.Watch(f.ctx, q))
+	f.t.Cleanup(stop)
+	return &stream{f, next}
+}
+
+func (s *stream) expect(want discovery.EventType, id discovery.ID) discovery.Instance {
+	s.f.t.Helper()
+	ev, err, ok := s.next()
+	if err != nil || !ok {
+		s.f.t.Fatalf("the watch ended (%v), want %v %v", err, want, id)
+	}
+	if ev.Type != want || want != discovery.Synced && ev.Instance.ID() != id {
+		s.f.t.Fatalf("got %v %+v, want %v %v", ev.Type, ev.Instance, want, id)
+	}
+	return ev.Instance
+}
+
+func endpoint(ns, comp, ep string) discovery.Endpoint {
+	return discovery.Endpoint{
+		Scope:     discovery.Scope{Namespace: ns, Component: comp, Endpoint: ep},
+		Transport: discovery.TCP("127.0.0.1:4000/2a/" + ep),
+	}
+}
+
+func channel(scope discovery.Scope, topic, zmq string) discovery.EventChannel {
+	return discovery.EventChannel{Scope: scope, Topic: topic, Transport: discovery.ZMQ{Endpoint: zmq}}
+}
+
+func model(f *fixture, name string) discovery.Model {
+	f.t.Helper()
+	m, err := discovery.NewModel(discovery.Scope{Namespace: "ns", Component: "comp", Endpoint: "ep"},
+		map[string]any{"display_name": name}, "")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return m
+}

@@ -1,0 +1,136 @@
+package discovery_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/natsconn"
+)
+
+// A worker registers an endpoint, and a reader hears it come and go.
+func ExampleClient_Watch() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	registry := discovery.NewMemory()
+	worker := discovery.NewClient(registry.Open(), discovery.Options{InstanceID: 42})
+	reader := discovery.NewClient(registry.Open(), discovery.Options{})
+
+	for ev, err := range reader.Watch(ctx, discovery.Query{Kind: discovery.KindEndpoint}) {
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		switch ev.Type {
+		case discovery.Synced: // all that was there has been Added
+			_, err = worker.Register(ctx, discovery.Endpoint{
+				Scope:     discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"},
+				Transport: discovery.TCP("10.0.0.7:41231/2a/generate"),
+			})
+		case discovery.Added:
+			fmt.Println("added", ev.Instance.ID(), ev.Instance.Spec.(discovery.Endpoint).Transport.Address)
+			err = worker.Shutdown(ctx)
+		case discovery.Removed:
+			fmt.Println("removed", ev.Instance.ID())
+			return
+		}
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	// Output:
+	// added dynamo/backend/generate/2a 10.0.0.7:41231/2a/generate
+	// removed dynamo/backend/generate/2a
+}
+
+// The models of one endpoint must go together.
+func ExampleClient_Register_modelConflict() {
+	ctx := context.Background()
+	registry := discovery.NewMemory()
+	scope := discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}
+	for _, name := range []string{"llama", "llama", "qwen"} {
+		worker := discovery.NewClient(registry.Open(), discovery.Options{})
+		model, err := discovery.NewModel(scope, map[string]any{"display_name": name}, "")
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		_, err = worker.Register(ctx, model)
+		fmt.Println(errors.Is(err, discovery.ErrModelConflict), err)
+	}
+	// Output:
+	// false <nil>
+	// false <nil>
+	// true discovery: model "qwen" at dynamo/backend/generate: "llama" is served there: another model is registered there
+}
+
+// A query finds what lies in its scope.
+func ExampleClient_List() {
+	ctx := context.Background()
+	client := discovery.NewClient(discovery.NewMemory().Open(), discovery.Options{InstanceID: 42})
+	for _, scope := range []discovery.Scope{
+		{Namespace: "dynamo"},
+		{Namespace: "dynamo", Component: "backend"},
+		{Namespace: "other", Component: "backend"},
+	} {
+		_, err := client.Register(ctx, discovery.EventChannel{
+			Scope: scope, Topic: "kv-events", Transport: discovery.ZMQ{Endpoint: "tcp://10.0.0.7:41877"},
+		})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	found, err := client.List(ctx, discovery.Query{
+		Kind:  discovery.KindEventChannel,
+		Scope: discovery.Scope{Namespace: "dynamo"},
+		Topic: "kv-events",
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, in := range found {
+		fmt.Println(in.ID(), in.Spec.(discovery.EventChannel).Transport.Address())
+	}
+	// Output:
+	// dynamo//kv-events/2a tcp://10.0.0.7:41877
+	// dynamo/backend/kv-events/2a tcp://10.0.0.7:41877
+}
+
+// On a NATS server the registration ends with the process, however that ends.
+func ExampleNewJetStream() {
+	ctx := context.Background()
+	cfg, err := natsconn.FromEnv(os.LookupEnv)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	nc, err := natsconn.Connect(ctx, cfg)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer nc.Close()
+	store, err := discovery.NewJetStream(nc, discovery.JetStreamOptions{TTL: 5 * time.Second})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := discovery.NewClient(store, discovery.Options{})
+	defer func() { _ = client.Shutdown(ctx) }()
+	reg, err := client.Register(ctx, discovery.Endpoint{
+		Scope:     discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"},
+		Transport: discovery.TCP("10.0.0.7:41231/2a/generate"),
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	// Lives until another owner takes the id over, or ctx is done.
+	fmt.Println(reg.Wait(ctx))
+}
