@@ -1,0 +1,64 @@
+package mirror
+
+import (
+	"bytes"
+	"encoding/json"
+
+	"github.com/dynplane/dynplane/discovery"
+)
+
+// Field is the field that marks a mirrored entry, in the JSON object of the
+// instance. Its value is the id of the mirror.
+const Field = "dynplane_mirror"
+
+// markerOf returns the JSON of the mark, and "" if there is none.
+func markerOf(in discovery.Instance) string {
+	var tag struct {
+		Mirror json.RawMessage `json:"dynplane_mirror"`
+	}
+	if json.Unmarshal(in.Raw, &tag) != nil {
+		return ""
+	}
+	return string(tag.Mirror)
+}
+
+// marked returns the instance with a mark, and otherwise as it was read. An
+// event channel gets the fields that the other generation of the runtime would
+// miss, which may be the one that reads the target.
+func marked(in discovery.Instance, marker string) (discovery.Instance, error) {
+	if in.Raw == nil {
+		raw, err := json.Marshal(in)
+		if err != nil {
+			return in, err
+		}
+		in.Raw = raw
+	}
+	var present map[string]json.RawMessage
+	if err := json.Unmarshal(in.Raw, &present); err != nil {
+		return in, err
+	}
+	add := []field{{Field, json.RawMessage(marker)}}
+	if ch, ok := in.Spec.(discovery.EventChannel); ok {
+		add = append(add, field{"scope", ch.Scope}, field{"namespace", ch.Scope.Namespace}, field{"component", ch.Scope.Component})
+	}
+	raw := bytes.TrimSuffix(bytes.TrimSpace(in.Raw), []byte("}"))
+	raw = raw[:len(raw):len(raw)] // what was read is shared
+	for _, f := range add {
+		if _, ok := present[f.name]; ok {
+			continue
+		}
+		value, err := json.Marshal(f.value)
+		if err != nil {
+			return in, err
+		}
+		raw = append(raw, `,"`+f.name+`":`...)
+		raw = append(raw, value...)
+	}
+	in.Raw = append(raw, '}')
+	return in, nil
+}
+
+type field struct {
+	name  string
+	value any
+}

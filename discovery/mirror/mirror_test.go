@@ -1,0 +1,580 @@
+package mirror_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/mirror"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var place = discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}
+
+func endpoint(address string) discovery.Endpoint {
+	return discovery.Endpoint{Scope: place, Transport: discovery.TCP(address)}
+}
+
+func model(name string) discovery.Model {
+	return discovery.Model{Scope: place, Card: json.RawMessage(`{"display_name":"` + name + `"}`)}
+}
+
+func source(metadata string) discovery.EventSource {
+	return discovery.EventSource{Scope: place, Topic: "kv-events", Metadata: json.RawMessage(metadata)}
+}
+
+// site is a registry with what its owners do there.
+type site struct {
+	t        *testing.T
+	registry *discovery.Memory
+	natives  *discovery.Client
+	store    discovery.Store // of natives
+	mu       sync.Mutex
+	written  int   // by mirrors: entries registered and removed
+	refuse   error // what mirrors hear; nil: nothing is refused
+}
+
+func newSite(t *testing.T) *site {
+	s := &site{t: t, registry: discovery.NewMemory()}
+	s.store = s.registry.Open()
+	s.natives = discovery.NewClient(s.store, discovery.Options{})
+	return s
+}
+
+func (s *site) register(id uint64, spec discovery.Spec) *discovery.Registration {
+	s.t.Helper()
+	reg, err := s.natives.RegisterAs(s.t.Context(), id, spec)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return reg
+}
+
+// write writes as a foreign writer may, who checks nothing.
+func (s *site) write(id uint64, spec discovery.Spec, more string) discovery.Lease {
+	s.t.Helper()
+	value, err := json.Marshal(discovery.Instance{InstanceID: id, Spec: spec})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	value = append(bytes.TrimSuffix(value, []byte("}")), more+"}"...)
+	lease, err := s.store.Register(s.t.Context(), spec.ID(id), value)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return lease
+}
+
+// list returns the JSON of what is there, as one line each.
+func (s *site) list(kind discovery.Kind) (out []string) {
+	s.t.Helper()
+	found, err := s.natives.List(s.t.Context(), discovery.Query{Kind: kind})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, in := range found {
+		out = append(out, string(in.Raw))
+	}
+	return out
+}
+
+// expect says what must stand in each of the entries.
+func (s *site) expect(kind discovery.Kind, want ...string) {
+	s.t.Helper()
+	synctest.Wait()
+	found := s.list(kind)
+	if len(found) != len(want) {
+		s.t.Fatalf("%d entries, want %d: %s", len(found), len(want), found)
+	}
+	for i, w := range want {
+		if !strings.Contains(found[i], w) {
+			s.t.Fatalf("entry %s, want %s in it", found[i], w)
+		}
+	}
+}
+
+func (s *site) expectWrites(want int) {
+	s.t.Helper()
+	// Long enough for every retry to happen.
+	<-time.After(time.Minute)
+	synctest.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.written != want {
+		s.t.Errorf("mirrors wrote %d times, want %d", s.written, want)
+	}
+}
+
+func (s *site) refuseMirrors(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse = err
+}
+
+// mirrorStore is the store of a mirror: it counts, and refuses when told.
+type mirrorStore struct {
+	discovery.Store
+	site *site
+}
+
+func (m mirrorStore) Register(ctx context.Context, id discovery.ID, value []byte) (discovery.Lease, error) {
+	if err := m.site.count(); err != nil {
+		return nil, err
+	}
+	lease, err := m.Store.Register(ctx, id, value)
+	return mirrorLease{lease, m.site}, err
+}
+
+type mirrorLease struct {
+	discovery.Lease
+	site *site
+}
+
+func (l mirrorLease) Unregister(ctx context.Context) error {
+	if err := l.site.count(); err != nil {
+		return err
+	}
+	return l.Lease.Unregister(ctx)
+}
+
+func (s *site) count() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refuse == nil {
+		s.written++
+	}
+	return s.refuse
+}
+
+// running is a mirror that runs until it is stopped.
+type running struct {
+	t        *testing.T
+	from, to *discovery.Client
+	cancel   context.CancelFunc
+	ended    chan error
+	counts   *mirror.Counts
+	log      bytes.Buffer
+}
+
+func start(from, to *site, queries ...discovery.Query) *running {
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{
+		t: from.t, cancel: cancel, ended: make(chan error, 1),
+		from: discovery.NewClient(from.registry.Open(), discovery.Options{}),
+		to:   discovery.NewClient(mirrorStore{to.registry.Open(), to}, discovery.Options{}),
+	}
+	go func() {
+		r.ended <- mirror.Run(ctx, r.from, r.to, mirror.Options{
+			Queries: queries,
+			InSync:  func(c mirror.Counts) { r.counts = &c },
+			Logger:  slog.New(slog.NewTextHandler(&r.log, nil)),
+		})
+	}()
+	from.t.Cleanup(r.stop)
+	return r
+}
+
+// stop ends a mirror in order.
+func (r *running) stop() {
+	r.t.Helper()
+	if r.ended == nil {
+		return
+	}
+	r.cancel()
+	if err := <-r.ended; err != nil {
+		r.t.Errorf("the mirror ended with %v", err)
+	}
+	r.ended = nil
+}
+
+func (r *running) expectWarnings(want int) {
+	r.t.Helper()
+	synctest.Wait()
+	if got := strings.Count(r.log.String(), "level=WARN"); got != want {
+		r.t.Errorf("%d warnings, want %d:\n%s", got, want, r.log.String())
+	}
+}
+
+func TestMirror(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		run  func(t *testing.T, a, b *site)
+	}{
+		{"Follows", follows},
+		{"KeepsWhatItDoesNotKnow", keepsWhatItDoesNotKnow},
+		{"WritesBothGenerations", writesBothGenerations},
+		{"QueriesSelect", queriesSelect},
+		{"InSync", inSync},
+		{"NativeIsLeftAlone", nativeIsLeftAlone},
+		{"NativeTakesOver", nativeTakesOver},
+		{"BothWays", bothWays},
+		{"Ring", ring},
+		{"SecondStandsBy", secondStandsBy},
+		{"TwoStartAtOnce", twoStartAtOnce},
+		{"ModelConflict", modelConflict},
+		{"ModelsInConflictWithEachOther", modelsInConflict},
+		{"ChangedModelConflicts", changedModelConflicts},
+		{"SourceChanges", sourceChanges},
+		{"TargetRefuses", targetRefuses},
+		{"TakesBack", takesBack},
+		{"EndsWithItsClient", endsWithItsClient},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { c.run(t, newSite(t), newSite(t)) })
+		})
+	}
+}
+
+func follows(_ *testing.T, a, b *site) {
+	first := a.register(1, endpoint("10.0.0.1:1"))
+	start(a, b)
+	b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
+	a.register(2, endpoint("10.0.0.2:2"))
+	b.expect(discovery.KindEndpoint, `10.0.0.1:1`, `10.0.0.2:2`)
+	a.register(2, endpoint("10.0.0.2:3"))
+	b.expect(discovery.KindEndpoint, `10.0.0.1:1`, `10.0.0.2:3`)
+	_ = first.Unregister(context.Background())
+	b.expect(discovery.KindEndpoint, `10.0.0.2:3`)
+	b.expectWrites(4)
+}
+
+func keepsWhatItDoesNotKnow(_ *testing.T, a, b *site) {
+	a.write(1, endpoint("10.0.0.1:1"), `, "new": {"deep":[1.0]} `)
+	start(a, b)
+	b.expect(discovery.KindEndpoint, `, "new": {"deep":[1.0]} ,"dynplane_mirror":"`)
+	b.expectWrites(1)
+}
+
+func writesBothGenerations(t *testing.T, a, b *site) {
+	channel := discovery.EventChannel{Scope: place, Topic: "kv-events", Transport: discovery.ZMQ{Endpoint: "tcp://10.0.0.1:1"}}
+	component := channel
+	component.Scope.Endpoint = ""
+	const rest = `"topic":"kv-events","transport":{"kind":"Zmq","config":{"endpoint":"tcp://10.0.0.1:1"}},"instance_id":`
+	for id, value := range map[discovery.ID]string{
+		component.ID(1): `{"type":"EventChannel","namespace":"dynamo","component":"backend",` + rest + `1}`,
+		channel.ID(2):   `{"type":"EventChannel","scope":{"kind":"endpoint","endpoint":{"namespace":"dynamo","component":"backend","name":"generate"}},` + rest + `2}`,
+	} {
+		if _, err := a.store.Register(t.Context(), id, []byte(value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start(a, b)
+	b.expect(discovery.KindEventChannel,
+		`,"scope":{"kind":"component","namespace":"dynamo","component":"backend"}}`,
+		`,"namespace":"dynamo","component":"backend"}`)
+}
+
+func queriesSelect(_ *testing.T, a, b *site) {
+	a.register(1, endpoint("10.0.0.1:1"))
+	a.register(1, model("llama"))
+	elsewhere := endpoint("10.0.0.2:2")
+	elsewhere.Scope.Namespace = "other"
+	a.register(2, elsewhere)
+	start(a, b, discovery.Query{Kind: discovery.KindEndpoint, Scope: discovery.Scope{Namespace: "other"}})
+	b.expect(discovery.KindEndpoint, `10.0.0.2:2`)
+	b.expect(discovery.KindModel)
+}
+
+func inSync(t *testing.T, a, b *site) {
+	for id := range uint64(50) {
+		a.register(id, endpoint("10.0.0.1:1"))
+		a.register(id, model("llama"))
+	}
+	for id := range uint64(20) {
+		b.register(id, endpoint("10.0.0.2:1"))
+	}
+	other := model("qwen")
+	other.Scope.Namespace = "other"
+	b.register(7, other)
+	a.write(8, model("mistral"), "") // not served beside llama
+	other.Card = json.RawMessage(`{"display_name":"gemma"}`)
+	a.register(9, other)
+	r := start(a, b)
+	synctest.Wait()
+	if r.counts == nil {
+		t.Fatal("not in sync")
+	}
+	// Of llama and mistral at one endpoint, the one that comes second fails.
+	got := *r.counts
+	if got.StandBy != 20 || got.Mirrored+got.Failing != 81 || got.Failing < 2 {
+		t.Errorf("counts %+v", got)
+	}
+}
+
+func nativeIsLeftAlone(_ *testing.T, a, b *site) {
+	a.register(1, endpoint("10.0.0.1:1"))
+	native := b.register(1, endpoint("10.0.0.1:2"))
+	start(a, b)
+	b.expect(discovery.KindEndpoint, `10.0.0.1:2`)
+	a.register(1, endpoint("10.0.0.1:3"))
+	b.expect(discovery.KindEndpoint, `10.0.0.1:2`)
+	_ = native.Unregister(context.Background())
+	b.expect(discovery.KindEndpoint, `10.0.0.1:3`)
+	b.expectWrites(1)
+}
+
+func nativeTakesOver(t *testing.T, a, b *site) {
+	in := a.register(1, endpoint("10.0.0.1:1"))
+	start(a, b)
+	b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
+	native := b.register(1, endpoint("10.0.0.1:2"))
+	b.expectWrites(1)
+	a.register(1, endpoint("10.0.0.1:3")) // not ours to change any more
+	b.expectWrites(1)
+	b.expect(discovery.KindEndpoint, `10.0.0.1:2`)
+	held, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := native.Wait(held); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the native registration ended: %v", err)
+	}
+	_ = native.Unregister(context.Background())
+	b.expectWrites(2)
+	b.expect(discovery.KindEndpoint, `10.0.0.1:3`)
+
+	// One that is gone again before the watch could show it.
+	_ = b.register(1, endpoint("10.0.0.1:2")).Unregister(context.Background())
+	b.expectWrites(3)
+	b.expect(discovery.KindEndpoint, `10.0.0.1:3`)
+	_ = in.Unregister(context.Background()) // of the former value: nothing
+	b.expectWrites(3)
+}
+
+func bothWays(_ *testing.T, a, b *site) {
+	a.register(1, endpoint("10.0.0.1:1"))
+	gone := b.register(2, endpoint("10.0.0.2:1"))
+	start(a, b)
+	start(b, a)
+	a.expect(discovery.KindEndpoint, `10.0.0.1:1`, `10.0.0.2:1`)
+	b.expect(discovery.KindEndpoint, `10.0.0.1:1`, `10.0.0.2:1`)
+	a.expectWrites(1)
+	b.expectWrites(1)
+	_ = gone.Unregister(context.Background())
+	a.expect(discovery.KindEndpoint, `10.0.0.1:1`)
+	b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
+	a.expectWrites(2)
+	b.expectWrites(1)
+}
+
+func ring(t *testing.T, a, b *site) {
+	c := newSite(t)
+	gone := a.register(1, endpoint("10.0.0.1:1"))
+	start(a, b)
+	start(b, c)
+	start(c, a)
+	b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
+	c.expect(discovery.KindEndpoint) // one step only
+	b.expectWrites(1)
+	c.expectWrites(0)
+	a.expectWrites(0)
+	_ = gone.Unregister(context.Background())
+	b.expect(discovery.KindEndpoint)
+}
+
+func secondStandsBy(_ *testing.T, a, b *site) {
+	a.register(1, endpoint("10.0.0.1:1"))
+	first := start(a, b)
+	b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
+	start(a, b)
+	b.expectWrites(1)
+	first.stop()
+	b.expectWrites(3)
+	b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
+}
+
+func twoStartAtOnce(t *testing.T, a, b *site) {
+	for id := range uint64(300) {
+		a.register(id, endpoint("10.0.0.1:1"))
+	}
+	first, second := start(a, b), start(a, b)
+	<-time.After(time.Minute)
+	b.mu.Lock()
+	settled := b.written
+	b.mu.Unlock()
+	if settled > 600 {
+		t.Errorf("%d writes", settled)
+	}
+	b.expectWrites(settled)
+	if n := len(b.list(discovery.KindEndpoint)); n != 300 {
+		t.Errorf("%d entries", n)
+	}
+	first.stop()
+	<-time.After(time.Minute)
+	if n := len(b.list(discovery.KindEndpoint)); n != 300 {
+		t.Errorf("%d entries after one mirror has gone", n)
+	}
+	second.stop()
+	b.expect(discovery.KindEndpoint)
+}
+
+func modelConflict(_ *testing.T, a, b *site) {
+	a.register(1, model("llama"))
+	native := b.register(2, model("qwen"))
+	r := start(a, b)
+	b.expect(discovery.KindModel, `qwen`)
+	another := b.register(3, model("qwen")) // a change, tried again
+	b.expectWrites(0)
+	r.expectWarnings(1)
+	_ = another.Unregister(context.Background())
+	_ = native.Unregister(context.Background())
+	b.expectWrites(1)
+	b.expect(discovery.KindModel, `llama`)
+	r.expectWarnings(1)
+}
+
+func modelsInConflict(t *testing.T, a, b *site) {
+	llama := a.write(1, model("llama"), "")
+	qwen := a.write(2, model("qwen"), "")
+	start(a, b)
+	<-time.After(time.Minute)
+	found := b.list(discovery.KindModel)
+	if len(found) != 1 {
+		t.Fatalf("%d models, want one of two: %s", len(found), found)
+	}
+	there, want := llama, "qwen"
+	if strings.Contains(found[0], "qwen") {
+		there, want = qwen, "llama"
+	}
+	_ = there.Unregister(context.Background())
+	<-time.After(time.Minute)
+	b.expect(discovery.KindModel, want)
+}
+
+func changedModelConflicts(_ *testing.T, a, b *site) {
+	a.register(1, model("llama"))
+	native := b.register(2, model("llama"))
+	start(a, b)
+	b.expect(discovery.KindModel, `dynplane_mirror`, `llama`)
+	a.register(1, model("qwen"))
+	b.expect(discovery.KindModel, `llama`)
+	b.expectWrites(2)
+	_ = native.Unregister(context.Background())
+	<-time.After(time.Minute)
+	b.expect(discovery.KindModel, `qwen`)
+}
+
+func sourceChanges(_ *testing.T, a, b *site) {
+	a.register(1, source(`{"worker":1}`))
+	r := start(a, b)
+	b.expect(discovery.KindEventSource, `{"worker":1}`)
+	a.write(1, source(`{"worker":2}`), "")
+	b.expect(discovery.KindEventSource, `{"worker":2}`)
+	b.expectWrites(3)
+	r.expectWarnings(0)
+}
+
+func targetRefuses(_ *testing.T, a, b *site) {
+	gone := a.register(1, endpoint("10.0.0.1:1"))
+	r := start(a, b)
+	b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
+	b.refuseMirrors(errors.New("away"))
+	_ = gone.Unregister(context.Background())
+	for id := range uint64(100) {
+		a.register(2+id, model("llama"))
+	}
+	b.expectWrites(1)
+	r.expectWarnings(1)
+	b.refuseMirrors(nil)
+	b.expectWrites(102)
+	b.expect(discovery.KindEndpoint)
+	r.expectWarnings(1)
+}
+
+func takesBack(t *testing.T, a, b *site) {
+	for id := range uint64(100) {
+		a.register(id, endpoint("10.0.0.1:1"))
+	}
+	native := b.register(7, endpoint("10.0.0.1:2"))
+	r := start(a, b)
+	b.expectWrites(99)
+	r.stop()
+	b.expect(discovery.KindEndpoint, `10.0.0.1:2`)
+	_ = native.Unregister(context.Background())
+
+	r = start(a, b)
+	b.expectWrites(99 + 99 + 100)
+	b.refuseMirrors(errors.New("away"))
+	r.cancel()
+	err := <-r.ended
+	r.ended = nil
+	if err == nil || !strings.Contains(err.Error(), "100 entries") {
+		t.Errorf("error %v, want one about 100 entries", err)
+	}
+}
+
+func endsWithItsClient(t *testing.T, a, b *site) {
+	a.register(1, endpoint("10.0.0.1:1"))
+	for _, side := range []string{"source", "target"} {
+		r := start(a, b)
+		b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
+		client := r.from
+		if side == "target" {
+			client = r.to
+		}
+		if err := client.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		err := <-r.ended
+		r.ended = nil
+		if !errors.Is(err, discovery.ErrClosed) || !strings.HasPrefix(err.Error(), "mirror: "+side) {
+			t.Errorf("error %v, want one about the %s", err, side)
+		}
+		b.expect(discovery.KindEndpoint)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	client := discovery.NewClient(discovery.NewMemory().Open(), discovery.Options{})
+	if err := mirror.Run(t.Context(), client, client, mirror.Options{}); !errors.Is(err, mirror.ErrSame) {
+		t.Errorf("error %v, want ErrSame", err)
+	}
+}
+
+func Example() {
+	workers, routers := discovery.NewMemory(), discovery.NewMemory()
+	worker := discovery.NewClient(workers.Open(), discovery.Options{InstanceID: 42})
+	router := discovery.NewClient(routers.Open(), discovery.Options{})
+	from := discovery.NewClient(workers.Open(), discovery.Options{})
+	to := discovery.NewClient(routers.Open(), discovery.Options{})
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if _, err := worker.Register(ctx, endpoint("10.0.0.7:9000")); err != nil {
+		fmt.Println(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- mirror.Run(ctx, from, to, mirror.Options{}) }()
+	for ev, err := range router.Watch(context.Background(), discovery.Query{Kind: discovery.KindEndpoint}) {
+		if err != nil {
+			fmt.Println(err)
+			break
+		}
+		if ev.Type == discovery.Synced {
+			continue
+		}
+		fmt.Println(ev.Type, ev.Instance.ID())
+		if ev.Type == discovery.Removed {
+			break
+		}
+		cancel() // the mirror takes back what it registered
+	}
+	fmt.Println(<-ended)
+	// Output:
+	// added dynamo/backend/generate/2a
+	// removed dynamo/backend/generate/2a
+	// <nil>
+}
