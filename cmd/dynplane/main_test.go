@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 //	await PATTERN FILE       waits until a file has a line that matches
 //	listed PATTERN WHAT...   waits until dynplane ls -o json prints a match
 //	put KEY FILE             writes to the bucket as a foreign client does
+//	send SUBJECT FILE        publishes each line on a NATS subject
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", "script"),
@@ -57,7 +58,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code": runForCode, "await": await, "listed": listed, "put": put,
+			"code": runForCode, "await": await, "listed": listed, "put": put, "send": send,
 		},
 	})
 }
@@ -97,6 +98,16 @@ func put(ts *testscript.TestScript, _ bool, args []string) {
 	defer nc.Close()
 	_, err = nc.Request("$KV.dynplane."+args[0], []byte(ts.ReadFile(args[1])), natstest.Patience)
 	ts.Check(err)
+}
+
+func send(ts *testscript.TestScript, _ bool, args []string) {
+	nc, err := nats.Connect(ts.Getenv("NATS_SERVER"))
+	ts.Check(err)
+	defer nc.Close()
+	for line := range strings.Lines(ts.ReadFile(args[1])) {
+		ts.Check(nc.Publish(args[0], []byte(line)))
+	}
+	ts.Check(nc.Flush())
 }
 
 func eventually(ts *testscript.TestScript, ok func() bool) {

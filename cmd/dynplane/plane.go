@@ -10,7 +10,7 @@ import (
 )
 
 // withPlane runs do on the event plane that the environment configures, with
-// discovery where it is needed, and shuts both down.
+// discovery where it is needed, and shuts both down. A signal is no error.
 func (a *app) withPlane(ctx context.Context, needsDiscovery func(eventplane.Config) bool, do func(*eventplane.Client) error) error {
 	cfg, err := eventplane.ConfigFromEnv(a.env)
 	if err != nil {
@@ -19,12 +19,12 @@ func (a *app) withPlane(ctx context.Context, needsDiscovery func(eventplane.Conf
 	var found *discovery.Client
 	if needsDiscovery(cfg) {
 		if found, err = a.discover(ctx); err != nil {
-			return err
+			return unlessDone(ctx, err)
 		}
 	}
 	plane, err := a.plane(cfg, found)
 	if err == nil {
-		err = errors.Join(hint(do(plane)), a.shutdown(ctx, plane))
+		err = errors.Join(unlessDone(ctx, hint(do(plane))), a.shutdown(ctx, plane))
 	}
 	if found != nil {
 		err = errors.Join(err, a.shutdown(ctx, found))

@@ -47,8 +47,7 @@ is held for --linger longer, and is then unregistered.`,
 			if err != nil {
 				return err
 			}
-			ctx := cmd.Context()
-			return unlessDone(ctx, a.pub(ctx, scope, topic, o))
+			return a.pub(cmd.Context(), scope, topic, o)
 		},
 	}
 	flags := cmd.Flags()

@@ -48,8 +48,7 @@ and counted.`,
 			if err != nil {
 				return err
 			}
-			ctx := cmd.Context()
-			return unlessDone(ctx, a.sub(ctx, scope, topic, o))
+			return a.sub(cmd.Context(), scope, topic, o)
 		},
 	}
 	flags := cmd.Flags()
