@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +15,8 @@ type Instance struct {
 
 	// Raw is the JSON that the instance was read from, with the fields that
 	// this version of the package does not know. It is nil on an instance that
-	// was made here, and MarshalJSON does not look at it.
+	// was made here, and MarshalJSON does not look at it. A model's Card is part
+	// of it; change neither.
 	Raw json.RawMessage
 }
 
@@ -133,14 +135,15 @@ func (i *Instance) UnmarshalJSON(data []byte) error {
 	if tag.InstanceID == nil {
 		return fmt.Errorf("discovery: instance of type %v has no %s", kind, name)
 	}
-	spec, err := unmarshalSpec(kind, data)
+	raw := bytes.Clone(data)
+	spec, err := unmarshalSpec(kind, raw)
 	if err == nil {
 		err = spec.ID(*tag.InstanceID).validate()
 	}
 	if err != nil {
 		return fmt.Errorf("discovery: instance of type %v: %w", kind, err)
 	}
-	*i = Instance{InstanceID: *tag.InstanceID, Spec: spec, Raw: append(json.RawMessage(nil), data...)}
+	*i = Instance{InstanceID: *tag.InstanceID, Spec: spec, Raw: raw}
 	return nil
 }
 
@@ -178,6 +181,10 @@ func unmarshalModel(data []byte) (Spec, error) {
 	}
 	if j.Card == nil {
 		return nil, errors.New("no card_json")
+	}
+	// Cards can be large, and the same bytes are in Raw: they share them.
+	if at := bytes.Index(data, j.Card); at >= 0 {
+		j.Card = data[at : at+len(j.Card) : at+len(j.Card)]
 	}
 	return Model{Scope: Scope{j.Namespace, j.Component, j.Endpoint}, Card: j.Card, Suffix: j.Suffix}, nil
 }

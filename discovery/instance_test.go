@@ -156,6 +156,22 @@ func TestDecodeCard(t *testing.T) {
 	}
 }
 
+// A list of models would hold every card twice.
+func TestCardIsPartOfRaw(t *testing.T) {
+	t.Parallel()
+	var in Instance
+	if err := json.Unmarshal([]byte(someInstances[3].json), &in); err != nil {
+		t.Fatal(err)
+	}
+	card := in.Spec.(Model).Card
+	if at := bytes.Index(in.Raw, card); at < 0 || &in.Raw[at] != &card[0] {
+		t.Error("the card is a copy")
+	}
+	if cap(card) != len(card) {
+		t.Error("what is appended to the card lands in the rest of the instance")
+	}
+}
+
 func TestTransports(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

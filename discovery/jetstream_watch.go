@@ -201,7 +201,7 @@ func (w *jetStreamWatcher) subscribe(consumer string) error {
 func (w *jetStreamWatcher) pull() error {
 	request, err := json.Marshal(map[string]int64{
 		"batch": pullBatch, "expires": int64(pullExpiry),
-		"max_bytes": pullBytes + 2*w.store.nc.MaxPayload() + rand.Int64N(1024),
+		"max_bytes": pullBytes + w.store.nc.MaxPayload() + rand.Int64N(1024),
 	})
 	if err != nil {
 		return err
