@@ -37,7 +37,8 @@ type jetStreamWatcher struct {
 	last     uint64    // consumer sequence
 	pending  uint64    // still to come in the listing
 	listing  bool
-	absent   bool // there is no bucket
+	absent   bool          // there is no bucket
+	patience time.Duration // with the next listing
 }
 
 const (
@@ -45,6 +46,9 @@ const (
 	pullGrace  = time.Second // beyond the expiry, before the answer counts as missing
 	pullBatch  = 5000
 	pullBytes  = 16 << 20
+	// How long a listing may take to begin. The server that is asked may be
+	// going down and never answer; each time it takes longer it may take twice.
+	listWait = time.Second
 	// How often a watcher without a connection looks whether there is one.
 	reconnectPoll = 50 * time.Millisecond
 	// How often a watcher looks for a bucket that nobody has made yet.
@@ -58,7 +62,7 @@ func (s *JetStream) Watch(_ context.Context, q Query) (Watcher, error) {
 	if err := checkKey(keyFilter(q)); err != nil {
 		return nil, err
 	}
-	w := &jetStreamWatcher{store: s, query: q}
+	w := &jetStreamWatcher{store: s, query: q, patience: listWait}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -136,12 +140,13 @@ func (w *jetStreamWatcher) list(ctx context.Context) error {
 }
 
 func (w *jetStreamWatcher) listOnce(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
 	if !w.store.nc.IsConnected() {
 		_ = sleep(ctx, reconnectPoll)
 		return nats.ErrDisconnected
 	}
+	ctx, cancel := context.WithTimeout(ctx, w.patience)
+	defer cancel()
+	w.patience = min(2*w.patience, requestTimeout)
 	asked := time.Now()
 	consumer, err := w.store.js.CreateConsumer(ctx, w.store.stream(), jetstream.ConsumerConfig{
 		DeliverPolicy:     jetstream.DeliverLastPerSubjectPolicy,
@@ -162,6 +167,7 @@ func (w *jetStreamWatcher) listOnce(ctx context.Context) error {
 	if err := w.subscribe(info.Name); err != nil {
 		return err
 	}
+	w.patience = listWait
 	w.absent, w.last, w.pending, w.listing = false, 0, info.NumPending, true
 	w.queued = append(w.queued, Change{Op: OpReset})
 	w.finishListing(w.pending == 0)
@@ -170,6 +176,7 @@ func (w *jetStreamWatcher) listOnce(ctx context.Context) error {
 
 // waitForBucket takes a missing bucket as an empty one.
 func (w *jetStreamWatcher) waitForBucket(ctx context.Context, asked time.Time) error {
+	w.patience = listWait
 	if w.absent {
 		w.queued = append(w.queued, Change{Op: OpAlive, At: asked})
 		return sleep(ctx, absentPoll)
@@ -282,53 +289,6 @@ func (w *jetStreamWatcher) status(ctx context.Context, msg *nats.Msg, status str
 	}
 	w.queued = append(w.queued, Change{Op: OpAlive, At: w.pulledAt})
 	return w.pull()
-}
-
-// change makes a Change of a message of the bucket.
-func (w *jetStreamWatcher) change(msg *nats.Msg, meta *nats.MsgMetadata) Change {
-	ch := Change{Op: OpPut, Key: strings.TrimPrefix(msg.Subject, w.store.entrySubject(""))}
-	id, err := decodeKey(ch.Key)
-	if err != nil {
-		ch.Op, ch.Err = OpBad, err
-		return ch
-	}
-	ch.ID = id
-	if !isMarker(msg.Header) {
-		ch.Value = msg.Data
-		if ms, err := strconv.ParseInt(msg.Header.Get(hdrOwnerTTL), 10, 64); err == nil && ms > 0 && ms < maxTTL.Milliseconds() {
-			ch.TTL = time.Duration(ms) * time.Millisecond
-		}
-		return ch
-	}
-	ch.Op, ch.Cause = OpDelete, cause(msg, meta)
-	return ch
-}
-
-// isMarker tells what stands for an entry that is gone.
-func isMarker(h nats.Header) bool {
-	op := h.Get(hdrOperation)
-	return op == "PURGE" || op == "DEL" || h.Get(hdrMarker) != ""
-}
-
-// maxTTL bounds what a foreign header can make a watcher hold.
-const maxTTL = 24 * time.Hour
-
-// lateExpiry is how far behind the deadline a purge in quiet times never is.
-// One that is later says that the server could not hear the owner either.
-const lateExpiry = 750 * time.Millisecond
-
-// cause tells a lease that ran out by the body of its purge.
-func cause(msg *nats.Msg, meta *nats.MsgMetadata) Cause {
-	var body leaseBody
-	switch {
-	case msg.Header.Get(hdrMarker) == "MaxAge":
-		return CauseDisturbed // nobody's lease; let its owner say
-	case len(msg.Data) == 0 || json.Unmarshal(msg.Data, &body) != nil || body.Deadline == 0:
-		return CauseUnregistered
-	case meta.Timestamp.Sub(time.UnixMilli(body.Deadline)) > lateExpiry:
-		return CauseDisturbed
-	}
-	return CauseExpired
 }
 
 // drop gives the consumer up; the next step lists again.
