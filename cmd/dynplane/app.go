@@ -111,12 +111,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 124 sub --timeout has passed.`,
 	flags.StringVar(&a.server, "server", "", "NATS server (else NATS_SERVER, else "+natsconn.DefaultURL+")")
 	flags.StringVar(&a.bucket, "bucket", "dynplane", "JetStream KV bucket of the registrations")
 	flags.DurationVar(&a.ttl, "ttl", 10*time.Second, "how long a registration outlives its owner; whole seconds")
-	flags.StringVarP(&a.output, "output", "o", "", "json or table (ls, watch and sub: json in a pipe, else table)")
+	flags.StringVarP(&a.output, "output", "o", "", "json or table (ls, watch, snapshot and sub: json in a pipe, else table)")
 	root.AddCommand(
 		newDemoCommand(a), newWorkerCommand(a),
 		newHubCommand(a),
-		newListCommand(a), newWatchCommand(a),
-		newRegisterCommand(a),
+		newListCommand(a), newWatchCommand(a), newSnapshotCommand(a),
+		newRegisterCommand(a), newMirrorCommand(a),
 		newPubCommand(a), newSubCommand(a),
 		newVersionCommand(a),
 	)
@@ -183,9 +183,15 @@ func (a *app) logger() *slog.Logger {
 
 // discover opens the discovery backend of the environment and the flags.
 func (a *app) discover(ctx context.Context) (*discovery.Client, error) {
+	return a.discoverIn(ctx, "")
+}
+
+// discoverIn opens the backend of a name; empty is that of the environment.
+func (a *app) discoverIn(ctx context.Context, name string) (*discovery.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
 	client, err := backend.Open(ctx, a.env, backend.Options{
+		Name:      name,
 		JetStream: discovery.JetStreamOptions{Bucket: a.bucket, TTL: a.ttl, Logger: a.logger()},
 	})
 	return client, hint(err)

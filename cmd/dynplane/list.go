@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,12 +12,12 @@ import (
 )
 
 const queryHelp = `Without a place all are shown; with NS, NS/COMP or NS/COMP/NAME those in it and
-below. NAME is the endpoint of endpoints and models, and the topic of channels.
-A bucket that is not there is empty.`
+below. NAME is the endpoint of endpoints and models, and the topic of channels and
+event sources. A bucket that is not there is empty.`
 
 func newListCommand(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:   "ls endpoints|models|channels [NS[/COMP[/NAME]]]",
+		Use:   "ls endpoints|models|channels|sources [NS[/COMP[/NAME]]]",
 		Short: "List what is registered",
 		Long: `List what is registered now.
 
@@ -78,8 +79,11 @@ func stored(in discovery.Instance) any {
 
 // heading names the columns.
 func heading(k discovery.Kind) []string {
-	if k == discovery.KindModel {
+	switch k {
+	case discovery.KindModel:
 		return []string{"PATH", "MODEL"}
+	case discovery.KindEventSource:
+		return []string{"PATH", "WORKER", "RANK"}
 	}
 	return []string{"PATH", "TRANSPORT", "ADDRESS"}
 }
@@ -101,8 +105,25 @@ func columns(in discovery.Instance) []string {
 		return []string{path, card.Name}
 	case discovery.EventChannel:
 		return []string{path, transportName(s.Transport), s.Transport.Address()}
+	case discovery.EventSource:
+		return append([]string{path}, workerOf(s)...)
 	}
 	return []string{path}
+}
+
+// workerOf returns the id, as paths show it, and the data-parallel rank of the
+// worker whose state the events of a source are about.
+func workerOf(s discovery.EventSource) []string {
+	var metadata struct {
+		Worker *struct {
+			ID   uint64 `json:"worker_id"`
+			Rank uint64 `json:"dp_rank"`
+		} `json:"worker"`
+	}
+	if json.Unmarshal(s.Metadata, &metadata) != nil || metadata.Worker == nil {
+		return nil // the runtime's, and not checked by us
+	}
+	return []string{strconv.FormatUint(metadata.Worker.ID, 16), strconv.FormatUint(metadata.Worker.Rank, 10)}
 }
 
 func transportName(t discovery.Transport) string {
@@ -116,10 +137,11 @@ func transportName(t discovery.Transport) string {
 func parseQuery(args []string) (discovery.Query, error) {
 	kinds := map[string]discovery.Kind{
 		"endpoints": discovery.KindEndpoint, "models": discovery.KindModel, "channels": discovery.KindEventChannel,
+		"sources": discovery.KindEventSource,
 	}
 	q := discovery.Query{Kind: kinds[args[0]]}
 	if q.Kind == 0 {
-		return q, usagef("kind %q: want endpoints, models or channels", args[0])
+		return q, usagef("kind %q: want endpoints, models, channels or sources", args[0])
 	}
 	if len(args) == 1 {
 		return q, nil
@@ -129,7 +151,7 @@ func parseQuery(args []string) (discovery.Query, error) {
 		return q, usagef("%q: want NS, NS/COMP or NS/COMP/NAME", args[1])
 	}
 	q.Scope = place
-	if q.Kind == discovery.KindEventChannel {
+	if q.Kind == discovery.KindEventChannel || q.Kind == discovery.KindEventSource {
 		q.Topic, q.Scope.Endpoint = place.Endpoint, ""
 	}
 	return q, nil

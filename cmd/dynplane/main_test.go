@@ -141,8 +141,8 @@ func TestUsageErrors(t *testing.T) {
 	for _, test := range []struct{ args, want string }{
 		{"frobnicate", `"frobnicate"`},
 		{"help frobnicate", `"frobnicate"`},
-		{"ls", "endpoints|models|channels"},
-		{"ls foo", `"foo": want endpoints, models or channels`},
+		{"ls", "endpoints|models|channels|sources"},
+		{"ls foo", `"foo": want endpoints, models, channels or sources`},
 		{"ls endpoints a b", "3 arguments"},
 		{"ls endpoints a//b", `"a//b": want NS`},
 		{"ls endpoints a/b/c/d", "want NS"},
@@ -177,6 +177,14 @@ func TestUsageErrors(t *testing.T) {
 		{"pub ns/c t --linger -1s", "--linger"},
 		{"sub ns/c t --timeout -1s", "--timeout"},
 		{"sub ns/c t extra", "3 arguments"},
+		{"snapshot endpoints", "1 arguments"},
+		{"mirror", `--from "": want nats or mem`},
+		{"mirror --from nats", `--to "": want nats or mem`},
+		{"mirror --from consul --to nats", `--from "consul": want nats or mem`},
+		{"mirror --from nats --to nats", "both nats"},
+		{"mirror --from nats --to mem foo", `"foo": want endpoints`},
+		{"mirror --from nats --to mem endpoints a//b", `"a//b": want NS`},
+		{"mirror --from nats --to mem endpoints a b", "3 arguments"},
 		{"version now", "1 arguments"},
 	} {
 		t.Run(test.args, func(t *testing.T) {
@@ -204,7 +212,7 @@ func TestHelp(t *testing.T) {
 	t.Parallel()
 	for _, verb := range []string{
 		"", "demo", "hub", "ls", "watch", "register", "register endpoint", "register model",
-		"register channel", "pub", "sub", "version", "help",
+		"register channel", "mirror", "snapshot", "pub", "sub", "version", "help",
 	} {
 		t.Run(verb, func(t *testing.T) {
 			t.Parallel()
@@ -224,6 +232,7 @@ func TestNoServer(t *testing.T) {
 	server := fmt.Sprintf("nats://127.0.0.1:%d", natstest.FreePort(t))
 	for _, args := range []string{
 		"ls endpoints", "watch models", "register endpoint ns/c/e --tcp h:1", "pub ns/c t", "sub ns/c t",
+		"snapshot", "mirror --from mem --to nats",
 	} {
 		t.Run(args, func(t *testing.T) {
 			t.Parallel()

@@ -11,7 +11,7 @@ import (
 
 func newWatchCommand(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:   "watch endpoints|models|channels [NS[/COMP[/NAME]]]",
+		Use:   "watch endpoints|models|channels|sources [NS[/COMP[/NAME]]]",
 		Short: "Watch registrations come and go",
 		Long: `Show what is registered as added, then synced, then each change as added or
 removed, until interrupted.

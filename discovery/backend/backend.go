@@ -12,6 +12,8 @@ package backend
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 
@@ -29,8 +31,14 @@ const (
 	Memory = "mem"  // the memory of this process
 )
 
+// Names returns the values of Variable.
+func Names() []string { return []string{NATS, Memory} }
+
 // Options are what the environment does not say. The zero value is useful.
 type Options struct {
+	// Name takes the place of Variable unless it is empty.
+	Name string
+
 	// Server takes the place of NATS_SERVER unless it is empty. Other backends
 	// ignore it.
 	Server string
@@ -47,20 +55,23 @@ type Options struct {
 // Name returns the backend that the environment picks, or an error that lists
 // the valid ones.
 func Name(lookup func(string) (string, bool)) (string, error) {
-	switch name, _ := lookup(Variable); name {
-	case "", NATS:
+	name, _ := lookup(Variable)
+	if name == "" {
 		return NATS, nil
-	case Memory:
-		return Memory, nil
-	default:
-		return "", fmt.Errorf("backend: %s %q: want %s or %s", Variable, name, NATS, Memory)
 	}
+	if !slices.Contains(Names(), name) {
+		return "", fmt.Errorf("backend: %s %q: want %s", Variable, name, strings.Join(Names(), " or "))
+	}
+	return name, nil
 }
 
 // Open opens the backend that the environment picks, with the NATS_* variables
 // that package natsconn reads. lookup is os.LookupEnv, or what a test wants.
 // The client's Shutdown closes the connection that Open dialled.
 func Open(ctx context.Context, lookup func(string) (string, bool), o Options) (*discovery.Client, error) {
+	if o.Name != "" {
+		lookup = override(lookup, Variable, o.Name)
+	}
 	name, err := Name(lookup)
 	if err != nil {
 		return nil, err

@@ -35,6 +35,8 @@ func TestOpen(t *testing.T) {
 		{"NATS", map[string]string{"DYN_DISCOVERY_BACKEND": "nats", "NATS_SERVER": server.URL()}, backend.Options{}, ""},
 		{"ServerOption", map[string]string{"NATS_SERVER": "nats://127.0.0.1:1"}, backend.Options{Server: server.URL()}, ""},
 		{"Memory", map[string]string{"DYN_DISCOVERY_BACKEND": "mem", "NATS_SERVER": "nats://127.0.0.1:1"}, backend.Options{}, ""},
+		{"NameOption", map[string]string{"DYN_DISCOVERY_BACKEND": "consul", "NATS_SERVER": "nats://127.0.0.1:1"}, backend.Options{Name: "mem"}, ""},
+		{"UnknownNameOption", nil, backend.Options{Name: "consul"}, `"consul": want nats or mem`},
 		{"Unknown", map[string]string{"DYN_DISCOVERY_BACKEND": "consul"}, backend.Options{}, `DYN_DISCOVERY_BACKEND "consul": want nats or mem`},
 		{"Nobody", map[string]string{"NATS_SERVER": "nats://127.0.0.1:1"}, backend.Options{}, "nats://127.0.0.1:1"},
 		{"BadServer", map[string]string{"NATS_SERVER": "http://127.0.0.1"}, backend.Options{}, "NATS_SERVER"},

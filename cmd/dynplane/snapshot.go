@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dynplane/dynplane/discovery"
+)
+
+func newSnapshotCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "snapshot",
+		Short: "Show all that each instance has registered",
+		Long: `Show all that is registered now, of all kinds, by instance. The generation of an
+instance is another number whenever its registrations are; its order means
+nothing.
+
+As JSON it is one object on one line: {"instances":{ID:{"endpoints":{PATH:…},
+"model_cards":…,"event_channels":…,"event_sources":…}},"generations":{ID:N},
+"sequence":1,"timestamp":…} with each registration as it is stored.`,
+		Example: `  dynplane snapshot
+  dynplane snapshot -o json`,
+		Args: argCount(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.snapshot(cmd.Context()) },
+	}
+}
+
+func (a *app) snapshot(ctx context.Context) error {
+	client, err := a.discover(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = a.shutdown(ctx, client) }()
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	found, err := client.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	if a.streamsJSON() {
+		return a.writeJSON(found)
+	}
+	if len(found.Instances) == 0 {
+		return nil
+	}
+	t := newTable(a.stdout)
+	t.row("INSTANCE", "GENERATION", "ENDPOINTS", "MODELS", "CHANNELS", "SOURCES", "PATHS")
+	for _, id := range slices.Sorted(maps.Keys(found.Instances)) {
+		t.row(snapshotColumns(id, found)...)
+	}
+	return t.Flush()
+}
+
+func snapshotColumns(id uint64, s discovery.Snapshot) []string {
+	metadata := s.Instances[id]
+	cells := []string{strconv.FormatUint(id, 16), strconv.FormatInt(s.Generations[id], 10)}
+	for _, kind := range []discovery.Kind{
+		discovery.KindEndpoint, discovery.KindModel, discovery.KindEventChannel, discovery.KindEventSource,
+	} {
+		cells = append(cells, strconv.Itoa(len(metadata.Filter(discovery.Query{Kind: kind}))))
+	}
+	var paths []string
+	for _, in := range metadata.Instances() {
+		paths = append(paths, in.ID().Path())
+	}
+	return append(cells, strings.Join(paths, " "))
+}
