@@ -1,0 +1,362 @@
+//go:build linux || darwin
+
+package file_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/discoverytest"
+	"github.com/dynplane/dynplane/discovery/file"
+)
+
+// patience bounds the wait for what must happen.
+const patience = 30 * time.Second
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	discoverytest.Run(t, func(t *testing.T) func() discovery.Store {
+		t.Helper()
+		root := t.TempDir()
+		return func() discovery.Store { return open(t, root, 0, nil) }
+	})
+}
+
+func open(t *testing.T, root string, ttl time.Duration, log *slog.Logger) *file.Store {
+	t.Helper()
+	store, err := file.New(file.Options{Root: root, TTL: ttl, Logger: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+// client opens a client whose store and logs are of its own.
+func client(t *testing.T, root string, ttl time.Duration) (*discovery.Client, *logs) {
+	t.Helper()
+	log := &logs{}
+	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	c := discovery.NewClient(open(t, root, ttl, logger), discovery.Options{Logger: logger})
+	t.Cleanup(func() {
+		if err := c.Shutdown(context.WithoutCancel(t.Context())); err != nil {
+			t.Errorf("shutdown: %v", err)
+		}
+	})
+	return c, log
+}
+
+type logs struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logs) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logs) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.buf.String(), text)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// stream pulls the events of a watch.
+type stream struct {
+	t    *testing.T
+	next func() (discovery.Event, error, bool)
+}
+
+func watch(t *testing.T, c *discovery.Client, kind discovery.Kind) *stream {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	next, stop := iter.Pull2(c.Watch(ctx, discovery.Query{Kind: kind}))
+	t.Cleanup(func() { stop(); cancel() })
+	return &stream{t, next}
+}
+
+func (s *stream) expect(want discovery.EventType, instance uint64) discovery.Instance {
+	s.t.Helper()
+	ev, err, ok := s.next()
+	if err != nil || !ok {
+		s.t.Fatalf("the watch ended (%v), want %v %x", err, want, instance)
+	}
+	if ev.Type != want || ev.Instance.InstanceID != instance {
+		s.t.Fatalf("got %v %x, want %v %x", ev.Type, ev.Instance.InstanceID, want, instance)
+	}
+	return ev.Instance
+}
+
+// expectAll wants n events of one type, each of another instance.
+func (s *stream) expectAll(want discovery.EventType, n int) {
+	s.t.Helper()
+	ids := map[uint64]struct{}{}
+	for len(ids) < n {
+		ev, err, ok := s.next()
+		if _, twice := ids[ev.Instance.InstanceID]; err != nil || !ok || twice || ev.Type != want {
+			s.t.Fatalf("got %v %x (%v) after %d, want %d %v", ev.Type, ev.Instance.InstanceID, err, len(ids), n, want)
+		}
+		ids[ev.Instance.InstanceID] = struct{}{}
+	}
+}
+
+// until waits for a condition that no event tells about.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+const (
+	endpointsDir = "v1/instances"
+	channelsDir  = "v1/event_channels"
+)
+
+// endpointPath is where the runtime keeps endpoint() under an id.
+func endpointPath(root string, instance uint64) string {
+	return filepath.Join(root, endpointsDir, fmt.Sprintf("ns%%2Fcomp%%2Fep%%2F%x", instance))
+}
+
+func endpointJSON(instance uint64, device string) string {
+	return fmt.Sprintf(`{"type":"Endpoint","component":"comp","endpoint":"ep","namespace":"ns","instance_id":%d,"transport":{"tcp":"127.0.0.1:1/2a/ep"},"device_type":%q}`,
+		instance, device)
+}
+
+func TestOptions(t *testing.T) {
+	t.Parallel()
+	for _, o := range []file.Options{{}, {Root: "x", TTL: 999 * time.Millisecond}, {Root: "x", TTL: -1}} {
+		if _, err := file.New(o); err == nil {
+			t.Errorf("%+v is taken", o)
+		}
+	}
+}
+
+func TestFromEnv(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		env  map[string]string
+		want string
+	}{
+		{nil, "/tmp/dynamo_store_kv"},
+		{map[string]string{"TMPDIR": "/var/tmp"}, "/var/tmp/dynamo_store_kv"},
+		{map[string]string{"TMPDIR": "/var/tmp", "DYN_FILE_KV": "/data/kv"}, "/data/kv"},
+		{map[string]string{"TMPDIR": "", "DYN_FILE_KV": ""}, "/tmp/dynamo_store_kv"},
+	} {
+		got, err := file.FromEnv(func(name string) (string, bool) { v, ok := c.env[name]; return v, ok })
+		if err != nil || got.Root != c.want {
+			t.Errorf("%v: %+v, %v, want the root %s", c.env, got, err, c.want)
+		}
+	}
+}
+
+// TestNames is what the runtime's files are called.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	c, _ := client(t, root, 0)
+	zmq := discovery.ZMQ{Endpoint: "tcp://127.0.0.1:1"}
+	model, err := discovery.NewModel(discovery.Scope{Namespace: "ns", Component: "comp", Endpoint: "ep"}, map[string]any{"display_name": "m"}, "my_lora-1.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		spec discovery.Spec
+		id   uint64
+		want string
+	}{
+		{endpoint(), 0x1c9a5dad7b0253, "v1/instances/ns%2Fcomp%2Fep%2F1c9a5dad7b0253"},
+		{model, 42, "v1/mdc/ns%2Fcomp%2Fep%2F2a%2Fmy%5Flora%2D1%2E0"},
+		{discovery.EventChannel{Scope: discovery.Scope{Namespace: "dynamo"}, Topic: "t", Transport: zmq}, 42,
+			"v1/event_channels/namespace%2Fdynamo%2Ftopic%2Ft%2F2a"},
+		{discovery.EventChannel{Scope: discovery.Scope{Namespace: "ns.one", Component: "b"}, Topic: "kv-events", Transport: zmq}, 1,
+			"v1/event_channels/namespace%2Fns%252Eone%2Fcomponent%2Fb%2Ftopic%2Fkv%2Devents%2F1"},
+		{discovery.EventSource{Scope: discovery.Scope{Namespace: "a", Component: "b", Endpoint: "ü"}, Topic: "t", Metadata: []byte(`{}`)}, 1<<64 - 1,
+			"v1/event_sources/namespace%2Fa%2Fcomponent%2Fb%2Fendpoint%2F%25C3%25BC%2Ftopic%2Ft%2Fffffffffffffffff"},
+	} {
+		reg, err := c.RegisterAs(t.Context(), tt.id, tt.spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(root, tt.want)
+		if data, err := os.ReadFile(path); err != nil || len(data) == 0 {
+			t.Errorf("%s: %v", tt.want, err)
+		}
+		if entries, _ := os.ReadDir(filepath.Dir(path)); !exists(path) || len(entries) > 2 {
+			t.Errorf("%s: %v", filepath.Dir(path), entries)
+		}
+		list, err := c.List(t.Context(), discovery.Query{Kind: reg.Instance.ID().Kind, Scope: reg.Instance.ID().Scope})
+		if err != nil || len(list) != 1 || list[0].ID() != reg.Instance.ID() {
+			t.Errorf("%s is listed as %v, %v", tt.want, list, err)
+		}
+	}
+}
+
+func TestRegisterRefuses(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	store := open(t, root, 0, nil)
+	defer func() { _ = store.Shutdown(t.Context()) }()
+	slash, long := endpoint(), endpoint()
+	slash.Scope.Namespace = "a/b"
+	long.Scope.Namespace = strings.Repeat("n", 250)
+	for _, spec := range []discovery.Spec{slash, long} {
+		if _, err := store.Register(t.Context(), spec.ID(1), []byte("{}")); err == nil {
+			t.Errorf("%v is taken", spec.ID(1))
+		}
+	}
+	if _, err := store.Register(t.Context(), endpoint().ID(1), make([]byte, 17<<20)); err == nil {
+		t.Error("17 MiB are taken")
+	}
+	if entries, err := os.ReadDir(root); err != nil || len(entries) > 0 {
+		t.Errorf("refused, and left %v, %v", entries, err)
+	}
+}
+
+// TestKeptAlive needs no more than that a registration outlives its TTL.
+func TestKeptAlive(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	owner, _ := client(t, root, 2*time.Second)
+	if _, err := owner.RegisterAs(t.Context(), 1, endpoint()); err != nil {
+		t.Fatal(err)
+	}
+	first, err := os.Stat(endpointPath(root, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a heartbeat later than the TTL", func() bool {
+		now, err := os.Stat(endpointPath(root, 1))
+		if err != nil || !os.SameFile(first, now) {
+			t.Fatalf("the file is lost or was written anew: %v", err)
+		}
+		return now.ModTime().Sub(first.ModTime()) > 2*time.Second
+	})
+}
+
+func TestLostIsRegisteredAgain(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	owner, log := client(t, root, time.Second)
+	for id := range uint64(3) {
+		if _, err := owner.RegisterAs(t.Context(), id, endpoint()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reader, _ := client(t, root, time.Second)
+	if err := os.RemoveAll(filepath.Join(root, "v1")); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "registered again", func() bool {
+		list, err := reader.List(t.Context(), discovery.Query{Kind: discovery.KindEndpoint})
+		return err == nil && len(list) == 3
+	})
+	until(t, "the warning", func() bool { return log.count("registered again") > 0 })
+	if log.count("registered again") > 2 { // two if the removal fell between two beats
+		t.Errorf("warned more than once:\n%v", log)
+	}
+}
+
+func TestTakenOverByForeigner(t *testing.T) {
+	t.Parallel()
+	for name, overwrite := range map[string]func(t *testing.T, path string){
+		"renamed over": func(t *testing.T, path string) {
+			t.Helper()
+			runtimeReplace(t, path, endpointJSON(1, "cuda"))
+		},
+		"written in place": func(t *testing.T, path string) {
+			t.Helper()
+			if err := os.WriteFile(path, []byte(endpointJSON(1, "cuda")), 0o666); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"removed and made, same value": func(t *testing.T, path string) {
+			t.Helper()
+			value, err := os.ReadFile(path)
+			if err := errors.Join(err, os.Remove(path)); err != nil {
+				t.Fatal(err)
+			}
+			runtimeInsert(t, path, string(value))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			root := t.TempDir()
+			owner, log := client(t, root, 4*time.Second)
+			reg, err := owner.RegisterAs(t.Context(), 1, endpoint())
+			if err != nil {
+				t.Fatal(err)
+			}
+			overwrite(t, endpointPath(root, 1))
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			if err := reg.Wait(ctx); !errors.Is(err, discovery.ErrTakenOver) {
+				t.Fatalf("the former owner hears %v, want ErrTakenOver", err)
+			}
+			if log.count("somebody else") != 1 {
+				t.Errorf("want one warning:\n%v", log)
+			}
+			if err := owner.Shutdown(t.Context()); err != nil || !exists(endpointPath(root, 1)) {
+				t.Errorf("shutdown removed the file of another: %v", err)
+			}
+		})
+	}
+}
+
+func TestLockedDirectory(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	c, _ := client(t, root, 0)
+	reg, err := c.RegisterAs(t.Context(), 1, endpoint())
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock := flock(t, filepath.Join(root, endpointsDir))
+	if _, err := c.RegisterAs(t.Context(), 2, endpoint()); !errors.Is(err, file.ErrLocked) {
+		t.Errorf("register: %v, want ErrLocked", err)
+	}
+	if _, err := c.List(t.Context(), discovery.Query{Kind: discovery.KindEndpoint}); !errors.Is(err, file.ErrLocked) {
+		t.Errorf("list: %v, want ErrLocked", err)
+	}
+	if err := reg.Unregister(t.Context()); !errors.Is(err, file.ErrLocked) {
+		t.Errorf("unregister: %v, want ErrLocked", err)
+	}
+	unlock()
+	if _, err := c.RegisterAs(t.Context(), 1, endpoint()); err != nil {
+		t.Errorf("register after that: %v", err)
+	}
+	if entries, _ := os.ReadDir(filepath.Join(root, endpointsDir)); len(entries) != 1 {
+		t.Errorf("left behind: %v", entries)
+	}
+}

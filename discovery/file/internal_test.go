@@ -1,0 +1,195 @@
+//go:build linux || darwin
+
+package file
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dynplane/dynplane/discovery"
+)
+
+func TestPulse(t *testing.T) {
+	t.Parallel()
+	const second = time.Second
+	for name, c := range map[string]struct {
+		passed, wall time.Duration // since the beat before, by the two clocks
+		calm         bool
+	}{
+		"in time":              {second, second, true},
+		"stopped":              {7 * second, 7 * second, false},
+		"suspended":            {second, 60 * second, false},
+		"clock set back":       {second, -60 * second, false},
+		"clock slewed a while": {second, second + 400*time.Millisecond, true},
+	} {
+		p := pulse{patience: 6 * second, calmAfter: 10 * second}
+		start := time.Now()
+		p.note(start, start.Round(0))
+		if !p.calm(start) {
+			t.Errorf("%s: disturbed from the beginning", name)
+		}
+		now := start.Add(c.passed)
+		p.note(now, start.Round(0).Add(c.wall))
+		if p.calm(now) != c.calm {
+			t.Errorf("%s: calm is %v", name, !c.calm)
+		}
+		if !p.calm(now.Add(10 * second)) {
+			t.Errorf("%s: disturbed for ever", name)
+		}
+	}
+}
+
+func FuzzNames(f *testing.F) {
+	for _, seed := range []string{"ns/comp/ep/2a", "ns%2Eone", "%", "%2", "%zz", "ünï", "\xff", ".tmp_0123456789abcdef", ""} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if name, err := encodeName(s); err == nil {
+			if strings.Trim(name, "%0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+				t.Errorf("%q is written %q", s, name)
+			}
+			if back, err := decodeName(name); err != nil || back != s {
+				t.Errorf("%q is written %q and read %q, %v", s, name, back, err)
+			}
+		}
+		w := watcher{query: discovery.Query{Kind: discovery.KindEventChannel}}
+		if id, err := w.parse(s); err == nil {
+			if _, err := discovery.RuntimeKey(id); err != nil {
+				t.Errorf("the name %q is read as %v: %v", s, id, err)
+			}
+		}
+	})
+}
+
+// openWatch returns a store with a watch that is synced.
+func openWatch(t *testing.T) (*Store, *watcher) {
+	t.Helper()
+	s, err := New(Options{Root: t.TempDir(), TTL: 2 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.pulse.patience = time.Hour // a busy machine is no disturbance
+	t.Cleanup(func() { _ = s.Shutdown(context.WithoutCancel(t.Context())) })
+	if err := os.MkdirAll(s.dir(discovery.KindEndpoint), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	watch, err := s.Watch(t.Context(), discovery.Query{Kind: discovery.KindEndpoint})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = watch.Close() })
+	w := watch.(*watcher)
+	expect(t, w, discovery.OpReset)
+	expect(t, w, discovery.OpSynced)
+	return s, w
+}
+
+// expect returns the next change that is no sign of life.
+func expect(t *testing.T, w *watcher, op discovery.Op) discovery.Change {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for {
+		ch, err := w.Next(ctx)
+		if err != nil || ch.Op != op && ch.Op != discovery.OpAlive {
+			t.Fatalf("got %+v, %v, want op %d", ch, err, op)
+		}
+		if ch.Op == op {
+			return ch
+		}
+	}
+}
+
+var testID = discovery.ID{
+	Kind:     discovery.KindEndpoint,
+	Scope:    discovery.Scope{Namespace: "ns", Component: "comp", Endpoint: "ep"},
+	Instance: 1,
+}
+
+// TestWithoutKernel: what the kernel does not tell, the scan finds.
+func TestWithoutKernel(t *testing.T) {
+	t.Parallel()
+	s, w := openWatch(t)
+	if err := w.notify.Remove(w.dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, value := range []string{`{"a":1}`, `{"a":2}`} {
+		if _, err := s.Register(t.Context(), testID, []byte(value)); err != nil {
+			t.Fatal(err)
+		}
+		if ch := expect(t, w, discovery.OpPut); string(ch.Value) != value || ch.ID != testID {
+			t.Errorf("got %+v", ch)
+		}
+	}
+	if err := s.leases[filepath.Join(w.dir, "ns%2Fcomp%2Fep%2F1")].Unregister(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if ch := expect(t, w, discovery.OpDelete); ch.Cause != discovery.CauseUnregistered {
+		t.Errorf("got %+v", ch)
+	}
+}
+
+// TestOverflow: when the kernel has more to tell than it keeps, the watch
+// misses nothing that lasts.
+func TestOverflow(t *testing.T) {
+	t.Parallel()
+	s, w := openWatch(t)
+	paths := []string{filepath.Join(w.dir, ".tmp_0"), filepath.Join(w.dir, ".tmp_1")}
+	for _, path := range paths {
+		if err := os.WriteFile(path, nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 40_000 { // of two files in turn: equal events are kept once
+		if err := os.Chtimes(paths[i%2], time.Time{}, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Register(t.Context(), testID, []byte(`{}`)); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, w, discovery.OpPut)
+}
+
+// TestCauses: an expired file is reported as such, whoever removes it and
+// whether or not somebody does.
+func TestCauses(t *testing.T) {
+	t.Parallel()
+	s, w := openWatch(t)
+	path := filepath.Join(w.dir, "ns%2Fcomp%2Fep%2F1")
+	write := func() {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(`{}`), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, w, discovery.OpPut)
+	}
+	write()
+	if ch := expect(t, w, discovery.OpDelete); ch.Cause != discovery.CauseExpired {
+		t.Errorf("left alone, it is gone with cause %d", ch.Cause)
+	}
+	write()
+	s.pulse.mu.Lock()
+	s.pulse.disturbed = time.Now().Add(time.Minute)
+	s.pulse.mu.Unlock()
+	if ch := expect(t, w, discovery.OpDelete); ch.Cause != discovery.CauseDisturbed {
+		t.Errorf("expired after a disturbance, it is gone with cause %d", ch.Cause)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("after a disturbance, what expired is left alone: %v", err)
+	}
+	if err := os.Chtimes(path, time.Time{}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, w, discovery.OpPut) // its owner lives after all
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if ch := expect(t, w, discovery.OpDelete); ch.Cause != discovery.CauseUnregistered {
+		t.Errorf("removed, it is gone with cause %d", ch.Cause)
+	}
+}

@@ -1,0 +1,15 @@
+//go:build !linux && !darwin
+
+package file
+
+import (
+	"errors"
+	"os"
+)
+
+const (
+	supported = false
+	openFlags = os.O_RDONLY
+)
+
+func tryLock(*os.File) (bool, error) { return false, errors.ErrUnsupported }
