@@ -1,0 +1,132 @@
+//go:build linux || darwin
+
+package file_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/file"
+)
+
+// TestKeptAlive needs no more than that a registration outlives its TTL.
+func TestKeptAlive(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	owner, _ := client(t, root, 2*time.Second)
+	if _, err := owner.RegisterAs(t.Context(), 1, endpoint()); err != nil {
+		t.Fatal(err)
+	}
+	first, err := os.Stat(endpointPath(root, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a heartbeat later than the TTL", func() bool {
+		now, err := os.Stat(endpointPath(root, 1))
+		if err != nil || !os.SameFile(first, now) {
+			t.Fatalf("the file is lost or was written anew: %v", err)
+		}
+		return now.ModTime().Sub(first.ModTime()) > 2*time.Second
+	})
+}
+
+func TestLostIsRegisteredAgain(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	owner, log := client(t, root, time.Second)
+	for id := range uint64(3) {
+		if _, err := owner.RegisterAs(t.Context(), id, endpoint()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reader, _ := client(t, root, time.Second)
+	if err := os.RemoveAll(filepath.Join(root, "v1")); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "registered again", func() bool {
+		list, err := reader.List(t.Context(), discovery.Query{Kind: discovery.KindEndpoint})
+		return err == nil && len(list) == 3
+	})
+	until(t, "the warning", func() bool { return log.count("registered again") > 0 })
+	if log.count("registered again") > 2 { // two if the removal fell between two beats
+		t.Errorf("warned more than once:\n%v", log)
+	}
+}
+
+func TestTakenOverByForeigner(t *testing.T) {
+	t.Parallel()
+	for name, overwrite := range map[string]func(t *testing.T, path string){
+		"renamed over": func(t *testing.T, path string) {
+			t.Helper()
+			runtimeReplace(t, path, endpointJSON(1, "cuda"))
+		},
+		"written in place": func(t *testing.T, path string) {
+			t.Helper()
+			if err := os.WriteFile(path, []byte(endpointJSON(1, "cuda")), 0o666); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"removed and made, same value": func(t *testing.T, path string) {
+			t.Helper()
+			value, err := os.ReadFile(path)
+			if err := errors.Join(err, os.Remove(path)); err != nil {
+				t.Fatal(err)
+			}
+			runtimeInsert(t, path, string(value))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			root := t.TempDir()
+			owner, log := client(t, root, 4*time.Second)
+			reg, err := owner.RegisterAs(t.Context(), 1, endpoint())
+			if err != nil {
+				t.Fatal(err)
+			}
+			overwrite(t, endpointPath(root, 1))
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			if err := reg.Wait(ctx); !errors.Is(err, discovery.ErrTakenOver) {
+				t.Fatalf("the former owner hears %v, want ErrTakenOver", err)
+			}
+			if log.count("somebody else") != 1 {
+				t.Errorf("want one warning:\n%v", log)
+			}
+			if err := owner.Shutdown(t.Context()); err != nil || !exists(endpointPath(root, 1)) {
+				t.Errorf("shutdown removed the file of another: %v", err)
+			}
+		})
+	}
+}
+
+func TestLockedDirectory(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	c, _ := client(t, root, 0)
+	reg, err := c.RegisterAs(t.Context(), 1, endpoint())
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock := flock(t, filepath.Join(root, endpointsDir))
+	if _, err := c.RegisterAs(t.Context(), 2, endpoint()); !errors.Is(err, file.ErrLocked) {
+		t.Errorf("register: %v, want ErrLocked", err)
+	}
+	if _, err := c.List(t.Context(), discovery.Query{Kind: discovery.KindEndpoint}); !errors.Is(err, file.ErrLocked) {
+		t.Errorf("list: %v, want ErrLocked", err)
+	}
+	if err := reg.Unregister(t.Context()); !errors.Is(err, file.ErrLocked) {
+		t.Errorf("unregister: %v, want ErrLocked", err)
+	}
+	unlock()
+	if _, err := c.RegisterAs(t.Context(), 1, endpoint()); err != nil {
+		t.Errorf("register after that: %v", err)
+	}
+	if entries, _ := os.ReadDir(filepath.Join(root, endpointsDir)); len(entries) != 1 {
+		t.Errorf("left behind: %v", entries)
+	}
+}
