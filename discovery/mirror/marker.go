@@ -3,6 +3,7 @@ package mirror
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 
 	"github.com/dynplane/dynplane/discovery"
 )
@@ -41,8 +42,8 @@ func marked(in discovery.Instance, marker string) (discovery.Instance, error) {
 	if ch, ok := in.Spec.(discovery.EventChannel); ok {
 		add = append(add, field{"scope", ch.Scope}, field{"namespace", ch.Scope.Namespace}, field{"component", ch.Scope.Component})
 	}
-	raw := bytes.TrimSuffix(bytes.TrimSpace(in.Raw), []byte("}"))
-	raw = raw[:len(raw):len(raw)] // what was read is shared
+	// Clipped, so that what was read, and is shared, is not written to.
+	raw := slices.Clip(bytes.TrimSuffix(bytes.TrimSpace(in.Raw), []byte("}")))
 	for _, f := range add {
 		if _, ok := present[f.name]; ok {
 			continue
@@ -54,7 +55,8 @@ func marked(in discovery.Instance, marker string) (discovery.Instance, error) {
 		raw = append(raw, `,"`+f.name+`":`...)
 		raw = append(raw, value...)
 	}
-	in.Raw = append(raw, '}')
+	raw = append(raw, '}')
+	in.Raw = raw
 	return in, nil
 }
 

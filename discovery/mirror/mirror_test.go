@@ -42,11 +42,14 @@ type site struct {
 	natives  *discovery.Client
 	store    discovery.Store // of natives
 	mu       sync.Mutex
-	written  int   // by mirrors: entries registered and removed
-	refuse   error // what mirrors hear; nil: nothing is refused
+	written  int           // by mirrors: entries registered and removed
+	refuse   error         // what mirrors hear; nil: nothing is refused
+	lag      time.Duration // of each change that mirrors see
+	checking func()        // called once a mirror has read the models of an endpoint
 }
 
 func newSite(t *testing.T) *site {
+	t.Helper()
 	s := &site{t: t, registry: discovery.NewMemory()}
 	s.store = s.registry.Open()
 	s.natives = discovery.NewClient(s.store, discovery.Options{})
@@ -137,6 +140,27 @@ func (m mirrorStore) Register(ctx context.Context, id discovery.ID, value []byte
 	return mirrorLease{lease, m.site}, err
 }
 
+func (m mirrorStore) Watch(ctx context.Context, q discovery.Query) (discovery.Watcher, error) {
+	w, err := m.Store.Watch(ctx, q)
+	if m.site.checking != nil && q.Scope == place {
+		m.site.checking()
+	}
+	return laggingWatcher{w, m.site.lag}, err
+}
+
+type laggingWatcher struct {
+	discovery.Watcher
+	lag time.Duration
+}
+
+func (w laggingWatcher) Next(ctx context.Context) (discovery.Change, error) {
+	ch, err := w.Watcher.Next(ctx)
+	if err == nil {
+		<-time.After(w.lag)
+	}
+	return ch, err
+}
+
 type mirrorLease struct {
 	discovery.Lease
 	site *site
@@ -211,7 +235,7 @@ func TestMirror(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name string
-		run  func(t *testing.T, a, b *site)
+		run  func(a, b *site)
 	}{
 		{"Follows", follows},
 		{"KeepsWhatItDoesNotKnow", keepsWhatItDoesNotKnow},
@@ -224,7 +248,9 @@ func TestMirror(t *testing.T) {
 		{"Ring", ring},
 		{"SecondStandsBy", secondStandsBy},
 		{"TwoStartAtOnce", twoStartAtOnce},
+		{"TargetIsSeenLate", targetIsSeenLate},
 		{"ModelConflict", modelConflict},
+		{"ModelConflictThatEndsWhileItIsFound", modelConflictEnds},
 		{"ModelsInConflictWithEachOther", modelsInConflict},
 		{"ChangedModelConflicts", changedModelConflicts},
 		{"SourceChanges", sourceChanges},
@@ -234,12 +260,12 @@ func TestMirror(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { c.run(t, newSite(t), newSite(t)) })
+			synctest.Test(t, func(t *testing.T) { c.run(newSite(t), newSite(t)) })
 		})
 	}
 }
 
-func follows(_ *testing.T, a, b *site) {
+func follows(a, b *site) {
 	first := a.register(1, endpoint("10.0.0.1:1"))
 	start(a, b)
 	b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
@@ -252,14 +278,15 @@ func follows(_ *testing.T, a, b *site) {
 	b.expectWrites(4)
 }
 
-func keepsWhatItDoesNotKnow(_ *testing.T, a, b *site) {
+func keepsWhatItDoesNotKnow(a, b *site) {
 	a.write(1, endpoint("10.0.0.1:1"), `, "new": {"deep":[1.0]} `)
 	start(a, b)
 	b.expect(discovery.KindEndpoint, `, "new": {"deep":[1.0]} ,"dynplane_mirror":"`)
 	b.expectWrites(1)
 }
 
-func writesBothGenerations(t *testing.T, a, b *site) {
+func writesBothGenerations(a, b *site) {
+	t := a.t
 	channel := discovery.EventChannel{Scope: place, Topic: "kv-events", Transport: discovery.ZMQ{Endpoint: "tcp://10.0.0.1:1"}}
 	component := channel
 	component.Scope.Endpoint = ""
@@ -278,7 +305,7 @@ func writesBothGenerations(t *testing.T, a, b *site) {
 		`,"namespace":"dynamo","component":"backend"}`)
 }
 
-func queriesSelect(_ *testing.T, a, b *site) {
+func queriesSelect(a, b *site) {
 	a.register(1, endpoint("10.0.0.1:1"))
 	a.register(1, model("llama"))
 	elsewhere := endpoint("10.0.0.2:2")
@@ -289,7 +316,8 @@ func queriesSelect(_ *testing.T, a, b *site) {
 	b.expect(discovery.KindModel)
 }
 
-func inSync(t *testing.T, a, b *site) {
+func inSync(a, b *site) {
+	t := a.t
 	for id := range uint64(50) {
 		a.register(id, endpoint("10.0.0.1:1"))
 		a.register(id, model("llama"))
@@ -315,7 +343,7 @@ func inSync(t *testing.T, a, b *site) {
 	}
 }
 
-func nativeIsLeftAlone(_ *testing.T, a, b *site) {
+func nativeIsLeftAlone(a, b *site) {
 	a.register(1, endpoint("10.0.0.1:1"))
 	native := b.register(1, endpoint("10.0.0.1:2"))
 	start(a, b)
@@ -327,7 +355,8 @@ func nativeIsLeftAlone(_ *testing.T, a, b *site) {
 	b.expectWrites(1)
 }
 
-func nativeTakesOver(t *testing.T, a, b *site) {
+func nativeTakesOver(a, b *site) {
+	t := a.t
 	in := a.register(1, endpoint("10.0.0.1:1"))
 	start(a, b)
 	b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
@@ -353,7 +382,7 @@ func nativeTakesOver(t *testing.T, a, b *site) {
 	b.expectWrites(3)
 }
 
-func bothWays(_ *testing.T, a, b *site) {
+func bothWays(a, b *site) {
 	a.register(1, endpoint("10.0.0.1:1"))
 	gone := b.register(2, endpoint("10.0.0.2:1"))
 	start(a, b)
@@ -369,7 +398,8 @@ func bothWays(_ *testing.T, a, b *site) {
 	b.expectWrites(1)
 }
 
-func ring(t *testing.T, a, b *site) {
+func ring(a, b *site) {
+	t := a.t
 	c := newSite(t)
 	gone := a.register(1, endpoint("10.0.0.1:1"))
 	start(a, b)
@@ -384,7 +414,7 @@ func ring(t *testing.T, a, b *site) {
 	b.expect(discovery.KindEndpoint)
 }
 
-func secondStandsBy(_ *testing.T, a, b *site) {
+func secondStandsBy(a, b *site) {
 	a.register(1, endpoint("10.0.0.1:1"))
 	first := start(a, b)
 	b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
@@ -395,7 +425,8 @@ func secondStandsBy(_ *testing.T, a, b *site) {
 	b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
 }
 
-func twoStartAtOnce(t *testing.T, a, b *site) {
+func twoStartAtOnce(a, b *site) {
+	t := a.t
 	for id := range uint64(300) {
 		a.register(id, endpoint("10.0.0.1:1"))
 	}
@@ -420,7 +451,30 @@ func twoStartAtOnce(t *testing.T, a, b *site) {
 	b.expect(discovery.KindEndpoint)
 }
 
-func modelConflict(_ *testing.T, a, b *site) {
+func targetIsSeenLate(a, b *site) {
+	b.lag = time.Second
+	a.register(1, endpoint("10.0.0.1:1"))
+	first := start(a, b)
+	start(a, b)
+	b.expectWrites(2) // of each mirror one; the second to write takes over
+	first.stop()
+	<-time.After(time.Minute)
+	b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
+}
+
+func modelConflictEnds(a, b *site) {
+	a.register(1, model("llama"))
+	native := b.register(2, model("qwen"))
+	b.checking = sync.OnceFunc(func() {
+		_ = native.Unregister(context.Background())
+		<-time.After(time.Second) // the mirror sees that it is gone
+	})
+	start(a, b)
+	<-time.After(time.Minute)
+	b.expect(discovery.KindModel, `llama`)
+}
+
+func modelConflict(a, b *site) {
 	a.register(1, model("llama"))
 	native := b.register(2, model("qwen"))
 	r := start(a, b)
@@ -435,7 +489,8 @@ func modelConflict(_ *testing.T, a, b *site) {
 	r.expectWarnings(1)
 }
 
-func modelsInConflict(t *testing.T, a, b *site) {
+func modelsInConflict(a, b *site) {
+	t := a.t
 	llama := a.write(1, model("llama"), "")
 	qwen := a.write(2, model("qwen"), "")
 	start(a, b)
@@ -453,7 +508,7 @@ func modelsInConflict(t *testing.T, a, b *site) {
 	b.expect(discovery.KindModel, want)
 }
 
-func changedModelConflicts(_ *testing.T, a, b *site) {
+func changedModelConflicts(a, b *site) {
 	a.register(1, model("llama"))
 	native := b.register(2, model("llama"))
 	start(a, b)
@@ -466,7 +521,7 @@ func changedModelConflicts(_ *testing.T, a, b *site) {
 	b.expect(discovery.KindModel, `qwen`)
 }
 
-func sourceChanges(_ *testing.T, a, b *site) {
+func sourceChanges(a, b *site) {
 	a.register(1, source(`{"worker":1}`))
 	r := start(a, b)
 	b.expect(discovery.KindEventSource, `{"worker":1}`)
@@ -476,7 +531,7 @@ func sourceChanges(_ *testing.T, a, b *site) {
 	r.expectWarnings(0)
 }
 
-func targetRefuses(_ *testing.T, a, b *site) {
+func targetRefuses(a, b *site) {
 	gone := a.register(1, endpoint("10.0.0.1:1"))
 	r := start(a, b)
 	b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
@@ -493,7 +548,8 @@ func targetRefuses(_ *testing.T, a, b *site) {
 	r.expectWarnings(1)
 }
 
-func takesBack(t *testing.T, a, b *site) {
+func takesBack(a, b *site) {
+	t := a.t
 	for id := range uint64(100) {
 		a.register(id, endpoint("10.0.0.1:1"))
 	}
@@ -515,7 +571,8 @@ func takesBack(t *testing.T, a, b *site) {
 	}
 }
 
-func endsWithItsClient(t *testing.T, a, b *site) {
+func endsWithItsClient(a, b *site) {
+	t := a.t
 	a.register(1, endpoint("10.0.0.1:1"))
 	for _, side := range []string{"source", "target"} {
 		r := start(a, b)

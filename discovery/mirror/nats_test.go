@@ -21,14 +21,14 @@ const ttl = 2 * time.Second
 
 // bucket opens a client of its own on a bucket, through a connection of its
 // own.
-func bucket(t *testing.T, server *natstest.Server, name string, ttl time.Duration, log *slog.Logger) (*discovery.Client, *nats.Conn) {
+func bucket(t *testing.T, server *natstest.Server, name string, ttl time.Duration) (*discovery.Client, *nats.Conn) {
 	t.Helper()
 	nc := server.Connect(t)
-	store, err := discovery.NewJetStream(nc, discovery.JetStreamOptions{Bucket: name, TTL: ttl, Logger: log})
+	store, err := discovery.NewJetStream(nc, discovery.JetStreamOptions{Bucket: name, TTL: ttl})
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := discovery.NewClient(store, discovery.Options{Logger: log})
+	client := discovery.NewClient(store, discovery.Options{})
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience)
 		defer cancel()
@@ -171,14 +171,14 @@ func TestThousand(t *testing.T) {
 	t.Parallel()
 	const many, ttl = 1000, 10 * time.Second
 	server := natstest.Run(t)
-	worker, _ := bucket(t, server, "a", ttl, nil)
+	worker, _ := bucket(t, server, "a", ttl)
 	registerMany(t, worker, many)
-	reader, _ := bucket(t, server, "b", ttl, nil)
+	reader, _ := bucket(t, server, "b", ttl)
 	seen := follow(t, reader)
 	var stops []func() error
 	for range 2 {
-		from, _ := bucket(t, server, "a", ttl, nil)
-		to, _ := bucket(t, server, "b", ttl, nil)
+		from, _ := bucket(t, server, "a", ttl)
+		to, _ := bucket(t, server, "b", ttl)
 		began := time.Now()
 		stops = append(stops, run(t, from, to, nil))
 		t.Logf("in sync after %v", time.Since(began))
@@ -199,16 +199,16 @@ func TestKill(t *testing.T) {
 	t.Parallel()
 	const many = 50
 	server := natstest.Run(t)
-	worker, _ := bucket(t, server, "a", ttl, nil)
+	worker, _ := bucket(t, server, "a", ttl)
 	registerMany(t, worker, many)
-	from, _ := bucket(t, server, "a", ttl, nil)
-	to, kill := bucket(t, server, "b", ttl, nil)
+	from, _ := bucket(t, server, "a", ttl)
+	to, kill := bucket(t, server, "b", ttl)
 	first := run(t, from, to, nil)
-	reader, _ := bucket(t, server, "b", ttl, nil)
+	reader, _ := bucket(t, server, "b", ttl)
 	seen := follow(t, reader)
 	mark := seen.mark()
-	from, _ = bucket(t, server, "a", ttl, nil)
-	to, _ = bucket(t, server, "b", ttl, nil)
+	from, _ = bucket(t, server, "a", ttl)
+	to, _ = bucket(t, server, "b", ttl)
 	second := run(t, from, to, nil)
 
 	kill.Close()
@@ -232,7 +232,7 @@ func TestServersComeAndGo(t *testing.T) {
 	var log lines
 	logger := slog.New(slog.NewTextHandler(&log, nil))
 	source, destination := natstest.Run(t), natstest.Run(t)
-	worker, _ := bucket(t, source, "a", ttl, nil)
+	worker, _ := bucket(t, source, "a", ttl)
 	register := func(id uint64) *discovery.Registration {
 		reg, err := worker.RegisterAs(t.Context(), id, endpoint("10.0.0.1:1"))
 		if err != nil {
@@ -241,9 +241,9 @@ func TestServersComeAndGo(t *testing.T) {
 		return reg
 	}
 	first := register(1)
-	from, _ := bucket(t, source, "a", ttl, nil)
-	to, _ := bucket(t, destination, "b", ttl, nil)
-	reader, _ := bucket(t, destination, "b", ttl, nil)
+	from, _ := bucket(t, source, "a", ttl)
+	to, _ := bucket(t, destination, "b", ttl)
+	reader, _ := bucket(t, destination, "b", ttl)
 	seen := follow(t, reader)
 	stop := run(t, from, to, logger)
 	seen.await(t, 1)
@@ -291,12 +291,12 @@ func TestUnknownFieldsInTheBucket(t *testing.T) {
 		t.Fatal(err)
 	}
 	in.Raw = append(bytes.TrimSuffix(value, []byte("}")), `,"more":[1]}`...)
-	worker, _ := bucket(t, server, "a", ttl, nil)
+	worker, _ := bucket(t, server, "a", ttl)
 	if _, err := worker.RegisterInstance(t.Context(), in); err != nil {
 		t.Fatal(err)
 	}
-	from, _ := bucket(t, server, "a", ttl, nil)
-	to, _ := bucket(t, server, "b", ttl, nil)
+	from, _ := bucket(t, server, "a", ttl)
+	to, _ := bucket(t, server, "b", ttl)
 	run(t, from, to, nil)
 	kv := natstest.KV(t, server.Connect(t), "b")
 	natstest.Eventually(t, "the entry is in the bucket", func() bool {
