@@ -1,0 +1,204 @@
+package etcd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/discoverytest"
+	"github.com/dynplane/dynplane/discovery/etcd"
+)
+
+var (
+	endpoints = discovery.Query{Kind: discovery.KindEndpoint}
+	channels  = discovery.Query{Kind: discovery.KindEventChannel}
+)
+
+func endpoint(name string) discovery.Endpoint {
+	return discovery.Endpoint{
+		Scope:     discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: name},
+		Transport: discovery.TCP("127.0.0.1:4000/1/" + name),
+	}
+}
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	discoverytest.Run(t, func(t *testing.T) func() discovery.Store {
+		s := runServer(t)
+		return func() discovery.Store { return open(t, etcd.Options{Endpoints: []string{s.url()}}) }
+	})
+}
+
+func open(t *testing.T, o etcd.Options) *etcd.Store {
+	t.Helper()
+	store, err := etcd.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+// newClient opens an owner with a TTL of 2 s.
+func newClient(t *testing.T, url string, log *lines) *discovery.Client {
+	t.Helper()
+	o := etcd.Options{Endpoints: []string{url}, TTL: 2 * time.Second, Logger: log.logger()}
+	client := discovery.NewClient(open(t, o), discovery.Options{Logger: log.logger()})
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = client.Shutdown(ctx) // its server may be gone
+	})
+	return client
+}
+
+func register(t *testing.T, c *discovery.Client, id uint64, spec discovery.Spec) *discovery.Registration {
+	t.Helper()
+	reg, err := c.RegisterAs(t.Context(), id, spec)
+	if err != nil {
+		t.Fatalf("register: %v", err)
+	}
+	return reg
+}
+
+// own is an owner's process: it registers an endpoint and waits to be killed.
+func own() error {
+	ctx := context.Background()
+	options, err := etcd.FromEnv(os.LookupEnv)
+	if err != nil {
+		return err
+	}
+	store, err := etcd.Open(ctx, options)
+	if err != nil {
+		return err
+	}
+	reg, err := discovery.NewClient(store, discovery.Options{}).RegisterAs(ctx, 66, endpoint("generate"))
+	if err != nil {
+		return err
+	}
+	fmt.Println(reg.Instance.ID())
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// runOwner starts an owner's process and returns what kills it.
+func runOwner(t *testing.T, url string) (kill func()) {
+	t.Helper()
+	cmd, _, out := child(t, "owner", "ETCD_ENDPOINTS="+url, "ETCD_LEASE_TTL=2")
+	kill = func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+	t.Cleanup(kill)
+	line := make([]byte, 1)
+	if _, err := io.ReadFull(out, line); err != nil {
+		t.Fatalf("the owner did not register: %v", err)
+	}
+	return kill
+}
+
+// lines is a log that can be asked. The nil one is silent.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) logger() *slog.Logger {
+	if l == nil {
+		return nil
+	}
+	return slog.New(slog.NewTextHandler(l, nil))
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) count(what string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.buf.String(), what)
+}
+
+// watch collects the events of a watch in the background, as "+id" and "-id".
+type watch struct {
+	t  *testing.T
+	mu sync.Mutex
+	ev []string
+}
+
+func startWatch(t *testing.T, c *discovery.Client, q discovery.Query) *watch {
+	t.Helper()
+	w := &watch{t: t}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ev, err := range c.Watch(ctx, q) {
+			if err != nil {
+				if !errors.Is(err, context.Canceled) && !errors.Is(err, discovery.ErrClosed) {
+					t.Errorf("watch: %v", err)
+				}
+				return
+			}
+			w.add(ev)
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	w.await("synced")
+	return w
+}
+
+func (w *watch) add(ev discovery.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch ev.Type {
+	case discovery.Added:
+		w.ev = append(w.ev, fmt.Sprint("+", ev.Instance.InstanceID))
+	case discovery.Removed:
+		w.ev = append(w.ev, fmt.Sprint("-", ev.Instance.InstanceID))
+	case discovery.Synced:
+		w.ev = append(w.ev, "synced")
+	}
+}
+
+func (w *watch) count(what string) (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, ev := range w.ev {
+		if ev == what {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *watch) await(what ...string) {
+	w.t.Helper()
+	for _, ev := range what {
+		eventually(w.t, ev, func() bool { return w.count(ev) > 0 })
+	}
+}
+
+// expect demands exactly these events, in any order.
+func (w *watch) expect(want ...string) {
+	w.t.Helper()
+	w.mu.Lock()
+	got := slices.Sorted(slices.Values(w.ev))
+	w.mu.Unlock()
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		w.t.Errorf("events %q, want %q", got, want)
+	}
+}

@@ -1,0 +1,311 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/etcd"
+)
+
+const (
+	registeredAgain = "registrations were lost and are registered again"
+	// What a watcher holds a removal for after a disturbance.
+	hold = 10 * time.Second
+)
+
+func keyOf(name string, id uint64) string {
+	return fmt.Sprintf("v1/instances/dynamo/backend/%s/%x", name, id)
+}
+
+func TestKilledOwnerIsRemoved(t *testing.T) {
+	t.Parallel()
+	s := runServer(t)
+	client := newClient(t, s.url(), nil)
+	register(t, client, 1, endpoint("generate"))
+	w := startWatch(t, newClient(t, s.url(), nil), endpoints)
+	kill := runOwner(t, s.url())
+	w.await("+66")
+	kill()
+	w.await("-66")
+	w.expect("synced", "+1", "+66", "-66")
+}
+
+func TestTakenOver(t *testing.T) {
+	t.Parallel()
+	s := runServer(t)
+	log := &lines{}
+	former, owner := newClient(t, s.url(), log), newClient(t, s.url(), nil)
+	reg := register(t, former, 1, endpoint("generate"))
+	register(t, owner, 1, endpoint("generate"))
+	if err := reg.Wait(t.Context()); !errors.Is(err, discovery.ErrTakenOver) {
+		t.Fatal(err)
+	}
+	if n := log.count("another owner took"); n != 1 {
+		t.Errorf("%d warnings, want 1", n)
+	}
+}
+
+func TestServerRestart(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		outage time.Duration
+		wipe   bool
+		end    func(*server)
+	}{
+		{"ShorterThanTheTTL", 500 * time.Millisecond, false, (*server).stop},
+		{"LongerThanTheTTL", 5 * time.Second, false, (*server).kill},
+		{"WithItsDataLost", 3 * time.Second, true, (*server).kill},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := runServer(t)
+			log := &lines{}
+			living := newClient(t, s.url(), log)
+			register(t, living, 1, endpoint("generate"))
+			register(t, living, 2, endpoint("generate"))
+			kill := runOwner(t, s.url())
+			w := startWatch(t, newClient(t, s.url(), nil), endpoints)
+			w.await("+1", "+2", "+66")
+			c.end(s)
+			kill()
+			if c.wipe {
+				s.wipe()
+			}
+			rest(t, c.outage)
+			s.start()
+			w.await("-66")
+			w.expect("synced", "+1", "+2", "+66", "-66")
+			register(t, living, 3, endpoint("generate"))
+			w.await("+3")
+			if n := log.count(registeredAgain); n > 1 || c.wipe && n != 1 {
+				t.Errorf("%d warnings that registrations were lost, want one at most:\n%s", n, log.buf.String())
+			}
+			in, err := newClient(t, s.url(), nil).List(t.Context(), endpoints)
+			if err != nil || len(in) != 3 {
+				t.Errorf("listed %d, %v; want 3", len(in), err)
+			}
+		})
+	}
+}
+
+// TestStalledServer has every lease run out in the server's own eyes.
+func TestStalledServer(t *testing.T) {
+	t.Parallel()
+	s := runServer(t)
+	living := newClient(t, s.url(), nil)
+	register(t, living, 1, endpoint("generate"))
+	kill := runOwner(t, s.url())
+	w := startWatch(t, newClient(t, s.url(), nil), endpoints)
+	w.await("+66")
+	s.signal(syscall.SIGSTOP)
+	kill()
+	rest(t, 5*time.Second)
+	s.signal(syscall.SIGCONT)
+	w.await("-66")
+	w.expect("synced", "+1", "+66", "-66")
+}
+
+func TestCompactionUnderAWatchThatWasCut(t *testing.T) {
+	t.Parallel()
+	s := runServer(t)
+	client := newClient(t, s.url(), nil)
+	kept := register(t, client, 1, endpoint("generate"))
+	going := register(t, client, 2, endpoint("generate"))
+	p := newProxy(t, s.config.Listen)
+	w := startWatch(t, newClient(t, p.url(), nil), endpoints)
+	p.cut()
+	if err := going.Unregister(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	register(t, client, 3, endpoint("generate"))
+	raw := s.raw()
+	resp, err := raw.Get(t.Context(), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := raw.Compact(t.Context(), resp.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
+		t.Fatal(err)
+	}
+	p.mend()
+	w.await("+3", "-2")
+	if err := kept.Unregister(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.await("-1")
+	w.expect("synced", "+1", "+2", "+3", "-2", "-1")
+}
+
+func TestCompactionUnderAnOpenWatch(t *testing.T) {
+	t.Parallel()
+	s := runServer(t)
+	client, raw := newClient(t, s.url(), nil), s.raw()
+	w := startWatch(t, client, endpoints)
+	for id := range uint64(20) {
+		reg := register(t, client, id, endpoint("generate"))
+		if err := reg.Unregister(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := raw.Get(t.Context(), "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := raw.Compact(t.Context(), resp.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for id := range uint64(20) {
+		w.await(fmt.Sprint("+", id), fmt.Sprint("-", id))
+	}
+}
+
+func TestUnregisterAfterADisturbanceIsSeenAtOnce(t *testing.T) {
+	t.Parallel()
+	s := runServer(t)
+	client, other := newClient(t, s.url(), nil), newClient(t, s.url(), nil)
+	reg := register(t, client, 1, endpoint("generate"))
+	register(t, other, 2, endpoint("generate"))
+	p, log := newProxy(t, s.config.Listen), &lines{}
+	w := startWatch(t, newClient(t, p.url(), log), endpoints)
+	p.cut()
+	register(t, client, 3, endpoint("generate"))
+	rest(t, 3*time.Second)
+	p.mend()
+	w.await("+3")
+	began := time.Now()
+	if err := reg.Unregister(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.await("-1", "-2")
+	if took := time.Since(began); took > hold/2 {
+		t.Errorf("seen after %v", took)
+	}
+}
+
+func TestLeaseRevokedFromOutside(t *testing.T) {
+	t.Parallel()
+	s := runServer(t)
+	log := &lines{}
+	client, raw := newClient(t, s.url(), log), s.raw()
+	for id := range uint64(40) {
+		register(t, client, id, endpoint("generate"))
+	}
+	leases, err := raw.Leases(t.Context())
+	if err != nil || len(leases.Leases) != 1 {
+		t.Fatalf("leases %v, %v; want one for all registrations", leases, err)
+	}
+	if _, err := raw.Revoke(t.Context(), leases.Leases[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "warning", func() bool { return log.count(registeredAgain) > 0 })
+	in, err := client.List(t.Context(), endpoints)
+	if err != nil || len(in) != 40 {
+		t.Errorf("listed %d, %v; want 40", len(in), err)
+	}
+	if n := log.count("WARN"); n != 1 {
+		t.Errorf("%d warnings, want 1", n)
+	}
+	register(t, client, 41, endpoint("generate"))
+}
+
+func TestForeignWritesOverOurs(t *testing.T) {
+	t.Parallel()
+	s := runServer(t)
+	log := &lines{}
+	client, raw := newClient(t, s.url(), log), s.raw()
+	register(t, client, 1, endpoint("generate"))
+	register(t, client, 2, endpoint("generate"))
+	written, err := raw.Get(t.Context(), keyOf("generate", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := raw.Put(t.Context(), keyOf("generate", 1), "mine"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := raw.Delete(t.Context(), keyOf("generate", 2)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "warnings", func() bool {
+		return log.count("a foreign writer overwrote") == 1 && log.count(registeredAgain) > 0
+	})
+	eventually(t, "both again", func() bool {
+		resp, err := raw.Get(t.Context(), "v1/instances/", clientv3.WithPrefix())
+		return err == nil && len(resp.Kvs) == 2 && string(resp.Kvs[0].Value) == string(written.Kvs[0].Value)
+	})
+}
+
+// TestFailedRequestsLeaveNothing loses the connection where it hurts.
+func TestFailedRequestsLeaveNothing(t *testing.T) {
+	t.Parallel()
+	s := runServer(t)
+	p := newProxy(t, s.config.Listen)
+	client, raw := newClient(t, p.url(), nil), s.raw()
+	register(t, client, 1, endpoint("generate"))
+	reg := register(t, client, 2, endpoint("generate"))
+	p.cut()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := reg.Unregister(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("unregister without a connection: %v", err)
+	}
+	if _, err := client.RegisterAs(ctx, 3, endpoint("generate")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("register without a connection: %v", err)
+	}
+	// A put of ours that went through though its answer did not come.
+	entry, err := raw.Get(t.Context(), keyOf("generate", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := raw.Put(t.Context(), keyOf("generate", 4), "{}", clientv3.WithLease(clientv3.LeaseID(entry.Kvs[0].Lease))); err != nil {
+		t.Fatal(err)
+	}
+	p.mend()
+	eventually(t, "one entry", func() bool {
+		resp, err := raw.Get(t.Context(), "v1/instances/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+		return err == nil && resp.Count == 1
+	})
+}
+
+func TestOwnerThatWasCutOffComesBack(t *testing.T) {
+	t.Parallel()
+	s := runServer(t)
+	p, log := newProxy(t, s.config.Listen), &lines{}
+	client := newClient(t, p.url(), log)
+	register(t, client, 1, endpoint("generate"))
+	w := startWatch(t, newClient(t, s.url(), nil), endpoints)
+	p.cut()
+	w.await("-1")
+	p.mend()
+	eventually(t, "added again", func() bool { return w.count("+1") == 2 })
+	eventually(t, "the end of the failure", func() bool { return log.count("are kept alive again") == 1 })
+	if n := log.count("cannot be kept alive"); n != 1 {
+		t.Errorf("%d warnings that it cannot be kept alive, want 1", n)
+	}
+}
+
+func TestNothingListens(t *testing.T) {
+	t.Parallel()
+	p := newProxy(t, "127.0.0.1:1")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	for _, o := range []etcd.Options{
+		{Endpoints: []string{p.url(), "http://127.0.0.1:1"}},
+		{Endpoints: []string{p.url(), "http://127.0.0.1:1"}, Username: "u", Password: "p"},
+	} {
+		_, err := etcd.Open(ctx, o)
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("open: %v", err)
+		}
+		t.Log(err)
+	}
+}

@@ -1,0 +1,193 @@
+package etcd
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/dynplane/dynplane/discovery"
+)
+
+// What workers of the runtime write, of both generations.
+const (
+	foreignEndpoint = `{"type":"Endpoint","component":"backend","endpoint":"generate","namespace":"dynamo","instance_id":10,` +
+		`"transport":{"tcp":"10.0.0.7:41231/a/generate"},"device_type":"cuda","request_plane_codec":"msgpack"}`
+	foreignModel = `{"type":"Model","namespace":"dynamo","component":"backend","endpoint":"generate","instance_id":10,` +
+		`"card_json":{"display_name":"m","source_path":"org/m"},"model_suffix":"lora"}`
+	olderChannel = `{"type":"EventChannel","namespace":"dynamo","component":"backend","topic":"kv-events","instance_id":11,` +
+		`"transport":{"kind":"Zmq","config":{"endpoint":"tcp://10.0.0.7:41877"}}}`
+	newerChannel = `{"type":"EventChannel","scope":{"kind":"endpoint","endpoint":{"namespace":"dynamo","component":"ba.ck","name":"generate"}},` +
+		`"topic":"kv-events","instance_id":12,"transport":{"kind":"Zmq","config":{"endpoint":"tcp://10.0.0.7:41878"}}}`
+	source = `{"type":"EventSource","scope":{"kind":"component","namespace":"dynamo","component":"backend"},` +
+		`"topic":"kv-events","publisher_id":13,"metadata":{"publisher_id":13}}`
+)
+
+var foreignEntries = map[string]string{
+	"v1/instances/dynamo/backend/generate/a":                                                       foreignEndpoint,
+	"v1/mdc/dynamo/backend/generate/a/lora":                                                        foreignModel,
+	"v1/event_channels/dynamo/backend/kv-events/b":                                                 olderChannel,
+	"v1/event_channels/namespace/dynamo/component/ba%2Eck/endpoint/generate/topic/kv-events/c":     newerChannel,
+	"v1/event_sources/namespace/dynamo/component/backend/topic/kv-events/d":                        source,
+	"v1/instances_of_another/dynamo/backend/generate/e":                                            "not ours",
+	"v1/event_channels_too/namespace/dynamo/component/backend/endpoint/generate/topic/kv-events/f": "not ours",
+}
+
+// writeForeign writes all of foreignEntries under one lease.
+func writeForeign(t *testing.T, raw *clientv3.Client, ttl int64) clientv3.LeaseID {
+	t.Helper()
+	lease, err := raw.Grant(t.Context(), ttl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range foreignEntries {
+		if _, err := raw.Put(t.Context(), key, value, clientv3.WithLease(lease.ID)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return lease.ID
+}
+
+func TestForeignWriter(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		ttl  int64
+		die  func(*clientv3.Client, clientv3.LeaseID) error
+	}{
+		{"Revokes", 60, func(raw *clientv3.Client, lease clientv3.LeaseID) error {
+			_, err := raw.Revoke(t.Context(), lease)
+			return err
+		}},
+		{"Expires", 1, func(*clientv3.Client, clientv3.LeaseID) error { return nil }},
+		{"IsDeleted", 60, func(raw *clientv3.Client, _ clientv3.LeaseID) error {
+			_, err := raw.Delete(t.Context(), "v1/", clientv3.WithPrefix())
+			return err
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := runServer(t)
+			client, raw := newClient(t, s.url(), nil), s.raw()
+			watches := map[*watch][]string{}
+			for kind, ids := range map[discovery.Kind][]string{
+				discovery.KindEndpoint: {"10"}, discovery.KindModel: {"10"},
+				discovery.KindEventChannel: {"11", "12"}, discovery.KindEventSource: {"13"},
+			} {
+				watches[startWatch(t, client, discovery.Query{Kind: kind})] = ids
+			}
+			lease := writeForeign(t, raw, c.ttl)
+			for w, ids := range watches {
+				for _, id := range ids {
+					w.await("+" + id)
+				}
+			}
+			began := time.Now()
+			if err := c.die(raw, lease); err != nil {
+				t.Fatal(err)
+			}
+			for w, ids := range watches {
+				want := []string{"synced"}
+				for _, id := range ids {
+					w.await("-" + id)
+					want = append(want, "+"+id, "-"+id)
+				}
+				w.expect(want...)
+			}
+			if took := time.Since(began); took > hold/2 {
+				t.Errorf("removed after %v", took)
+			}
+			if bad := client.Stats().BadEntries; bad != 0 {
+				t.Errorf("%d bad entries, want none", bad)
+			}
+		})
+	}
+}
+
+// TestBytes is what the runtime reads: raw keys and values, under a lease.
+func TestBytes(t *testing.T) {
+	t.Parallel()
+	s := runServer(t)
+	client, raw := newClient(t, s.url(), nil), s.raw()
+	scope := discovery.Scope{Namespace: "ns.one", Component: "backend", Endpoint: "generate"}
+	specs := map[string]discovery.Spec{
+		"v1/instances/ns.one/backend/generate/2a": discovery.Endpoint{Scope: scope, Transport: discovery.TCP("h:1/2a/generate")},
+		"v1/event_channels/namespace/ns%2Eone/component/backend/endpoint/generate/topic/kv%2Fx/2a": discovery.EventChannel{
+			Scope: scope, Topic: "kv/x", Transport: discovery.ZMQ{Endpoint: "tcp://h:1"}},
+	}
+	for key, spec := range specs {
+		reg := register(t, client, 42, spec)
+		resp, err := raw.Get(t.Context(), key)
+		if err != nil || len(resp.Kvs) != 1 {
+			t.Fatalf("%s: %v, %v", key, resp, err)
+		}
+		kv := resp.Kvs[0]
+		want, err := reg.Instance.MarshalJSON()
+		if err != nil || string(kv.Value) != string(want) {
+			t.Errorf("%s has %s, want %s (%v)", key, kv.Value, want, err)
+		}
+		lease, err := raw.TimeToLive(t.Context(), clientv3.LeaseID(kv.Lease))
+		if err != nil || lease.GrantedTTL != 2 {
+			t.Errorf("%s hangs on a lease of %+v (%v), want one of 2 s", key, lease, err)
+		}
+	}
+}
+
+func TestJunk(t *testing.T) {
+	t.Parallel()
+	s := runServer(t)
+	client, raw := newClient(t, s.url(), nil), s.raw()
+	register(t, client, 1, endpoint("generate"))
+	before := startWatch(t, client, endpoints)
+	put := func(key, value string) {
+		t.Helper()
+		if _, err := raw.Put(t.Context(), key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, key := range []string{"", "x", "a/b/c/xyz", "a/b/c/1/2/3", "a//c/1", "\xff/b/c/1", "dynamo/backend/generate/FFFFFFFFFFFFFFFFFF"} {
+		put("v1/instances/"+key, foreignEndpoint)
+		put(keyOf("generate", uint64(100+i)), []string{"", "{", "null", "[]", `{"type":"Endpoint"}`, foreignEndpoint, "\x00"}[i])
+	}
+	put("v1/event_channels/namespace/a%2/topic/t/1", olderChannel)
+	put(keyOf("generate", 10), foreignEndpoint)
+	before.await("+10")
+	before.expect("synced", "+1", "+10")
+	if bad := client.Stats().BadEntries; bad != 14 {
+		t.Errorf("%d bad entries, want 14", bad)
+	}
+	in, err := client.List(t.Context(), endpoints)
+	if err != nil || len(in) != 2 {
+		t.Errorf("listed %d, %v; want 2", len(in), err)
+	}
+	startWatch(t, client, channels).expect("synced")
+	// What was bad and goes is nobody's removal.
+	if _, err := raw.Delete(t.Context(), "v1/", clientv3.WithPrefix()); err != nil {
+		t.Fatal(err)
+	}
+	before.await("-1", "-10")
+	before.expect("synced", "+1", "+10", "-1", "-10")
+}
+
+// TestManyPages lists more than fits into one page, while it changes.
+func TestManyPages(t *testing.T) {
+	t.Parallel()
+	const entries, perTxn = 1700, 100
+	s := runServer(t)
+	client, raw := newClient(t, s.url(), nil), s.raw()
+	for from := 0; from < entries; from += perTxn {
+		var ops []clientv3.Op
+		for id := from; id < from+perTxn; id++ {
+			ops = append(ops, clientv3.OpPut(keyOf("generate", uint64(id)), fmt.Sprintf(
+				`{"type":"Endpoint","component":"backend","endpoint":"generate","namespace":"dynamo","instance_id":%d,"transport":{"tcp":"h:1"}}`, id)))
+		}
+		if _, err := raw.Txn(t.Context()).Then(ops...).Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in, err := client.List(t.Context(), endpoints)
+	if err != nil || len(in) != entries {
+		t.Errorf("listed %d, %v; want %d", len(in), err, entries)
+	}
+}

@@ -1,0 +1,267 @@
+package etcd
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+)
+
+// patience bounds the wait for what must happen.
+const patience = 40 * time.Second
+
+// serverConfig goes to the server's process as JSON.
+type serverConfig struct {
+	Dir           string
+	Listen        string // host:port
+	CA, Cert, Key string // files; with them clients need certificates too
+}
+
+const configVar = "DYNPLANE_TEST_SERVER"
+
+// serve is the server's process. It prints the address of the server, and stops
+// it when its standard input ends, as it does when the tests die.
+func serve() error {
+	var c serverConfig
+	if err := json.Unmarshal([]byte(os.Getenv(configVar)), &c); err != nil {
+		return err
+	}
+	config := embed.NewConfig()
+	config.Dir = c.Dir
+	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	config.UnsafeNoFsync = true
+	// Ticks that allow leases of 1 s; such a server elects itself at once.
+	config.TickMs, config.ElectionMs = 20, 200
+	scheme := "http"
+	if c.Cert != "" {
+		scheme = "https"
+		config.ClientTLSInfo.CertFile, config.ClientTLSInfo.KeyFile = c.Cert, c.Key
+		config.ClientTLSInfo.TrustedCAFile, config.ClientTLSInfo.ClientCertAuth = c.CA, true
+	}
+	config.ListenClientUrls = []url.URL{{Scheme: scheme, Host: c.Listen}}
+	config.AdvertiseClientUrls = config.ListenClientUrls
+	config.ListenPeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
+	config.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:1"}} // it has no peers
+	config.InitialCluster = config.InitialClusterFromName(config.Name)
+	server, err := embed.StartEtcd(config)
+	if err != nil {
+		return err
+	}
+	<-server.Server.ReadyNotify()
+	fmt.Println(server.Clients[0].Addr())
+	_, err = io.Copy(io.Discard, os.Stdin)
+	server.Close()
+	return err
+}
+
+// server is an etcd server in a process of its own, which can be stopped and
+// started again on the same address.
+type server struct {
+	t      *testing.T
+	config serverConfig
+	cmd    *exec.Cmd
+	stdin  io.Closer
+}
+
+func runServer(t *testing.T) *server {
+	t.Helper()
+	return runServerWith(t, serverConfig{})
+}
+
+func runServerWith(t *testing.T, c serverConfig) *server {
+	t.Helper()
+	c.Dir, c.Listen = filepath.Join(t.TempDir(), "etcd"), "127.0.0.1:0"
+	s := &server{t: t, config: c}
+	s.start()
+	t.Cleanup(s.kill)
+	return s
+}
+
+func (s *server) start() {
+	s.t.Helper()
+	config, err := json.Marshal(s.config)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var out io.Reader
+	s.cmd, s.stdin, out = child(s.t, "server", configVar+"="+string(config))
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		s.t.Fatalf("the server did not start: %v", err)
+	}
+	s.config.Listen = strings.TrimSpace(line)
+}
+
+// child starts this binary in a role.
+func child(t *testing.T, role string, env ...string) (*exec.Cmd, io.Closer, io.Reader) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(append(os.Environ(), roleVar+"="+role), env...)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, stdin, stdout
+}
+
+func (s *server) url() string {
+	if s.config.Cert != "" {
+		return "https://" + s.config.Listen
+	}
+	return "http://" + s.config.Listen
+}
+
+// stop ends the server in good order.
+func (s *server) stop() {
+	_ = s.stdin.Close()
+	_ = s.cmd.Wait()
+}
+
+// kill ends it as a crash would. It is idempotent.
+func (s *server) kill() {
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
+}
+
+func (s *server) signal(sig syscall.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// wipe loses what the server, which does not run, has stored.
+func (s *server) wipe() {
+	s.t.Helper()
+	if err := os.RemoveAll(s.config.Dir); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// raw is a client such as etcdctl, or a worker of the runtime, would use.
+func (s *server) raw() *clientv3.Client {
+	s.t.Helper()
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{s.url()}, Logger: zap.NewNop()})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// rest lets time pass, where the test is about how long something takes.
+func rest(t *testing.T, d time.Duration) {
+	t.Helper()
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+	}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for !ok() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("after %v still not: %s", patience, what)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// proxy stands between a client and a server and can be cut.
+type proxy struct {
+	listener net.Listener
+	target   string
+	mu       sync.Mutex
+	isCut    bool
+	conns    []net.Conn
+	wg       sync.WaitGroup
+}
+
+func newProxy(t *testing.T, target string) *proxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{listener: listener, target: target}
+	p.wg.Go(p.accept)
+	t.Cleanup(func() {
+		_ = listener.Close()
+		p.cut()
+		p.wg.Wait()
+	})
+	return p
+}
+
+func (p *proxy) url() string { return "http://" + p.listener.Addr().String() }
+
+func (p *proxy) accept() {
+	for {
+		near, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		far, err := net.Dial("tcp", p.target)
+		p.mu.Lock()
+		if err != nil || p.isCut {
+			_ = near.Close()
+			if err == nil {
+				_ = far.Close()
+			}
+			p.mu.Unlock()
+			continue
+		}
+		p.conns = append(p.conns, near, far)
+		p.mu.Unlock()
+		for _, pair := range [][2]net.Conn{{near, far}, {far, near}} {
+			p.wg.Go(func() {
+				_, _ = io.Copy(pair[0], pair[1])
+				_ = pair[0].Close()
+				_ = pair[1].Close()
+			})
+		}
+	}
+}
+
+func (p *proxy) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.isCut = true
+	for _, c := range p.conns {
+		_ = c.Close()
+	}
+	p.conns = nil
+}
+
+func (p *proxy) mend() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.isCut = false
+}
