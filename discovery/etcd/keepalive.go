@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -106,11 +107,7 @@ func (k *keeper) round(ctx context.Context) error {
 func (s *Store) registered() map[string]*entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	entries := make(map[string]*entry, len(s.entries))
-	for key, e := range s.entries {
-		entries[key] = e
-	}
-	return entries
+	return maps.Clone(s.entries)
 }
 
 // prolong returns the keys that hang on the lease, which is far cheaper than a

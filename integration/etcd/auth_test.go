@@ -51,7 +51,7 @@ func fromEnv(t *testing.T, env map[string]string) (*discovery.Client, error) {
 func tryOut(t *testing.T, client *discovery.Client) {
 	t.Helper()
 	w := startWatch(t, client, endpoints)
-	reg := register(t, client, 1, endpoint("generate"))
+	reg := register(t, client, 1, worker)
 	w.await("+1")
 	if err := reg.Unregister(t.Context()); err != nil {
 		t.Fatal(err)
@@ -103,7 +103,7 @@ func TestUsers(t *testing.T) {
 	if _, err := nobody.List(ctx, endpoints); !errors.Is(err, rpctypes.ErrPermissionDenied) {
 		t.Errorf("list without permission: %v", err)
 	}
-	if _, err := nobody.RegisterAs(ctx, 2, endpoint("generate")); !errors.Is(err, rpctypes.ErrPermissionDenied) {
+	if _, err := nobody.RegisterAs(ctx, 2, worker); !errors.Is(err, rpctypes.ErrPermissionDenied) {
 		t.Errorf("register without permission: %v", err)
 	}
 }

@@ -24,16 +24,15 @@ var (
 	channels  = discovery.Query{Kind: discovery.KindEventChannel}
 )
 
-func endpoint(name string) discovery.Endpoint {
-	return discovery.Endpoint{
-		Scope:     discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: name},
-		Transport: discovery.TCP("127.0.0.1:4000/1/" + name),
-	}
+var worker = discovery.Endpoint{
+	Scope:     discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"},
+	Transport: discovery.TCP("127.0.0.1:4000/1/generate"),
 }
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	discoverytest.Run(t, func(t *testing.T) func() discovery.Store {
+		t.Helper()
 		s := runServer(t)
 		return func() discovery.Store { return open(t, etcd.Options{Endpoints: []string{s.url()}}) }
 	})
@@ -73,7 +72,7 @@ func register(t *testing.T, c *discovery.Client, id uint64, spec discovery.Spec)
 // own is an owner's process: it registers an endpoint and waits to be killed.
 func own() error {
 	ctx := context.Background()
-	options, err := etcd.FromEnv(os.LookupEnv)
+	options, err := etcd.FromEnv(func(name string) (string, bool) { return os.Getenv(name), true })
 	if err != nil {
 		return err
 	}
@@ -81,11 +80,11 @@ func own() error {
 	if err != nil {
 		return err
 	}
-	reg, err := discovery.NewClient(store, discovery.Options{}).RegisterAs(ctx, 66, endpoint("generate"))
+	reg, err := discovery.NewClient(store, discovery.Options{}).RegisterAs(ctx, 66, worker)
 	if err != nil {
 		return err
 	}
-	fmt.Println(reg.Instance.ID())
+	fmt.Fprintln(os.Stdout, reg.Instance.ID())
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
 }

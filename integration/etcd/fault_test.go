@@ -20,15 +20,13 @@ const (
 	hold = 10 * time.Second
 )
 
-func keyOf(name string, id uint64) string {
-	return fmt.Sprintf("v1/instances/dynamo/backend/%s/%x", name, id)
-}
+func keyOf(id uint64) string { return fmt.Sprintf("v1/instances/dynamo/backend/generate/%x", id) }
 
 func TestKilledOwnerIsRemoved(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
 	client := newClient(t, s.url(), nil)
-	register(t, client, 1, endpoint("generate"))
+	register(t, client, 1, worker)
 	w := startWatch(t, newClient(t, s.url(), nil), endpoints)
 	kill := runOwner(t, s.url())
 	w.await("+66")
@@ -42,8 +40,8 @@ func TestTakenOver(t *testing.T) {
 	s := runServer(t)
 	log := &lines{}
 	former, owner := newClient(t, s.url(), log), newClient(t, s.url(), nil)
-	reg := register(t, former, 1, endpoint("generate"))
-	register(t, owner, 1, endpoint("generate"))
+	reg := register(t, former, 1, worker)
+	register(t, owner, 1, worker)
 	if err := reg.Wait(t.Context()); !errors.Is(err, discovery.ErrTakenOver) {
 		t.Fatal(err)
 	}
@@ -69,8 +67,8 @@ func TestServerRestart(t *testing.T) {
 			s := runServer(t)
 			log := &lines{}
 			living := newClient(t, s.url(), log)
-			register(t, living, 1, endpoint("generate"))
-			register(t, living, 2, endpoint("generate"))
+			register(t, living, 1, worker)
+			register(t, living, 2, worker)
 			kill := runOwner(t, s.url())
 			w := startWatch(t, newClient(t, s.url(), nil), endpoints)
 			w.await("+1", "+2", "+66")
@@ -83,7 +81,7 @@ func TestServerRestart(t *testing.T) {
 			s.start()
 			w.await("-66")
 			w.expect("synced", "+1", "+2", "+66", "-66")
-			register(t, living, 3, endpoint("generate"))
+			register(t, living, 3, worker)
 			w.await("+3")
 			if n := log.count(registeredAgain); n > 1 || c.wipe && n != 1 {
 				t.Errorf("%d warnings that registrations were lost, want one at most:\n%s", n, log.buf.String())
@@ -101,7 +99,7 @@ func TestStalledServer(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
 	living := newClient(t, s.url(), nil)
-	register(t, living, 1, endpoint("generate"))
+	register(t, living, 1, worker)
 	kill := runOwner(t, s.url())
 	w := startWatch(t, newClient(t, s.url(), nil), endpoints)
 	w.await("+66")
@@ -117,15 +115,15 @@ func TestCompactionUnderAWatchThatWasCut(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
 	client := newClient(t, s.url(), nil)
-	kept := register(t, client, 1, endpoint("generate"))
-	going := register(t, client, 2, endpoint("generate"))
+	kept := register(t, client, 1, worker)
+	going := register(t, client, 2, worker)
 	p := newProxy(t, s.config.Listen)
 	w := startWatch(t, newClient(t, p.url(), nil), endpoints)
 	p.cut()
 	if err := going.Unregister(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	register(t, client, 3, endpoint("generate"))
+	register(t, client, 3, worker)
 	raw := s.raw()
 	resp, err := raw.Get(t.Context(), "x")
 	if err != nil {
@@ -149,7 +147,7 @@ func TestCompactionUnderAnOpenWatch(t *testing.T) {
 	client, raw := newClient(t, s.url(), nil), s.raw()
 	w := startWatch(t, client, endpoints)
 	for id := range uint64(20) {
-		reg := register(t, client, id, endpoint("generate"))
+		reg := register(t, client, id, worker)
 		if err := reg.Unregister(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -170,12 +168,12 @@ func TestUnregisterAfterADisturbanceIsSeenAtOnce(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
 	client, other := newClient(t, s.url(), nil), newClient(t, s.url(), nil)
-	reg := register(t, client, 1, endpoint("generate"))
-	register(t, other, 2, endpoint("generate"))
+	reg := register(t, client, 1, worker)
+	register(t, other, 2, worker)
 	p, log := newProxy(t, s.config.Listen), &lines{}
 	w := startWatch(t, newClient(t, p.url(), log), endpoints)
 	p.cut()
-	register(t, client, 3, endpoint("generate"))
+	register(t, client, 3, worker)
 	rest(t, 3*time.Second)
 	p.mend()
 	w.await("+3")
@@ -198,7 +196,7 @@ func TestLeaseRevokedFromOutside(t *testing.T) {
 	log := &lines{}
 	client, raw := newClient(t, s.url(), log), s.raw()
 	for id := range uint64(40) {
-		register(t, client, id, endpoint("generate"))
+		register(t, client, id, worker)
 	}
 	leases, err := raw.Leases(t.Context())
 	if err != nil || len(leases.Leases) != 1 {
@@ -215,7 +213,7 @@ func TestLeaseRevokedFromOutside(t *testing.T) {
 	if n := log.count("WARN"); n != 1 {
 		t.Errorf("%d warnings, want 1", n)
 	}
-	register(t, client, 41, endpoint("generate"))
+	register(t, client, 41, worker)
 }
 
 func TestForeignWritesOverOurs(t *testing.T) {
@@ -223,16 +221,16 @@ func TestForeignWritesOverOurs(t *testing.T) {
 	s := runServer(t)
 	log := &lines{}
 	client, raw := newClient(t, s.url(), log), s.raw()
-	register(t, client, 1, endpoint("generate"))
-	register(t, client, 2, endpoint("generate"))
-	written, err := raw.Get(t.Context(), keyOf("generate", 1))
+	register(t, client, 1, worker)
+	register(t, client, 2, worker)
+	written, err := raw.Get(t.Context(), keyOf(1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := raw.Put(t.Context(), keyOf("generate", 1), "mine"); err != nil {
+	if _, err := raw.Put(t.Context(), keyOf(1), "mine"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := raw.Delete(t.Context(), keyOf("generate", 2)); err != nil {
+	if _, err := raw.Delete(t.Context(), keyOf(2)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "warnings", func() bool {
@@ -250,23 +248,23 @@ func TestFailedRequestsLeaveNothing(t *testing.T) {
 	s := runServer(t)
 	p := newProxy(t, s.config.Listen)
 	client, raw := newClient(t, p.url(), nil), s.raw()
-	register(t, client, 1, endpoint("generate"))
-	reg := register(t, client, 2, endpoint("generate"))
+	register(t, client, 1, worker)
+	reg := register(t, client, 2, worker)
 	p.cut()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := reg.Unregister(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("unregister without a connection: %v", err)
 	}
-	if _, err := client.RegisterAs(ctx, 3, endpoint("generate")); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := client.RegisterAs(ctx, 3, worker); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("register without a connection: %v", err)
 	}
 	// A put of ours that went through though its answer did not come.
-	entry, err := raw.Get(t.Context(), keyOf("generate", 1))
+	entry, err := raw.Get(t.Context(), keyOf(1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := raw.Put(t.Context(), keyOf("generate", 4), "{}", clientv3.WithLease(clientv3.LeaseID(entry.Kvs[0].Lease))); err != nil {
+	if _, err := raw.Put(t.Context(), keyOf(4), "{}", clientv3.WithLease(clientv3.LeaseID(entry.Kvs[0].Lease))); err != nil {
 		t.Fatal(err)
 	}
 	p.mend()
@@ -281,7 +279,7 @@ func TestOwnerThatWasCutOffComesBack(t *testing.T) {
 	s := runServer(t)
 	p, log := newProxy(t, s.config.Listen), &lines{}
 	client := newClient(t, p.url(), log)
-	register(t, client, 1, endpoint("generate"))
+	register(t, client, 1, worker)
 	w := startWatch(t, newClient(t, s.url(), nil), endpoints)
 	p.cut()
 	w.await("-1")

@@ -138,7 +138,7 @@ func TestJunk(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
 	client, raw := newClient(t, s.url(), nil), s.raw()
-	register(t, client, 1, endpoint("generate"))
+	register(t, client, 1, worker)
 	before := startWatch(t, client, endpoints)
 	put := func(key, value string) {
 		t.Helper()
@@ -148,10 +148,10 @@ func TestJunk(t *testing.T) {
 	}
 	for i, key := range []string{"", "x", "a/b/c/xyz", "a/b/c/1/2/3", "a//c/1", "\xff/b/c/1", "dynamo/backend/generate/FFFFFFFFFFFFFFFFFF"} {
 		put("v1/instances/"+key, foreignEndpoint)
-		put(keyOf("generate", uint64(100+i)), []string{"", "{", "null", "[]", `{"type":"Endpoint"}`, foreignEndpoint, "\x00"}[i])
+		put(keyOf(uint64(100+i)), []string{"", "{", "null", "[]", `{"type":"Endpoint"}`, foreignEndpoint, "\x00"}[i])
 	}
 	put("v1/event_channels/namespace/a%2/topic/t/1", olderChannel)
-	put(keyOf("generate", 10), foreignEndpoint)
+	put(keyOf(10), foreignEndpoint)
 	before.await("+10")
 	before.expect("synced", "+1", "+10")
 	if bad := client.Stats().BadEntries; bad != 14 {
@@ -179,7 +179,7 @@ func TestManyPages(t *testing.T) {
 	for from := 0; from < entries; from += perTxn {
 		var ops []clientv3.Op
 		for id := from; id < from+perTxn; id++ {
-			ops = append(ops, clientv3.OpPut(keyOf("generate", uint64(id)), fmt.Sprintf(
+			ops = append(ops, clientv3.OpPut(keyOf(uint64(id)), fmt.Sprintf(
 				`{"type":"Endpoint","component":"backend","endpoint":"generate","namespace":"dynamo","instance_id":%d,"transport":{"tcp":"h:1"}}`, id)))
 		}
 		if _, err := raw.Txn(t.Context()).Then(ops...).Commit(); err != nil {

@@ -63,7 +63,7 @@ func serve() error {
 		return err
 	}
 	<-server.Server.ReadyNotify()
-	fmt.Println(server.Clients[0].Addr())
+	fmt.Fprintln(os.Stdout, server.Clients[0].Addr())
 	_, err = io.Copy(io.Discard, os.Stdin)
 	server.Close()
 	return err
