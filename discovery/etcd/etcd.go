@@ -27,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -172,7 +173,9 @@ func (o *Options) validate() error {
 		if !found {
 			scheme, host = "", ep
 		}
-		if host == "" || strings.Contains(scheme, ":") || found && scheme != "http" && scheme != "https" {
+		host, _, _ = strings.Cut(host, "/")
+		_, port, err := net.SplitHostPort(host)
+		if err != nil || port == "" || found && scheme != "http" && scheme != "https" {
 			return fmt.Errorf("endpoint %q: want http://host:port, https://host:port or host:port", ep)
 		}
 		schemes[scheme] = true

@@ -53,8 +53,9 @@ func (s *Store) keepAlive(ctx context.Context) {
 // keeper is the state of keepAlive.
 type keeper struct {
 	store   *Store
-	failing bool // and said so
-	again   int  // registrations that were lost and are there again, not yet said
+	failing bool   // and said so
+	again   int    // registrations that were lost and are there again, not yet said
+	one     string // of their keys
 }
 
 func (k *keeper) interval() time.Duration { return min(k.store.opt.TTL/beatsPerTTL, longestBeat) }
@@ -149,7 +150,7 @@ func (k *keeper) recoverAll(ctx context.Context, lease clientv3.LeaseID, missing
 			mu.Lock()
 			defer mu.Unlock()
 			if again {
-				k.again++
+				k.again, k.one = k.again+1, e.key
 			}
 			if err != nil {
 				failed = fmt.Errorf("register %s again: %w", e.key, err)
@@ -158,7 +159,7 @@ func (k *keeper) recoverAll(ctx context.Context, lease clientv3.LeaseID, missing
 	}
 	wg.Wait()
 	if failed == nil && k.again > 0 {
-		k.store.log.Warn("etcd: registrations were lost and are registered again", "count", k.again, "one", missing[0].key)
+		k.store.log.Warn("etcd: registrations were lost and are registered again", "count", k.again, "one", k.one)
 		k.again = 0
 	}
 	return failed

@@ -38,21 +38,21 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-func open(t *testing.T, o etcd.Options) *etcd.Store {
-	t.Helper()
-	store, err := etcd.Open(t.Context(), o)
+func open(tb testing.TB, o etcd.Options) *etcd.Store {
+	tb.Helper()
+	store, err := etcd.Open(tb.Context(), o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return store
 }
 
 // newClient opens an owner with a TTL of 2 s.
-func newClient(t *testing.T, url string, log *lines) *discovery.Client {
-	t.Helper()
+func newClient(tb testing.TB, url string, log *lines) *discovery.Client {
+	tb.Helper()
 	o := etcd.Options{Endpoints: []string{url}, TTL: 2 * time.Second, Logger: log.logger()}
-	client := discovery.NewClient(open(t, o), discovery.Options{Logger: log.logger()})
-	t.Cleanup(func() {
+	client := discovery.NewClient(open(tb, o), discovery.Options{Logger: log.logger()})
+	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_ = client.Shutdown(ctx) // its server may be gone
@@ -60,11 +60,11 @@ func newClient(t *testing.T, url string, log *lines) *discovery.Client {
 	return client
 }
 
-func register(t *testing.T, c *discovery.Client, id uint64, spec discovery.Spec) *discovery.Registration {
-	t.Helper()
-	reg, err := c.RegisterAs(t.Context(), id, spec)
+func register(tb testing.TB, c *discovery.Client, id uint64, spec discovery.Spec) *discovery.Registration {
+	tb.Helper()
+	reg, err := c.RegisterAs(tb.Context(), id, spec)
 	if err != nil {
-		t.Fatalf("register: %v", err)
+		tb.Fatalf("register: %v", err)
 	}
 	return reg
 }

@@ -307,3 +307,39 @@ func TestNothingListens(t *testing.T) {
 		t.Log(err)
 	}
 }
+
+// TestManyDeaths has many owners die at once, each of a lease of its own.
+func TestManyDeaths(t *testing.T) {
+	t.Parallel()
+	const owners = 300
+	s := runServer(t)
+	client, raw := newClient(t, s.url(), nil), s.raw()
+	var leases []clientv3.LeaseID
+	for id := range uint64(owners) {
+		lease, err := raw.Grant(t.Context(), 60)
+		if err != nil {
+			t.Fatal(err)
+		}
+		value, err := discovery.Instance{InstanceID: id, Spec: worker}.MarshalJSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := raw.Put(t.Context(), keyOf(id), string(value), clientv3.WithLease(lease.ID)); err != nil {
+			t.Fatal(err)
+		}
+		leases = append(leases, lease.ID)
+	}
+	w := startWatch(t, client, endpoints)
+	began := time.Now()
+	for _, lease := range leases {
+		if _, err := raw.Revoke(t.Context(), lease); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for id := range owners {
+		w.await(fmt.Sprint("-", id))
+	}
+	if took := time.Since(began); took > hold {
+		t.Errorf("removed after %v", took)
+	}
+}

@@ -1,7 +1,6 @@
 package etcd
 
 import (
-	"fmt"
 	"testing"
 	"time"
 
@@ -176,16 +175,7 @@ func TestManyPages(t *testing.T) {
 	const entries, perTxn = 1700, 100
 	s := runServer(t)
 	client, raw := newClient(t, s.url(), nil), s.raw()
-	for from := 0; from < entries; from += perTxn {
-		var ops []clientv3.Op
-		for id := from; id < from+perTxn; id++ {
-			ops = append(ops, clientv3.OpPut(keyOf(uint64(id)), fmt.Sprintf(
-				`{"type":"Endpoint","component":"backend","endpoint":"generate","namespace":"dynamo","instance_id":%d,"transport":{"tcp":"h:1"}}`, id)))
-		}
-		if _, err := raw.Txn(t.Context()).Then(ops...).Commit(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	fill(t, raw, entries, perTxn)
 	in, err := client.List(t.Context(), endpoints)
 	if err != nil || len(in) != entries {
 		t.Errorf("listed %d, %v; want %d", len(in), err, entries)

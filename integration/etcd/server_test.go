@@ -72,23 +72,23 @@ func serve() error {
 // server is an etcd server in a process of its own, which can be stopped and
 // started again on the same address.
 type server struct {
-	t      *testing.T
+	t      testing.TB
 	config serverConfig
 	cmd    *exec.Cmd
 	stdin  io.Closer
 }
 
-func runServer(t *testing.T) *server {
-	t.Helper()
-	return runServerWith(t, serverConfig{})
+func runServer(tb testing.TB) *server {
+	tb.Helper()
+	return runServerWith(tb, serverConfig{})
 }
 
-func runServerWith(t *testing.T, c serverConfig) *server {
-	t.Helper()
-	c.Dir, c.Listen = filepath.Join(t.TempDir(), "etcd"), "127.0.0.1:0"
-	s := &server{t: t, config: c}
+func runServerWith(tb testing.TB, c serverConfig) *server {
+	tb.Helper()
+	c.Dir, c.Listen = filepath.Join(tb.TempDir(), "etcd"), "127.0.0.1:0"
+	s := &server{t: tb, config: c}
 	s.start()
-	t.Cleanup(s.kill)
+	tb.Cleanup(s.kill)
 	return s
 }
 
@@ -108,21 +108,21 @@ func (s *server) start() {
 }
 
 // child starts this binary in a role.
-func child(t *testing.T, role string, env ...string) (*exec.Cmd, io.Closer, io.Reader) {
-	t.Helper()
+func child(tb testing.TB, role string, env ...string) (*exec.Cmd, io.Closer, io.Reader) {
+	tb.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(append(os.Environ(), roleVar+"="+role), env...)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return cmd, stdin, stdout
 }
