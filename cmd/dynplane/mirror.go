@@ -34,7 +34,7 @@ there again once it has expired.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, side := range []struct{ flag, name string }{{"--from", from}, {"--to", to}} {
 				if names := backend.Names(); !slices.Contains(names, side.name) {
-					return usagef("%s %q: want %s", side.flag, side.name, strings.Join(names, " or "))
+					return usagef("%s %q: want one of %s", side.flag, side.name, strings.Join(names, ", "))
 				}
 			}
 			if from == to {

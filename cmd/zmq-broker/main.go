@@ -27,7 +27,8 @@ const usage = `zmq-broker relays events between ZMQ publishers (XSUB side) and s
 
 Once both sides are bound and the broker is registered, it prints one line in the syntax of
 DYN_ZMQ_BROKER_URL, with the ports that it really bound. It stops on SIGINT and SIGTERM.
-It registers for discovery when a NATS server is configured (-server or NATS_SERVER).
+It registers for discovery when a NATS server is configured (-server or NATS_SERVER), or where
+DYN_DISCOVERY_BACKEND says.
 
   zmq-broker -xsub-bind tcp://0.0.0.0:5555 -xpub-bind tcp://0.0.0.0:5556 -server nats://localhost:4222
 
@@ -151,9 +152,13 @@ func (s *settings) announce(ctx context.Context, b *broker.Broker, stdout io.Wri
 // that back.
 func (s *settings) register(ctx context.Context, url eventplane.Broker) (unregister func() error, err error) {
 	none := func() error { return nil }
-	if name, err := backend.Name(s.lookup); err != nil || name == backend.Memory || s.server == "" {
-		s.log.Info("zmq-broker: not registered, as no NATS server is configured; clients need DYN_ZMQ_BROKER_URL", "url", url.String())
+	name, err := backend.Name(s.lookup)
+	if err != nil {
 		return none, err
+	}
+	if name == backend.Memory || name == backend.NATS && s.server == "" {
+		s.log.Info("zmq-broker: not registered, as no NATS server is configured; clients need DYN_ZMQ_BROKER_URL", "url", url.String())
+		return none, nil
 	}
 	client, err := backend.Open(ctx, s.lookup, backend.Options{
 		Server:    s.server,

@@ -5,11 +5,13 @@
 //	if err != nil { ... }
 //	defer client.Shutdown(ctx)
 //
-// A program that has settings of its own for one backend uses package discovery
-// directly.
+// It links the clients of all backends, those of etcd and Kubernetes among them.
+// A program that uses one backend, or has settings of its own for it, opens that
+// directly and links no other.
 package backend
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -18,6 +20,9 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/etcd"
+	filestore "github.com/dynplane/dynplane/discovery/file"
+	"github.com/dynplane/dynplane/discovery/kube"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
@@ -29,10 +34,15 @@ const Variable = "DYN_DISCOVERY_BACKEND"
 const (
 	NATS   = "nats" // a JetStream KV bucket at NATS_SERVER
 	Memory = "mem"  // the memory of this process
+	File   = "file" // a directory of this machine, DYN_FILE_KV
+	Etcd   = "etcd" // what the runtime's workers use by default, ETCD_*
+
+	// Kubernetes is for programs in a cluster, or with KUBECONFIG.
+	Kubernetes = "kubernetes"
 )
 
 // Names returns the values of Variable.
-func Names() []string { return []string{NATS, Memory} }
+func Names() []string { return []string{NATS, Memory, File, Etcd, Kubernetes} }
 
 // Options are what the environment does not say. The zero value is useful.
 type Options struct {
@@ -60,13 +70,15 @@ func Name(lookup func(string) (string, bool)) (string, error) {
 		return NATS, nil
 	}
 	if !slices.Contains(Names(), name) {
-		return "", fmt.Errorf("backend: %s %q: want %s", Variable, name, strings.Join(Names(), " or "))
+		return "", fmt.Errorf("backend: %s %q: want one of %s", Variable, name, strings.Join(Names(), ", "))
 	}
 	return name, nil
 }
 
-// Open opens the backend that the environment picks, with the NATS_* variables
-// that package natsconn reads. lookup is os.LookupEnv, or what a test wants.
+// Open opens the backend that the environment picks, with the variables that
+// natsconn.FromEnv, file.FromEnv, etcd.FromEnv or kube.FromEnv reads. On
+// Kubernetes the client's instance id is made of the name of its object unless
+// one is set. lookup is os.LookupEnv, or what a test wants.
 // The client's Shutdown closes the connection that Open dialled.
 func Open(ctx context.Context, lookup func(string) (string, bool), o Options) (*discovery.Client, error) {
 	if o.Name != "" {
@@ -79,14 +91,45 @@ func Open(ctx context.Context, lookup func(string) (string, bool), o Options) (*
 	if o.Client.Logger == nil {
 		o.Client.Logger = o.JetStream.Logger
 	}
-	if name == Memory {
-		return discovery.NewClient(discovery.NewMemory().Open(), o.Client), nil
-	}
-	store, err := openNATS(ctx, lookup, o)
+	store, err := open(ctx, name, lookup, &o)
 	if err != nil {
 		return nil, err
 	}
 	return discovery.NewClient(store, o.Client), nil
+}
+
+// open may change the settings of the client.
+func open(ctx context.Context, name string, lookup func(string) (string, bool), o *Options) (discovery.Store, error) {
+	switch name {
+	case Memory:
+		return discovery.NewMemory().Open(), nil
+	case File:
+		options, err := filestore.FromEnv(lookup)
+		options.Logger = o.JetStream.Logger
+		return opened(options, err, filestore.New)
+	case Etcd:
+		options, err := etcd.FromEnv(lookup)
+		options.Logger = o.JetStream.Logger
+		return opened(options, err, func(e etcd.Options) (*etcd.Store, error) { return etcd.Open(ctx, e) })
+	case Kubernetes:
+		options, err := kube.FromEnv(lookup)
+		options.Logger = o.JetStream.Logger
+		o.Client.InstanceID = cmp.Or(o.Client.InstanceID, options.InstanceID())
+		return opened(options, err, kube.New)
+	default:
+		return openNATS(ctx, lookup, *o)
+	}
+}
+
+// opened makes a store of options unless reading them failed.
+func opened[O any, S discovery.Store](options O, err error, open func(O) (S, error)) (discovery.Store, error) {
+	if err == nil {
+		var store S
+		if store, err = open(options); err == nil {
+			return store, nil
+		}
+	}
+	return nil, fmt.Errorf("backend: %w", err)
 }
 
 func openNATS(ctx context.Context, lookup func(string) (string, bool), o Options) (discovery.Store, error) {
