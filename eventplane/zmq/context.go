@@ -155,12 +155,8 @@ func (c *Context) subscribe(subject string) (*Subscriber, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := newSubscriber(c, socket, subject)
 	if err := socket.SetSubscribe(subject); err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}
-	if s.owner, err = newOwner(c, socket, new(sync.Mutex), s.receive); err != nil {
-		return nil, errors.Join(err, socket.Close())
-	}
-	return s, nil
+	return newSubscriber(c, socket, subject)
 }

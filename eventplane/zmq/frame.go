@@ -22,8 +22,8 @@ type frames struct {
 	count int
 }
 
-// decode reads everything behind the topic. A reason that is not empty says
-// why it is no message.
+// decode reads everything behind the topic, without copying the body. A
+// reason that is not empty says why it is no message, and there is no body.
 func (f *frames) decode() (m item, reason string) {
 	if f.count != frameCount {
 		return m, fmt.Sprintf("%d frames: want %d", f.count, frameCount)
@@ -34,7 +34,6 @@ func (f *frames) decode() (m item, reason string) {
 	}
 	m.publisherID, m.sequence = binary.BigEndian.Uint64(id), binary.BigEndian.Uint64(seq)
 	m.body, reason = cutHeader(f.part[3])
-	m.held = len(f.part[3])
 	return m, reason
 }
 

@@ -11,13 +11,14 @@ type Options struct {
 	// 0 means 1. One is enough up to about a gigabyte a second.
 	IOThreads int
 
-	// HWM is the high-water mark: how many messages a socket holds for each
-	// peer and direction before it drops; 0 means 100,000.
+	// HWM is the high-water mark: how many messages a Publisher holds for
+	// each subscriber before it drops; 0 means 100,000.
 	HWM int
 
 	// Queue is how many received messages a Subscriber holds for Next before
 	// it drops the newest; 0 means 100,000. Whatever this is, it holds no
-	// more than 64 MiB, or a single larger message.
+	// more than 32 MiB, or a single larger message.
+	// libzmq holds at most 1,000 messages of each peer before it.
 	Queue int
 
 	// MaxMessage is the largest frame, in bytes, that is sent or received;
@@ -32,7 +33,8 @@ type Options struct {
 const (
 	defaultCount      = 100_000
 	defaultMaxMessage = 64 << 20
-	maxQueueBytes     = 64 << 20
+	// The heap grows to twice what it holds before it is collected.
+	maxQueueBytes = 32 << 20
 )
 
 // withDefaults returns the options as they are used, or what is wrong with them.

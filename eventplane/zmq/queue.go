@@ -12,7 +12,6 @@ import (
 type item struct {
 	publisherID, sequence uint64
 	body                  []byte
-	held                  int // bytes that body keeps in memory
 	malformed             *driver.FrameError
 }
 
@@ -45,16 +44,23 @@ func newQueue(maxCount int) *queue {
 	}
 }
 
-// push adds it, or drops it when the queue is full. A single item may exceed
-// the bound in bytes, else it could never be received.
-func (q *queue) push(it item) {
+// admit tells whether there is room for an item with a body of n bytes, and
+// counts it as dropped where there is none. A single item may exceed the bound
+// in bytes, else it could never be received. What it allows, the writer may
+// push, and nobody else takes the room: so it can ask before it makes the item.
+func (q *queue) admit(n int) bool {
 	count, bytes := q.count.Load(), q.bytes.Load()
-	if count >= q.maxCount || count > 0 && bytes+int64(it.held) > q.maxBytes {
+	if count >= q.maxCount || count > 0 && bytes+int64(n) > q.maxBytes {
 		q.dropped.Add(1)
-		return
+		return false
 	}
+	return true
+}
+
+// push adds it, which was admitted.
+func (q *queue) push(it item) {
 	q.count.Add(1)
-	q.bytes.Add(int64(it.held))
+	q.bytes.Add(int64(len(it.body)))
 	q.mu.Lock()
 	q.waiting = append(q.waiting, it)
 	first := len(q.waiting) == 1
@@ -103,7 +109,7 @@ func (q *queue) take() (item, bool) {
 	q.taken[q.next] = item{} // lets the body go when the application does
 	q.next++
 	q.count.Add(-1)
-	q.bytes.Add(-int64(it.held))
+	q.bytes.Add(-int64(len(it.body)))
 	return it, true
 }
 

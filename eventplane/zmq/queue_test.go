@@ -6,6 +6,13 @@ import (
 	"testing"
 )
 
+// offer does what a subscriber does with a message.
+func offer(q *queue, it item) {
+	if q.admit(len(it.body)) {
+		q.push(it)
+	}
+}
+
 func TestQueueBounds(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -25,7 +32,7 @@ func TestQueueBounds(t *testing.T) {
 			for range 3 { // what was taken makes room
 				before := q.dropped.Load()
 				for i, n := range c.held {
-					q.push(item{sequence: uint64(i), held: n})
+					offer(q, item{sequence: uint64(i), body: make([]byte, n)})
 				}
 				if got := q.dropped.Load() - before; got != c.dropped {
 					t.Errorf("%d dropped, want %d", got, c.dropped)
@@ -44,13 +51,13 @@ func TestQueueBounds(t *testing.T) {
 func TestQueueCountsBothSides(t *testing.T) {
 	t.Parallel()
 	q := newQueue(2)
-	q.push(item{})
-	q.push(item{})
+	offer(q, item{})
+	offer(q, item{})
 	if _, err := q.pop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	q.push(item{})
-	q.push(item{})
+	offer(q, item{})
+	offer(q, item{})
 	if got := q.dropped.Load(); got != 1 {
 		t.Errorf("%d dropped, want 1", got)
 	}
@@ -59,7 +66,7 @@ func TestQueueCountsBothSides(t *testing.T) {
 func TestQueueEnds(t *testing.T) {
 	t.Parallel()
 	q := newQueue(1)
-	q.push(item{})
+	offer(q, item{})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := q.pop(ctx); !errors.Is(err, context.Canceled) {
@@ -68,7 +75,7 @@ func TestQueueEnds(t *testing.T) {
 	if _, err := q.pop(t.Context()); err != nil {
 		t.Errorf("after a cancelled one: %v", err)
 	}
-	q.push(item{})
+	offer(q, item{})
 	want := errors.New("end")
 	q.close(want)
 	q.close(nil)
@@ -81,7 +88,7 @@ func BenchmarkQueue(b *testing.B) {
 	q := newQueue(defaultCount)
 	b.ReportAllocs()
 	for b.Loop() {
-		q.push(item{})
+		offer(q, item{})
 		if _, err := q.pop(b.Context()); err != nil {
 			b.Fatal(err)
 		}

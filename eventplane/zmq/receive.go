@@ -2,60 +2,39 @@
 
 package zmq
 
-import (
-	zmq "github.com/pebbe/zmq4"
+import "github.com/dynplane/dynplane/eventplane/driver"
 
-	"github.com/dynplane/dynplane/eventplane/driver"
-)
-
-// burst is how many messages are received before anything else is looked at.
-const burst = 100
-
-// receive moves a burst of messages from the socket into the queue, without
+// receive moves a batch of messages from the socket into the queue, without
 // waiting, and tells whether there may be more. It is called by the owner of
 // the socket, and by nobody else.
-func (s *Subscriber) receive() (more bool) {
-	for range burst {
-		var f frames
-		if !readMessage(s.socket, s.subject, &f) {
-			return false
-		}
-		if f.count == 0 {
-			continue
-		}
-		it, reason := f.decode()
-		if reason != "" {
-			it = item{malformed: &driver.FrameError{Subject: s.subject, Reason: reason}}
-		}
-		s.queue.push(it)
+//
+// It must never be slower than the thread of libzmq that fills the socket,
+// whose high-water mark counts messages and not bytes: a peer that floods us
+// with large frames would grow the process without bound. So everything is
+// decided where libzmq has the frames, and only what is kept is copied.
+func (s *Subscriber) receive() (more bool) { return s.receiver.each(s.take) }
+
+// take copies the message into the queue. One whose topic only begins with
+// the subject is not ours: that is how ZMQ subscribes.
+func (s *Subscriber) take(f *frames) {
+	if string(f.part[0]) != s.subject {
+		return
 	}
-	return true
+	it, reason := f.decode()
+	if !s.queue.admit(len(it.body)) {
+		return
+	}
+	if reason != "" {
+		it.malformed = &driver.FrameError{Subject: s.subject, Reason: reason}
+	}
+	it.body = owned(it.body)
+	s.queue.push(it)
 }
 
-// readMessage takes one message off the socket and tells whether there was
-// one. The count is left at 0 where the topic only begins with subject, which
-// is how ZMQ subscribes. Frames come all or none, so that after the first the
-// others are there.
-func readMessage(socket *zmq.Socket, subject string, f *frames) bool {
-	ours, more := true, true
-	for more {
-		part, err := socket.RecvBytes(zmq.DONTWAIT)
-		if err != nil {
-			return false
-		}
-		if more, err = socket.GetRcvmore(); err != nil {
-			return false
-		}
-		if f.count == 0 && string(part) != subject {
-			ours = false
-		}
-		if f.count < frameCount && ours {
-			f.part[f.count] = part
-		}
-		f.count++
-	}
-	if !ours {
-		f.count = 0
-	}
-	return true
+// owned copies body into memory of exactly its size. In this form make does
+// not clear what copy overwrites.
+func owned(body []byte) []byte {
+	b := make([]byte, len(body))
+	copy(b, body)
+	return b
 }

@@ -14,6 +14,11 @@ import (
 
 const (
 	sendLinger = 200 * time.Millisecond // 0 can abort the process while a peer leaves: libzmq issue 3442
+	// receiveHWM is 100,000 at Dynamo's subscribers, which have no other
+	// queue. Ours is behind this one and bounded in bytes, as libzmq's is not:
+	// what we are slow to take stays with the publisher, behind its own mark.
+	// More is not faster.
+	receiveHWM = 1000
 	// A subscription is all that a publisher hears. libzmq keeps a node of a
 	// tree for each of its bytes and walks it recursively: one of a megabyte
 	// overflows the stack.
@@ -37,7 +42,7 @@ func (c *Context) socket(kind zmq.Type) (*zmq.Socket, error) {
 	err = errors.Join(
 		s.SetLinger(linger),
 		s.SetSndhwm(c.opts.HWM),
-		s.SetRcvhwm(c.opts.HWM),
+		s.SetRcvhwm(receiveHWM),
 		s.SetMaxmsgsize(maxFrame),
 		s.SetReconnectIvl(10*time.Millisecond),
 		s.SetReconnectIvlMax(5*time.Second),
@@ -49,6 +54,12 @@ func (c *Context) socket(kind zmq.Type) (*zmq.Socket, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// Version is that of libzmq, such as 4.3.5; empty in a program without it.
+func Version() string {
+	major, minor, patch := zmq.Version()
+	return fmt.Sprintf("%d.%d.%d", major, minor, patch)
 }
 
 // pair opens one end of a pair inside of this process. It has no high-water

@@ -14,6 +14,9 @@ var errUnsupported = fmt.Errorf("zmq: this program was built without ZeroMQ: "+
 	"build it with a C compiler and libzmq's development package, CGO_ENABLED=1, and without the tag nozmq: %w",
 	errors.ErrUnsupported)
 
+// Version is empty: this build has no ZeroMQ.
+func Version() string { return "" }
+
 // Context owns the sockets opened with it. This build has none.
 type Context struct{}
 

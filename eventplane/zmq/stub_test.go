@@ -14,4 +14,7 @@ func TestUnsupported(t *testing.T) {
 	if _, err := zmqdriver.New(zmqdriver.Options{}); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("New: %v, want ErrUnsupported", err)
 	}
+	if v := zmqdriver.Version(); v != "" {
+		t.Errorf("Version: %q, want none", v)
+	}
 }

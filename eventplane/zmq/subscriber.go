@@ -4,6 +4,7 @@ package zmq
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -17,18 +18,28 @@ import (
 // driver.Connector. Next is for one goroutine at a time; all other methods are
 // safe for concurrent use.
 type Subscriber struct {
-	zc      *Context
-	socket  *zmq.Socket // the owner's
-	subject string
-	queue   *queue
-	owner   *owner
-	close   func() error
+	zc       *Context
+	socket   *zmq.Socket // the owner's
+	receiver *receiver   // the owner's
+	subject  string
+	queue    *queue
+	owner    *owner
+	close    func() error
 }
 
-func newSubscriber(c *Context, socket *zmq.Socket, subject string) *Subscriber {
-	s := &Subscriber{zc: c, socket: socket, subject: subject, queue: newQueue(c.opts.Queue)}
+// newSubscriber takes the socket over, also when it fails.
+func newSubscriber(c *Context, socket *zmq.Socket, subject string) (*Subscriber, error) {
+	in, err := newReceiver(socket)
+	if err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
+	s := &Subscriber{zc: c, socket: socket, receiver: in, subject: subject, queue: newQueue(c.opts.Queue)}
 	s.close = sync.OnceValue(s.closeAll)
-	return s
+	if s.owner, err = newOwner(c, socket, new(sync.Mutex), s.receive); err != nil {
+		in.close()
+		return nil, errors.Join(err, socket.Close())
+	}
+	return s, nil
 }
 
 // Next implements driver.Subscriber. After Close it returns driver.ErrClosed,
@@ -77,6 +88,7 @@ func (s *Subscriber) closeAll() error {
 	s.queue.close(driver.ErrClosed)
 	s.zc.forget(s)
 	s.owner.stop()
+	s.receiver.close()
 	if err := s.socket.Close(); err != nil {
 		return fmt.Errorf("zmq: close the subscriber: %w", err)
 	}
