@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
 )
 
 type versions struct {
@@ -37,7 +39,12 @@ func newVersionCommand(a *app) *cobra.Command {
 }
 
 func currentVersions() versions {
-	v := versions{Dynplane: "unknown", LibZMQ: libzmqVersion(), NATS: "unknown", Go: runtime.Version()}
+	v := versions{
+		Dynplane: "unknown",
+		LibZMQ:   cmp.Or(zmqdriver.Version(), "none (built without it)"),
+		NATS:     "unknown",
+		Go:       runtime.Version(),
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return v
