@@ -4,10 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	kjson "k8s.io/apimachinery/pkg/util/json"
 
 	"github.com/dynplane/dynplane/discovery"
 )
@@ -64,16 +64,8 @@ func parseInstance(id discovery.ID, value []byte) (discovery.Instance, error) {
 // workerObject is what server-side apply is given: the document of a worker in
 // an object that its pod owns, and takes with it without waiting for that. A
 // pod controls one object, that of its main container.
-func workerObject(o Options, doc discovery.Metadata) (*unstructured.Unstructured, error) {
-	raw, err := json.Marshal(doc)
-	if err != nil {
-		return nil, err
-	}
-	var data map[string]any
-	if err := kjson.Unmarshal(raw, &data); err != nil {
-		return nil, err
-	}
-	return &unstructured.Unstructured{Object: map[string]any{
+func workerObject(o Options, doc discovery.Metadata) ([]byte, error) {
+	raw, err := json.Marshal(map[string]any{
 		"apiVersion": workerGroup + "/" + workerVersion,
 		"kind":       workerKind,
 		"metadata": map[string]any{
@@ -83,8 +75,23 @@ func workerObject(o Options, doc discovery.Metadata) (*unstructured.Unstructured
 				"controller": o.objectName() == o.PodName, "blockOwnerDeletion": false,
 			}},
 		},
-		"spec": map[string]any{"data": data},
-	}}, nil
+		"spec": map[string]any{"data": doc},
+	})
+	return asYAML(raw), err
+}
+
+// asYAML escapes the characters that strings of JSON may hold as they are and
+// those of YAML, as which the API server reads what is applied, may not.
+func asYAML(raw []byte) []byte {
+	var out []byte
+	for _, r := range string(raw) {
+		if r >= 0x7f && r <= 0x9f || r == 0xfeff || r >= 0xfffe && r <= 0xffff {
+			out = fmt.Appendf(out, `\u%04x`, r)
+		} else {
+			out = utf8.AppendRune(out, r)
+		}
+	}
+	return out
 }
 
 // worker is the object of a worker as it was read.

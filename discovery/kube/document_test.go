@@ -66,10 +66,11 @@ func TestWorkerObject(t *testing.T) {
 		{Options{Mode: ModeContainer, PodName: "worker-0", PodUID: "u", Container: "main"}, "worker-0", true},
 		{Options{Mode: ModeContainer, PodName: "worker-0", PodUID: "u", Container: "engine-0"}, "worker-0-engine-0", false},
 	} {
-		object, err := workerObject(c.options, doc)
+		raw, err := workerObject(c.options, doc)
 		if err != nil {
 			t.Fatal(err)
 		}
+		object := parse(t, string(raw))
 		owner := object.GetOwnerReferences()[0]
 		if object.GetName() != c.name || owner.Name != "worker-0" || owner.UID != "u" || owner.Kind != "Pod" || owner.APIVersion != "v1" ||
 			*owner.Controller != c.controller || *owner.BlockOwnerDeletion {
@@ -79,6 +80,18 @@ func TestWorkerObject(t *testing.T) {
 		read, err := readDocument(object)
 		if got, want := marshal(t, read), marshal(t, doc); err != nil || len(read.Instances()) != 1 || len(got) != len(want) {
 			t.Errorf("read back %s, %v, want %s", got, err, want)
+		}
+	}
+}
+
+func TestAsYAML(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		`{"a":"ünï€😀"}`:                            `{"a":"ünï€😀"}`,
+		"{\"x\x7f\":\"\u0080\ufeff\uffff\u00a0\"}": `{"x\u007f":"\u0080\ufeff\uffff` + "\u00a0" + `"}`,
+	} {
+		if got := string(asYAML([]byte(in))); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}
 }

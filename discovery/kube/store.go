@@ -191,8 +191,8 @@ func (s *Store) apply(ctx context.Context, leases map[discovery.ID]*lease) error
 	if err != nil {
 		return err
 	}
-	written, err := s.client.Resource(workers()).Namespace(s.namespace).Apply(
-		ctx, object.GetName(), object, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+	written, err := s.client.Resource(workers()).Namespace(s.namespace).Patch(ctx, s.options.objectName(),
+		types.ApplyPatchType, object, metav1.PatchOptions{FieldManager: fieldManager, Force: new(true)})
 	if err != nil {
 		return err
 	}

@@ -157,10 +157,15 @@ func (w *watcher) wait(ctx context.Context) error {
 		w.collect()
 	case err := <-failed:
 		return err
-	case <-w.finished:
-		return errors.New("the watch is closed")
 	case <-w.closed:
 		return discovery.ErrClosed
+	case <-w.finished:
+		select {
+		case <-w.closed: // which is why
+			return discovery.ErrClosed
+		default:
+			return errors.New("the watch is closed")
+		}
 	case <-ctx.Done():
 		return ctx.Err()
 	}

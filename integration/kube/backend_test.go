@@ -1,0 +1,423 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/kube"
+)
+
+// place is a namespace of a cluster.
+type place struct {
+	*testing.T
+	*cluster
+	namespace string
+}
+
+// in makes a place of the test's own.
+func (c *cluster) in(t *testing.T) place {
+	t.Helper()
+	name := strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))
+	return place{t, c, name}
+}
+
+// open makes a client; its pod is ready in the mode of pods unless it has none.
+func (p place) open(o kube.Options) *discovery.Client {
+	p.Helper()
+	o.Config, o.Namespace = p.config(), p.namespace
+	store, err := kube.New(o)
+	if err != nil {
+		p.Fatal(err)
+	}
+	client := discovery.NewClient(store, discovery.Options{InstanceID: o.InstanceID()})
+	p.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := client.Shutdown(ctx); err != nil {
+			p.Errorf("shutdown: %v", err)
+		}
+	})
+	return client
+}
+
+// apply puts an object in from outside, as kubectl apply --server-side does.
+func (p place) apply(resource schema.GroupVersionResource, text string) {
+	p.Helper()
+	obj := fromYAML(p.T, text)
+	if _, err := p.client.Resource(resource).Namespace(p.namespace).Apply(p.Context(), obj.GetName(), obj,
+		metav1.ApplyOptions{FieldManager: "dynamo-worker", Force: true}); err != nil {
+		p.Fatal(err)
+	}
+}
+
+func (p place) remove(resource schema.GroupVersionResource, name string) {
+	p.Helper()
+	if err := p.client.Resource(resource).Namespace(p.namespace).Delete(p.Context(), name, metav1.DeleteOptions{}); err != nil {
+		p.Fatal(err)
+	}
+}
+
+func (p place) get(name string) *unstructured.Unstructured {
+	p.Helper()
+	obj, err := p.client.Resource(workers).Namespace(p.namespace).Get(p.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		p.Fatal(err)
+	}
+	return obj
+}
+
+// ready says which pods are ready, by name and UID.
+func (p place) ready(pods ...string) {
+	p.Helper()
+	var endpoints strings.Builder
+	for _, pod := range pods {
+		name, uid, _ := strings.Cut(pod, "=")
+		state := !strings.HasPrefix(name, "!")
+		fmt.Fprintf(&endpoints, `{"addresses":["10.0.0.7"],"conditions":{"ready":%v},"targetRef":{"kind":"Pod","name":%q,"uid":%q}},`,
+			state, strings.TrimPrefix(name, "!"), uid)
+	}
+	p.apply(slices, fmt.Sprintf(`{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4","metadata":{"name":"slice",
+		"labels":{"nvidia.com/dynamo-discovery-backend":"kubernetes","nvidia.com/dynamo-discovery-enabled":"true"}},"endpoints":[%s]}`,
+		strings.TrimSuffix(endpoints.String(), ",")))
+}
+
+// worker puts in the object of a worker with one endpoint, and what else is
+// given of its document.
+func (p place) worker(name, podUID string, id uint64, more string) {
+	p.Helper()
+	p.apply(workers, workerYAML(name, podUID, fmt.Sprintf(`{"endpoints":{"ns/c/ep/%x":{"type":"Endpoint","namespace":"ns","component":"c",
+		"endpoint":"ep","instance_id":%d,"transport":{"tcp":"10.0.0.7:1/%x/ep"}}}%s}`, id, id, id, more)))
+}
+
+func workerYAML(name, podUID, data string) string {
+	return fmt.Sprintf(`{"apiVersion":"nvidia.com/v1alpha1","kind":"DynamoWorkerMetadata","metadata":{"name":%q,
+		"ownerReferences":[{"apiVersion":"v1","kind":"Pod","name":%q,"uid":%q,"controller":true,"blockOwnerDeletion":false}]},
+		"spec":{"data":%s}}`, name, name, podUID, data)
+}
+
+var endpointQuery = discovery.Query{Kind: discovery.KindEndpoint}
+
+// watching is a watch whose events are pulled one by one.
+type watching struct {
+	place
+	next func() (discovery.Event, error, bool)
+}
+
+func (p place) watch(client *discovery.Client, q discovery.Query) watching {
+	ctx, cancel := context.WithTimeout(p.Context(), 3*patience)
+	p.Cleanup(cancel)
+	next, stop := iter.Pull2(client.Watch(ctx, q))
+	p.Cleanup(stop)
+	return watching{p, next}
+}
+
+// expect takes the next events: + or - and the instance id, or synced.
+func (w watching) expect(wants ...string) {
+	w.Helper()
+	for _, want := range wants {
+		ev, err, ok := w.next()
+		if !ok || err != nil {
+			w.Fatalf("the watch ended (%v), want %s", err, want)
+		}
+		if got := describe(ev); got != want {
+			w.Fatalf("got %s, want %s", got, want)
+		}
+	}
+}
+
+// TestBackend runs its cases in namespaces of one cluster.
+func TestBackend(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t)
+	for _, test := range []struct {
+		name string
+		run  func(place)
+	}{
+		{"RuntimeObjects", runtimeObjects},
+		{"PodsComeAndGo", podsComeAndGo},
+		{"Containers", containers},
+		{"BrokenObjects", brokenObjects},
+		{"Register", register},
+		{"WriteThatFails", writeThatFails},
+		{"WithoutDefinition", withoutDefinition},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			test.run(c.in(t))
+		})
+	}
+}
+
+// expectAll takes events that may come in any order.
+func (w watching) expectAll(wants ...string) {
+	w.Helper()
+	got := map[string]bool{}
+	for range wants {
+		ev, err, ok := w.next()
+		if !ok || err != nil {
+			w.Fatalf("the watch ended (%v), want %v", err, wants)
+		}
+		got[describe(ev)] = true
+	}
+	for _, want := range wants {
+		if !got[want] {
+			w.Fatalf("got %v, want %v", got, wants)
+		}
+	}
+}
+
+func describe(ev discovery.Event) string {
+	switch ev.Type {
+	case discovery.Added:
+		return fmt.Sprintf("+%d", ev.Instance.InstanceID)
+	case discovery.Removed:
+		return fmt.Sprintf("-%d", ev.Instance.InstanceID)
+	default:
+		return ev.Type.String()
+	}
+}
+
+// runtimeObjects has both generations of documents as the runtime writes
+// them, put in from outside.
+func runtimeObjects(p place) {
+	for _, file := range []string{"gen1.json", "gen2.json"} {
+		raw, err := os.ReadFile(filepath.Join("..", "..", "discovery", "kube", "testdata", file))
+		if err != nil {
+			p.Fatal(err)
+		}
+		obj := fromYAML(p.T, string(raw))
+		obj.SetName(strings.TrimSuffix(file, ".json"))
+		obj.SetUID("")
+		obj.SetCreationTimestamp(metav1.Time{})
+		text, _ := obj.MarshalJSON()
+		p.apply(workers, string(text))
+	}
+	p.ready("gen1=pod-uid", "gen2=pod-uid")
+	reader := p.open(kube.Options{})
+	for kind, want := range map[discovery.Kind][]string{
+		discovery.KindEndpoint: {"dynamo/backend/generate/2a", "dynamo/backend/generate/1c9a5dad7b0253"},
+		discovery.KindModel:    {"dynamo/backend/generate/2a"},
+		discovery.KindEventChannel: {
+			"dynamo//kv_metrics/2a", "dynamo/backend/kv-events/2a",
+			"namespace/dynamo/component/backend/endpoint/generate/topic/kv-events/7b",
+		},
+		discovery.KindEventSource: {"namespace/dynamo/component/backend/endpoint/generate/topic/kv-events/7b"},
+	} {
+		found, err := reader.List(p.Context(), discovery.Query{Kind: kind})
+		var got []string
+		for _, in := range found {
+			got = append(got, in.ID().Path())
+		}
+		if err != nil || strings.Join(got, " ") != strings.Join(want, " ") {
+			p.Errorf("%v: %v, %v, want %v", kind, got, err, want)
+		}
+	}
+}
+
+func podsComeAndGo(p place) {
+	p.worker("a", "1", 7, "")
+	p.worker("b", "2", 8, "")
+	p.ready("a=1", "!b=2")
+	w := p.watch(p.open(kube.Options{}), endpointQuery)
+	w.expect("+7", "synced")
+	p.ready("!a=1", "b=2") // one becomes ready, one not
+	w.expect("-7", "+8")
+	p.ready("a=1", "b=2")
+	w.expect("+7")
+	p.ready("a=1") // dies; its object is collected later
+	w.expect("-8")
+	p.ready("a=1", "b=3") // comes back under its name, before it has registered
+	p.worker("c", "4", 9, "")
+	p.ready("a=1", "b=3", "c=4")
+	w.expect("+9")
+	p.worker("b", "3", 10, "")
+	w.expect("+10")
+	p.remove(workers, "c")
+	w.expect("-9")
+	p.remove(slices, "slice")
+	w.expect("-7", "-10")
+}
+
+func containers(p place) {
+	ready := func(pod, uid string, containers map[string]bool) { p.pods.put(p.namespace, pod, uid, containers, nil) }
+	p.worker("a", "1", 7, "")
+	p.worker("a-engine-0", "1", 8, "")
+	p.worker("b-side", "2", 9, "")
+	ready("a", "1", map[string]bool{"main": true, "engine-0": false})
+	w := p.watch(p.open(kube.Options{Mode: kube.ModeContainer}), endpointQuery)
+	w.expect("+7", "synced")
+	ready("a", "1", map[string]bool{"main": false, "engine-0": true})
+	w.expect("-7", "+8")
+	p.pods.put(p.namespace, "b", "2", map[string]bool{"main": true, "side": true}, map[string]any{"nvidia.com/dynamo-main-container-name": "x"})
+	w.expect("+9")
+	p.pods.expire() // the watch cannot go on from where it was
+	p.pods.remove(p.namespace, "a")
+	w.expect("-8")
+	ready("a", "3", map[string]bool{"main": true, "engine-0": true}) // objects of the former pod
+	ready("a", "1", map[string]bool{"main": true})
+	w.expect("+7")
+
+	own := p.open(kube.Options{Mode: kube.ModeContainer, PodName: "c", PodUID: "4", Container: "engine-1"})
+	e := discovery.Endpoint{Scope: discovery.Scope{Namespace: "ns", Component: "c", Endpoint: "ep"}, Transport: discovery.TCP("10.0.0.8:1")}
+	if _, err := own.Register(p.Context(), e); err != nil {
+		p.Fatal(err)
+	}
+	ready("c", "4", map[string]bool{"engine-1": true})
+	w.expect(fmt.Sprintf("+%d", kube.HashPodName("c-engine-1")))
+	if owner := p.get("c-engine-1").GetOwnerReferences()[0]; owner.Name != "c" || *owner.Controller {
+		p.Errorf("owner %+v", owner)
+	}
+}
+
+func brokenObjects(p place) {
+	p.worker("a", "1", 7, "")
+	p.ready("a=1", "b=2", "c=3")
+	client := p.open(kube.Options{})
+	w := p.watch(client, endpointQuery)
+	w.expect("+7", "synced")
+	for _, data := range []string{`{"endpoints":7}`, `{"endpoints":{"x":{"type":"Endpoint"}}}`, `{"endpoints":null,"model_cards":[]}`} {
+		p.apply(workers, workerYAML("a", "1", data))
+	}
+	p.worker("b", "2", 8, `,"event_channels":{"junk":"junk"}`)
+	w.expect("+8") // what can be read of it; the other stays as it was
+	if client.Stats().BadEntries == 0 {
+		p.Error("nobody counted the broken objects")
+	}
+	p.worker("a", "1", 9, "")
+	w.expect("-7", "+9")
+	p.apply(workers, workerYAML("a", "1", `{"endpoints":7}`))
+	p.remove(workers, "a")
+	w.expect("-9")
+	p.apply(workers, workerYAML("a", "1", `{"endpoints":7}`)) // another object: nothing to go back to
+	p.worker("c", "3", 10, "")
+	w.expect("+10")
+	p.apply(workers, workerYAML("c", "3", `{"endpoints":{}}`))
+	w.expect("-10")
+}
+
+// register looks at the object that is written.
+func register(p place) {
+	pod := kube.Options{PodName: "worker-0", PodUID: "uid-1"}
+	worker, reader := p.open(pod), p.open(kube.Options{})
+	scope := discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}
+	spec := discovery.Endpoint{Scope: scope, Transport: discovery.TCP("10.0.0.7:1/x/generate")}
+	endpoint, err := worker.Register(p.Context(), spec)
+	if err != nil {
+		p.Fatal(err)
+	}
+	channelSpec := discovery.EventChannel{Scope: scope, Topic: "kv-events", Transport: discovery.ZMQ{Endpoint: "tcp://10.0.0.7:2"}}
+	channel, err := worker.RegisterAs(p.Context(), 1<<53-1, channelSpec)
+	if err != nil {
+		p.Fatal(err)
+	}
+	model, err := discovery.NewModel(scope, map[string]any{"display_name": "m"}, "")
+	if err != nil {
+		p.Fatal(err)
+	}
+	if _, err := worker.Register(p.Context(), model); err != nil { // not ready, and sees itself
+		p.Fatal(err)
+	}
+
+	obj := p.get("worker-0")
+	owner, field := obj.GetOwnerReferences()[0], obj.GetManagedFields()[0]
+	if owner.APIVersion != "v1" || owner.Kind != "Pod" || owner.Name != "worker-0" || owner.UID != "uid-1" ||
+		!*owner.Controller || *owner.BlockOwnerDeletion {
+		p.Errorf("owner %+v", owner)
+	}
+	if field.Manager != "dynamo-worker" || field.Operation != metav1.ManagedFieldsOperationApply {
+		p.Errorf("managed by %+v", field)
+	}
+	for path, want := range map[string]string{
+		"endpoints dynamo/backend/generate/43710f49c0cff instance_id":                                                            "1186445869714687",
+		"model_cards dynamo/backend/generate/43710f49c0cff type":                                                                 `"Model"`,
+		"event_channels namespace/dynamo/component/backend/endpoint/generate/topic/kv-events/1fffffffffffff instance_id":         "9007199254740991",
+		"event_channels namespace/dynamo/component/backend/endpoint/generate/topic/kv-events/1fffffffffffff namespace":           `"dynamo"`,
+		"event_channels namespace/dynamo/component/backend/endpoint/generate/topic/kv-events/1fffffffffffff component":           `"backend"`,
+		"event_channels namespace/dynamo/component/backend/endpoint/generate/topic/kv-events/1fffffffffffff scope kind":          `"endpoint"`,
+		"event_channels namespace/dynamo/component/backend/endpoint/generate/topic/kv-events/1fffffffffffff scope endpoint name": `"generate"`,
+	} {
+		value, _, err := unstructured.NestedFieldNoCopy(obj.Object, append([]string{"spec", "data"}, strings.Fields(path)...)...)
+		if got, _ := json.Marshal(value); err != nil || string(got) != want {
+			p.Errorf("%s: %s, %v, want %s", path, got, err, want)
+		}
+	}
+
+	w := p.watch(reader, endpointQuery)
+	w.expect("synced") // the pod is not ready
+	p.ready("worker-0=uid-1")
+	w.expect("+1186445869714687")
+	if err := endpoint.Unregister(p.Context()); err != nil {
+		p.Fatal(err)
+	}
+	w.expect("-1186445869714687")
+	if err := channel.Unregister(p.Context()); err != nil {
+		p.Fatal(err)
+	}
+	if err := worker.Shutdown(p.Context()); err != nil {
+		p.Fatal(err)
+	}
+	if _, err := p.client.Resource(workers).Namespace(p.namespace).Get(p.Context(), "worker-0", metav1.GetOptions{}); err == nil {
+		p.Error("the object outlived its worker")
+	}
+	if _, err := reader.Register(p.Context(), spec); err == nil || !strings.Contains(err.Error(), "POD_NAME") {
+		p.Errorf("a reader registers: %v", err)
+	}
+	if _, err := reader.RegisterAs(p.Context(), 1<<53, spec); err == nil {
+		p.Errorf("registered an id that is not exact")
+	}
+}
+
+// writeThatFails leaves the document as it was.
+func writeThatFails(p place) {
+	worker := p.open(kube.Options{PodName: "worker-0", PodUID: "uid-1"})
+	scope := discovery.Scope{Namespace: "ns", Component: "c", Endpoint: "ep"}
+	if _, err := worker.RegisterAs(p.Context(), 1, discovery.Endpoint{Scope: scope, Transport: discovery.TCP("a")}); err != nil {
+		p.Fatal(err)
+	}
+	huge, err := discovery.NewModel(scope, map[string]any{"display_name": strings.Repeat("m", 4<<20)}, "")
+	if err != nil {
+		p.Fatal(err)
+	}
+	if _, err := worker.RegisterAs(p.Context(), 2, huge); err == nil {
+		p.Fatal("registered a model of 4 MiB")
+	}
+	if _, err := worker.RegisterAs(p.Context(), 3, discovery.Endpoint{Scope: scope, Transport: discovery.TCP("b")}); err != nil {
+		p.Fatal(err)
+	}
+	data, _, _ := unstructured.NestedMap(p.get("worker-0").Object, "spec", "data", "endpoints")
+	if len(data) != 2 || data["ns/c/ep/1"] == nil || data["ns/c/ep/3"] == nil {
+		p.Errorf("endpoints %v", data)
+	}
+	cards, _, _ := unstructured.NestedMap(p.get("worker-0").Object, "spec", "data", "model_cards")
+	if len(cards) != 0 {
+		p.Errorf("models %v", cards)
+	}
+}
+
+// withoutDefinition is an error that says what is missing.
+func withoutDefinition(p place) {
+	o := kube.Options{Config: p.config(), Namespace: p.namespace}
+	o.Config.Host += "/nowhere"
+	store, err := kube.New(o)
+	if err != nil {
+		p.Fatal(err)
+	}
+	client := discovery.NewClient(store, discovery.Options{})
+	p.Cleanup(func() { _ = client.Shutdown(context.Background()) })
+	if _, err := client.List(p.Context(), endpointQuery); err == nil || errors.Is(err, context.DeadlineExceeded) ||
+		!strings.Contains(err.Error(), "want its definition") {
+		p.Fatalf("list: %v", err)
+	}
+}

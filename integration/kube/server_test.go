@@ -1,0 +1,237 @@
+package kube
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"k8s.io/apiextensions-apiserver/pkg/cmd/server/options"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/client-go/rest"
+)
+
+// patience bounds the wait for what must happen.
+const patience = 60 * time.Second
+
+// The cases of the conformance suite that do not apply: the first registers an
+// id of 64 bits, which Kubernetes does not keep exact, and compares bytes that
+// the API server orders by name; in the second an owner takes over what another
+// pod has registered, which stands in that pod's own object here.
+const notForKube = "^TestConformance$/^(ListsWhatIsRegistered|TakenOver)$"
+
+// The tests start themselves as the servers they need.
+const roleVar = "DYNPLANE_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	var serve func() error
+	switch os.Getenv(roleVar) {
+	case "etcd":
+		serve = serveEtcd
+	case "apiserver":
+		serve = serveAPI
+	default:
+		if err := flag.Set("test.skip", notForKube); err != nil {
+			panic(err)
+		}
+		goleak.VerifyTestMain(m)
+		return
+	}
+	if err := serve(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// process is a server of the tests. It ends when its standard input does, as
+// that of a child of tests that have died does.
+type process struct {
+	cmd   *exec.Cmd
+	stdin io.Closer
+}
+
+// start runs the tests' binary in a role, and reads what it prints once it
+// serves.
+func start(t *testing.T, role string, out any, args ...string) *process {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), roleVar+"="+role)
+	logs, err := os.Create(filepath.Join(t.TempDir(), role+".log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = logs.Close() }()
+	cmd.Stderr = logs
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := &process{cmd, stdin}
+	t.Cleanup(p.kill)
+	line, err := bufio.NewReader(stdout).ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(line, out)
+	}
+	if err != nil {
+		p.kill()
+		said, _ := os.ReadFile(logs.Name())
+		t.Fatalf("start %s: %v: %s", role, err, said)
+	}
+	return p
+}
+
+// kill ends the server as kill -9 does.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait()
+	_ = p.stdin.Close()
+}
+
+func serveEtcd() error {
+	config := embed.NewConfig()
+	config.Dir = os.Args[1]
+	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	config.UnsafeNoFsync = true
+	config.ListenClientUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
+	config.AdvertiseClientUrls = config.ListenClientUrls
+	config.ListenPeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
+	config.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:1"}} // it has no peers
+	config.InitialCluster = config.InitialClusterFromName(config.Name)
+	server, err := embed.StartEtcd(config)
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	<-server.Server.ReadyNotify()
+	return announce("http://" + server.Clients[0].Addr().String())
+}
+
+// apiServer is how to reach an API server.
+type apiServer struct {
+	Host, Token, ServerName string
+	CA                      []byte
+}
+
+// dummyKubeconfig takes the place of the API server that this one would ask who
+// may do what.
+const dummyKubeconfig = `apiVersion: v1
+kind: Config
+current-context: none
+clusters: [{name: none, cluster: {server: "http://127.0.0.1:1"}}]
+contexts: [{name: none, context: {cluster: none, user: none}}]
+users: [{name: none, user: {token: none}}]
+`
+
+// serveAPI is given the URL of etcd and a directory.
+func serveAPI() error {
+	etcd, dir := os.Args[1], os.Args[2]
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	if err := os.WriteFile(kubeconfig, []byte(dummyKubeconfig), 0o600); err != nil {
+		return err
+	}
+	o := options.NewCustomResourceDefinitionsServerOptions(os.Stderr, os.Stderr)
+	flags := pflag.NewFlagSet("apiserver", pflag.ContinueOnError)
+	o.AddFlags(flags)
+	if err := flags.Parse([]string{
+		"--etcd-servers=" + etcd,
+		"--cert-dir=" + dir,
+		"--bind-address=127.0.0.1",
+		"--authentication-skip-lookup",
+		"--authentication-kubeconfig=" + kubeconfig,
+		"--authorization-kubeconfig=" + kubeconfig,
+		"--kubeconfig=" + kubeconfig,
+		// What asks a whole API server.
+		"--enable-priority-and-fairness=false",
+		"--disable-admission-plugins=NamespaceLifecycle,MutatingAdmissionWebhook,ValidatingAdmissionWebhook," +
+			"ValidatingAdmissionPolicy,MutatingAdmissionPolicy",
+	}); err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	serving := o.RecommendedOptions.SecureServing
+	serving.Listener, serving.BindPort = listener, listener.Addr().(*net.TCPAddr).Port
+	serving.ExternalAddress = net.IPv4(127, 0, 0, 1)
+	if err := o.ServerRunOptions.ComponentGlobalsRegistry.Set(); err != nil {
+		return err
+	}
+	if err := o.Complete(); err != nil {
+		return err
+	}
+	if err := o.Validate(); err != nil {
+		return err
+	}
+	config, err := o.Config()
+	if err != nil {
+		return err
+	}
+	server, err := config.Complete().New(genericapiserver.NewEmptyDelegate())
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.GenericAPIServer.PrepareRun().RunWithContext(context.Background()) }()
+	loopback := server.GenericAPIServer.LoopbackClientConfig
+	if err := waitHealthy(loopback, ended); err != nil {
+		return err
+	}
+	return announce(apiServer{
+		Host: loopback.Host, Token: loopback.BearerToken,
+		ServerName: loopback.ServerName, CA: loopback.CAData,
+	})
+}
+
+func waitHealthy(config *rest.Config, ended <-chan error) error {
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return err
+	}
+	for {
+		resp, err := client.Get(config.Host + "/healthz")
+		if err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == 200 {
+				return nil
+			}
+		}
+		select {
+		case err := <-ended:
+			return fmt.Errorf("the API server ended: %w", err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// announce prints how to reach a server, and returns when it is to end.
+func announce(v any) error {
+	line, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	fmt.Println(string(line))
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
