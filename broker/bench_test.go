@@ -63,6 +63,7 @@ func BenchmarkProxy(b *testing.B) {
 
 // measure sends in windows, so that nothing is dropped.
 func measure(b *testing.B, pub, sub *zmq.Socket) {
+	b.Helper()
 	const window = 10_000
 	await(b, pub, sub, "ready")
 	parts := [][]byte{[]byte("kv-events"), make([]byte, 8), make([]byte, 8), make([]byte, 231)}

@@ -78,8 +78,13 @@ func peer(t testing.TB, kind zmq.Type, endpoint string) *zmq.Socket {
 	return s
 }
 
-func publisher(t testing.TB, b *broker.Broker) *zmq.Socket { return peer(t, zmq.PUB, b.XSubEndpoint()) }
+func publisher(t testing.TB, b *broker.Broker) *zmq.Socket {
+	t.Helper()
+	return peer(t, zmq.PUB, b.XSubEndpoint())
+}
+
 func subscriber(t testing.TB, b *broker.Broker) *zmq.Socket {
+	t.Helper()
 	return peer(t, zmq.SUB, b.XPubEndpoint())
 }
 

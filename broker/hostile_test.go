@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -94,7 +95,7 @@ func rawSubscriber(t *testing.T, b *broker.Broker, frame []byte) net.Conn {
 	greeting := make([]byte, 64) // ZMTP 3.0, mechanism NULL
 	copy(greeting, []byte{0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0, 'N', 'U', 'L', 'L'})
 	ready := []byte("\x05READY\x0bSocket-Type\x00\x00\x00\x03SUB")
-	if _, err := c.Write(append(append(greeting, 4, byte(len(ready))), ready...)); err != nil {
+	if _, err := c.Write(slices.Concat(greeting, []byte{4, byte(len(ready))}, ready)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(c, make([]byte, len(greeting)+len(ready))); err != nil {

@@ -110,6 +110,7 @@ func (r *relay) bind(socket unsafe.Pointer, endpoint string) (string, error) {
 	}
 	var bound [256]C.char
 	size := C.size_t(len(bound))
+	//nolint:gocritic // sees what cgo makes of it
 	if rc, err := C.zmq_getsockopt(socket, C.ZMQ_LAST_ENDPOINT, unsafe.Pointer(&bound[0]), &size); rc != 0 {
 		return "", fmt.Errorf("ask where %q is bound: %w", endpoint, err)
 	}

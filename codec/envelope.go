@@ -168,8 +168,7 @@ func (d *decoded) fault(f field, offset int, reason string, cause error) error {
 
 // inField says that err is about that field.
 func inField(name string, err error) error {
-	var format *FormatError
-	if errors.As(err, &format) {
+	if format, ok := errors.AsType[*FormatError](err); ok {
 		format.Field = name
 	}
 	return err

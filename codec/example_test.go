@@ -66,8 +66,7 @@ func ExampleEnvelope_Decode_malformed() {
 	fmt.Println(err)
 
 	err = env.Decode([]byte(`{"publisher_id":-1}`))
-	var format *codec.FormatError
-	if errors.As(err, &format) {
+	if format, ok := errors.AsType[*codec.FormatError](err); ok {
 		fmt.Println(format.Field, "at", format.Offset, "-", format.Reason)
 	}
 	// Output:

@@ -11,6 +11,7 @@ import (
 // addSeeds adds what is hostile, short enough to be worth mutating, and what
 // is right.
 func addSeeds(f *testing.F) {
+	f.Helper()
 	for _, b := range hostile() {
 		f.Add(b[:min(len(b), 1000)])
 	}

@@ -88,8 +88,7 @@ func validJSON(data []byte) error {
 	}
 	var raw json.RawMessage
 	err := json.Unmarshal(data, &raw)
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return badJSON(syntax)
 	}
 	return err

@@ -15,18 +15,18 @@ func validValue(data []byte, pos int) (end int, ok bool) {
 	if pos >= len(data) {
 		return pos, false
 	}
-	switch c := data[pos]; {
-	case c == '"':
+	switch c := data[pos]; c {
+	case '"':
 		return validString(data, pos)
-	case c == '{':
+	case '{':
 		return validList(data, pos, '}', validMember)
-	case c == '[':
+	case '[':
 		return validList(data, pos, ']', validValue)
-	case c == 't':
+	case 't':
 		return validLiteral(data, pos, "true")
-	case c == 'f':
+	case 'f':
 		return validLiteral(data, pos, "false")
-	case c == 'n':
+	case 'n':
 		return validLiteral(data, pos, "null")
 	default:
 		return validNumber(data, pos)
@@ -104,7 +104,7 @@ func escapeSize(b []byte) int {
 			return 0
 		}
 		for _, c := range b[2:6] {
-			if !(c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F') {
+			if (c < '0' || c > '9') && (c < 'a' || c > 'f') && (c < 'A' || c > 'F') {
 				return 0
 			}
 		}

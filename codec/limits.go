@@ -67,8 +67,8 @@ func weigh(t reflect.Type, seen map[reflect.Type]bool) weight {
 		w.value, w.maps = 2*pair, 8*pair+64 // a map of one pair has room for eight
 		return w.max(weigh(t.Key(), seen)).max(weigh(t.Elem(), seen))
 	case reflect.Struct:
-		for i := range t.NumField() {
-			w = w.max(weigh(t.Field(i).Type, seen))
+		for field := range t.Fields() {
+			w = w.max(weigh(field.Type, seen))
 		}
 	case reflect.Interface:
 		w = weight{anyValue, anyMap, true}

@@ -77,8 +77,7 @@ func (c *msgpackCodec) Append(dst []byte, v any) ([]byte, error) {
 	// Never send what we would refuse to read: ext types, deep nesting, and
 	// whatever a type that encodes itself may have got wrong.
 	_, err = scanAll(out[len(dst):], true)
-	var format *FormatError
-	if errors.As(err, &format) {
+	if format, ok := errors.AsType[*FormatError](err); ok {
 		return dst, fmt.Errorf("codec: msgpack of %T: byte %d: %s", v, format.Offset, format.Reason)
 	}
 	return out, nil

@@ -169,9 +169,9 @@ func newBroker(t *testing.T) *broker.Broker {
 	return b
 }
 
-func (n *node) announceBroker(b *broker.Broker) *discovery.Registration {
+func (n *node) announceBroker(b *broker.Broker) {
 	n.t.Helper()
-	return register(n.t, n.discovery, discovery.NewInstanceID(), discovery.EventChannel{
+	register(n.t, n.discovery, discovery.NewInstanceID(), discovery.EventChannel{
 		Scope: discovery.Scope{Namespace: "dynamo", Component: "zmq_broker"}, Topic: "broker",
 		Transport: discovery.ZMQBroker{XSubEndpoints: []string{b.XSubEndpoint()}, XPubEndpoints: []string{b.XPubEndpoint()}},
 	})

@@ -4,6 +4,7 @@ package zmq_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 
 	"github.com/dynplane/dynplane/broker"
@@ -48,7 +49,9 @@ func startBroker(t testing.TB) *broker.Broker {
 		if err := b.Close(); err != nil {
 			t.Error(err)
 		}
-		<-ended
+		if err := <-ended; !errors.Is(err, broker.ErrClosed) {
+			t.Error(err)
+		}
 	})
 	return b
 }

@@ -274,5 +274,5 @@ func (l *links) warn(k *link, text string) {
 		level = slog.LevelWarn
 	}
 	k.warned = true
-	l.log.Log(context.Background(), level, text, "endpoint", k.endpoint)
+	l.log.Log(context.Background(), level, text, "endpoint", k.endpoint) //nolint:sloglint // one of two constants, for one rule
 }

@@ -103,7 +103,7 @@ func (o *owner) run() {
 			return
 		}
 		if o.links.due(time.Now()) {
-			o.change(func() error { o.links.tend(time.Now()); return nil })
+			_ = o.change(func() error { o.links.tend(time.Now()); return nil })
 		}
 	}
 }

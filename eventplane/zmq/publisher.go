@@ -60,7 +60,8 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 const maxScratch = 1 << 20 // bytes kept for the next message
 
 func (p *Publisher) send(m *driver.Message) error {
-	buf := append(p.scratch[:0], m.Subject...)
+	buf := p.scratch[:0]
+	buf = append(buf, m.Subject...)
 	topic := len(buf)
 	buf = binary.BigEndian.AppendUint64(buf, m.PublisherID)
 	buf = binary.BigEndian.AppendUint64(buf, m.Sequence)

@@ -79,7 +79,7 @@ func TestQueueEnds(t *testing.T) {
 	want := errors.New("end")
 	q.close(want)
 	q.close(nil)
-	if _, err := q.pop(t.Context()); err != want {
+	if _, err := q.pop(t.Context()); !errors.Is(err, want) {
 		t.Errorf("closed: %v, want %v", err, want)
 	}
 }

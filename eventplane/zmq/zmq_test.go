@@ -73,12 +73,14 @@ func await(t testing.TB, s *zmq.Socket, sub *zmqdriver.Subscriber, body string) 
 		send(t, s, event(body)...)
 		for {
 			m, err := next(t, sub, 20*time.Millisecond)
-			var bad *driver.FrameError
-			if errors.As(err, &bad) {
+			if bad, ok := errors.AsType[*driver.FrameError](err); ok {
 				malformed = append(malformed, bad.Reason)
-			} else if err != nil {
+				continue
+			}
+			if err != nil {
 				break
-			} else if string(m.Body) == body {
+			}
+			if string(m.Body) == body {
 				return malformed
 			}
 		}
