@@ -3,6 +3,7 @@ package eventplane
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/dynplane/dynplane/codec"
@@ -140,10 +141,8 @@ func (env environment) oneOf(name string, valid ...string) (string, error) {
 	if value == "" {
 		return "", nil
 	}
-	for _, v := range valid {
-		if value == v {
-			return value, nil
-		}
+	if slices.Contains(valid, value) {
+		return value, nil
 	}
 	return "", env.invalid(name, value, strings.Join(valid, " or "))
 }

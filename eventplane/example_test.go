@@ -5,7 +5,6 @@ package eventplane_test
 import (
 	"context"
 	"fmt"
-	"log"
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/eventplane"
@@ -14,23 +13,29 @@ import (
 // A worker publishes, and a subscriber that finds it by discovery hears. Over
 // NATS the same program has no more than another Config.
 func Example() {
-	ctx := context.Background()
+	if err := run(context.Background()); err != nil {
+		fmt.Println(err)
+	}
+	// Output: worker-0 has 17 blocks and missed 0
+}
+
+func run(ctx context.Context) error {
 	registry := discovery.NewClient(discovery.NewMemory().Open(), discovery.Options{})
 	defer func() { _ = registry.Shutdown(ctx) }()
 	plane, err := eventplane.New(eventplane.Config{Transport: discovery.TransportZMQ, Host: "127.0.0.1"}, registry)
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	defer func() { _ = plane.Shutdown(ctx) }()
 
 	scope := discovery.Scope{Namespace: "dynamo", Component: "backend"}
 	pub, err := plane.Publisher(ctx, scope, "load")
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	sub, err := plane.Subscriber(ctx, scope, "load")
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 
 	type load struct {
@@ -45,14 +50,14 @@ func Example() {
 			_ = pub.Publish(working, load{"worker-0", 17})
 		}
 	}()
+	defer func() { <-done }()
+	defer stop()
 	for ev, err := range eventplane.Events[load](ctx, sub) {
 		if err != nil {
-			log.Fatal(err)
+			return err
 		}
 		fmt.Println(ev.Value.Worker, "has", ev.Value.Blocks, "blocks and missed", ev.Missed)
 		break
 	}
-	stop()
-	<-done
-	// Output: worker-0 has 17 blocks and missed 0
+	return nil
 }

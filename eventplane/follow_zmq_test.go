@@ -54,34 +54,38 @@ func TestPublishersComeAndGo(t *testing.T) {
 
 func TestASubscriberHearsItsOwnScopeAndTopic(t *testing.T) {
 	t.Parallel()
-	forEachTransport(t, func(t *testing.T, cfg eventplane.Config) {
-		ctx, d := patient(t), newDiscovery(t, discovery.NewMemory())
-		plane := newPlane(t, cfg, d)
-		sub, err := plane.Subscriber(ctx, backend, "kv-events")
-		must(t, err)
-		var others []*eventplane.Publisher
-		for _, scope := range []discovery.Scope{{Namespace: "dynamo"}, {Namespace: "dynamo", Component: "backend", Endpoint: "generate"}, {Namespace: "other", Component: "backend"}} {
-			pub, err := plane.Publisher(ctx, scope, "kv-events")
+	for name, setup := range configs() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := setup(t)
+			ctx, d := patient(t), newDiscovery(t, discovery.NewMemory())
+			plane := newPlane(t, cfg, d)
+			sub, err := plane.Subscriber(ctx, backend, "kv-events")
 			must(t, err)
-			others = append(others, pub)
-		}
-		longer, err := plane.Publisher(ctx, backend, "kv-events2")
-		must(t, err)
-		for _, pub := range append(others, longer) {
-			must(t, pub.Publish(ctx, "not for us"))
-		}
-		pub, err := plane.Publisher(ctx, backend, "kv-events")
-		must(t, err)
-		for range 10 {
-			for _, other := range append(others, longer) {
-				must(t, other.Publish(ctx, "not for us"))
+			var others []*eventplane.Publisher
+			for _, scope := range []discovery.Scope{{Namespace: "dynamo"}, {Namespace: "dynamo", Component: "backend", Endpoint: "generate"}, {Namespace: "other", Component: "backend"}} {
+				pub, err := plane.Publisher(ctx, scope, "kv-events")
+				must(t, err)
+				others = append(others, pub)
 			}
-			hears(t, sub, pub)
-		}
-		if got := sub.Stats(); len(got.Publishers) != 1 || got.DecodeErrors != 0 {
-			t.Errorf("stats %+v: want one publisher", got)
-		}
-	})
+			longer, err := plane.Publisher(ctx, backend, "kv-events2")
+			must(t, err)
+			for _, pub := range append(others, longer) {
+				must(t, pub.Publish(ctx, "not for us"))
+			}
+			pub, err := plane.Publisher(ctx, backend, "kv-events")
+			must(t, err)
+			for range 10 {
+				for _, other := range append(others, longer) {
+					must(t, other.Publish(ctx, "not for us"))
+				}
+				hears(t, sub, pub)
+			}
+			if got := sub.Stats(); len(got.Publishers) != 1 || got.DecodeErrors != 0 {
+				t.Errorf("stats %+v: want one publisher", got)
+			}
+		})
+	}
 }
 
 // register announces a broker under an id, as zmq-broker does.

@@ -16,9 +16,11 @@ func zmqTransports() map[string]func(testing.TB) eventplane.Config {
 	return map[string]func(testing.TB) eventplane.Config{
 		"zmq": func(testing.TB) eventplane.Config { return directConfig() },
 		"broker": func(tb testing.TB) eventplane.Config {
+			tb.Helper()
 			return brokerConfig(startProxy(tb))
 		},
 		"brokers": func(tb testing.TB) eventplane.Config {
+			tb.Helper()
 			return brokerConfig(startProxy(tb), startProxy(tb))
 		},
 	}

@@ -68,14 +68,17 @@ func deadline(tb testing.TB) context.Context {
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	drivertest.Run(t, func(t *testing.T) drivertest.Harness {
+		t.Helper()
 		srv := startServer(t, server.Options{})
 		return drivertest.Harness{
 			NewPublisher: func(t *testing.T) driver.Publisher {
+				t.Helper()
 				pub := natsdriver.NewPublisher(dial(t, srv))
 				t.Cleanup(func() { must(t, pub.Close()) })
 				return pub
 			},
 			NewSubscriber: func(t *testing.T, subject string) driver.Subscriber {
+				t.Helper()
 				return subscribe(t, dial(t, srv), subject)
 			},
 		}
