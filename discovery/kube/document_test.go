@@ -126,7 +126,7 @@ func TestReadWorkerGenerations(t *testing.T) {
 	}
 }
 
-func readFile(t *testing.T, file string) []byte {
+func readFile(t testing.TB, file string) []byte {
 	t.Helper()
 	raw, err := os.ReadFile(file)
 	if err != nil {

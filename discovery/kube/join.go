@@ -2,8 +2,6 @@ package kube
 
 import (
 	"cmp"
-	"maps"
-	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -64,10 +62,11 @@ func objects(obj map[string]any, fields ...string) []map[string]any {
 	return out
 }
 
-// entry is a registration, and the name of the object in which it stands.
+// entry is a registration, and the object in which it stands.
 type entry struct {
-	object string
-	value  []byte
+	object  string // its name
+	created string // when, in RFC 3339
+	value   []byte
 }
 
 // join returns what a query finds in the objects of those that are ready. Of
@@ -80,16 +79,16 @@ func join(q discovery.Query, ready []target, workers map[string]*worker) map[dis
 		alive[t], named[t.object] = true, true
 	}
 	out := map[discovery.ID]entry{}
-	for _, name := range slices.SortedFunc(maps.Keys(workers), func(a, b string) int {
-		return cmp.Or(cmp.Compare(workers[a].created, workers[b].created), cmp.Compare(a, b))
-	}) {
-		w := workers[name]
+	for name, w := range workers {
 		// Where one side does not know the UID of the pod, the name has to do.
 		if !alive[target{name, w.owner}] && !alive[target{name, ""}] && (w.owner != "" || !named[name]) {
 			continue
 		}
 		for _, in := range w.doc.Filter(q) {
-			out[in.ID()] = entry{name, in.Raw}
+			e := entry{name, w.created, in.Raw}
+			if other, ok := out[in.ID()]; !ok || cmp.Or(cmp.Compare(other.created, e.created), cmp.Compare(other.object, name)) < 0 {
+				out[in.ID()] = e
+			}
 		}
 	}
 	return out

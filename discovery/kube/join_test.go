@@ -14,7 +14,7 @@ import (
 )
 
 // parse reads an object as the API server's client does.
-func parse(t *testing.T, raw string) *unstructured.Unstructured {
+func parse(t testing.TB, raw string) *unstructured.Unstructured {
 	t.Helper()
 	var fields map[string]any
 	if err := kjson.Unmarshal([]byte(raw), &fields); err != nil {
@@ -23,7 +23,7 @@ func parse(t *testing.T, raw string) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: fields}
 }
 
-func object(t *testing.T, file string) *unstructured.Unstructured {
+func object(t testing.TB, file string) *unstructured.Unstructured {
 	t.Helper()
 	return parse(t, string(readFile(t, file)))
 }

@@ -95,9 +95,9 @@ type reflector struct {
 	log      *slog.Logger
 	failing  atomic.Bool
 
-	// hopeless hears of an error that trying again does not mend, unless
-	// somebody changes the cluster.
-	hopeless func(error)
+	// fail is offered an error that trying again does not mend unless somebody
+	// changes the cluster, and reports whether it was taken.
+	fail func(error) bool
 }
 
 // run lists and watches until ctx is done.
@@ -145,12 +145,14 @@ func (r *reflector) report(ctx context.Context, err error) {
 		if r.failing.CompareAndSwap(true, false) {
 			r.log.Info("kube: the API server answers again", "resource", r.name)
 		}
-	default:
-		if r.failing.CompareAndSwap(false, true) {
-			r.log.Warn("kube: no listing or watch from the API server; what is known stays", "resource", r.name, "error", err)
-		}
-		if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) || apierrors.IsNotFound(err) {
-			r.hopeless(fmt.Errorf("list %s: %w (want its definition and a role that allows get, list and watch)", r.name, err))
-		}
+	case r.hopeless(err):
+	case r.failing.CompareAndSwap(false, true):
+		r.log.Warn("kube: no listing or watch from the API server; what is known stays", "resource", r.name, "error", err)
 	}
+}
+
+// hopeless reports whether an error has ended the watch.
+func (r *reflector) hopeless(err error) bool {
+	return (apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) || apierrors.IsNotFound(err)) &&
+		r.fail(fmt.Errorf("list %s: %w (want its definition and a role that allows get, list and watch)", r.name, err))
 }

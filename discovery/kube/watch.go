@@ -99,7 +99,7 @@ func (s *Store) reflector(resource schema.GroupVersionResource, labels string, w
 	return &reflector{
 		name:     resource.Resource,
 		resource: s.client.Resource(resource).Namespace(s.namespace),
-		labels:   labels, log: s.log, hopeless: w.fail,
+		labels:   labels, log: s.log, fail: w.fail,
 	}
 }
 
@@ -117,11 +117,24 @@ func (s *Store) wakeWatchers() {
 	}
 }
 
-func (w *watcher) fail(err error) {
+// fail ends a watch that has not begun. Later a role may be taken and given
+// back, and what is known stays.
+func (w *watcher) fail(err error) bool {
+	if w.listed() {
+		return false
+	}
 	select {
 	case w.failed <- err:
 	default:
 	}
+	return true
+}
+
+// listed reports whether both resources have been listed.
+func (w *watcher) listed() bool {
+	_, ready := w.ready.snapshot()
+	_, workers := w.workers.snapshot()
+	return ready && workers
 }
 
 // Next blocks for the next change.
@@ -141,10 +154,6 @@ func (w *watcher) Next(ctx context.Context) (discovery.Change, error) {
 
 // wait blocks for something to happen, and fills the queue if it is time.
 func (w *watcher) wait(ctx context.Context) error {
-	failed := w.failed
-	if w.synced {
-		failed = nil // a role may be taken and given back
-	}
 	select {
 	case <-w.wake:
 		if !w.synced {
@@ -155,7 +164,7 @@ func (w *watcher) wait(ctx context.Context) error {
 	case <-w.settled:
 		w.settled = nil
 		w.collect()
-	case err := <-failed:
+	case err := <-w.failed:
 		return err
 	case <-w.closed:
 		return discovery.ErrClosed
@@ -174,9 +183,7 @@ func (w *watcher) wait(ctx context.Context) error {
 
 // begin reports the first listing, once both resources are listed.
 func (w *watcher) begin() {
-	_, ready := w.ready.snapshot()
-	_, objects := w.workers.snapshot()
-	if !ready || !objects {
+	if !w.listed() {
 		return
 	}
 	w.synced = true

@@ -5,10 +5,13 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
@@ -151,7 +154,8 @@ func (c *cluster) openFront(t *testing.T) {
 }
 
 // restartAPI kills the API server and starts another. While there is none,
-// connections are refused, or with hold they are accepted and requests wait.
+// connections are refused, or with hold requests wait until the new one has
+// begun to remember what happens.
 func (c *cluster) restartAPI(t *testing.T, hold bool, meanwhile func()) {
 	t.Helper()
 	if hold {
@@ -160,6 +164,17 @@ func (c *cluster) restartAPI(t *testing.T, hold bool, meanwhile func()) {
 		c.api.kill()
 		meanwhile()
 		c.startAPI(t)
+		for _, r := range []schema.GroupVersionResource{workers, slices} {
+			path := fmt.Sprintf("/apis/%s/%s/%s?resourceVersion=0", r.Group, r.Version, r.Resource)
+			eventually(t, path, func(context.Context) error {
+				answer := httptest.NewRecorder()
+				c.backend.Load().ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
+				if answer.Code != http.StatusOK {
+					return errors.New(answer.Body.String())
+				}
+				return nil
+			})
+		}
 		return
 	}
 	c.api.kill()

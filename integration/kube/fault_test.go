@@ -62,9 +62,15 @@ func TestRestart(t *testing.T) {
 		})
 		removed := []string{"-7", "-8"}
 		if hold {
-			removed = []string{"-30"}
+			removed = []string{"-30", "-50"}
 		}
 		w.expectAll(append(removed, fmt.Sprintf("+%d", id))...)
+		if !hold {
+			// A watch that has heard something is begun again where it was.
+			p.worker("z", "8", 50, "")
+			p.ready("a=1", "w=5", "z=8")
+			w.expect("+50")
+		}
 	}
 	if c.expired.Load() == 0 {
 		t.Error("no watch met a version that was too old")
