@@ -131,8 +131,8 @@ func TestRecover(t *testing.T) {
 			if owner, there := entry(t, s, l); there != c.there || there && (owner == l.owner) != (c.ended == nil) {
 				t.Errorf("the entry is there: %v, and ours: %v", there, owner == l.owner)
 			}
-			if l.ended() != (c.ended != nil) || !errors.Is(l.err, c.ended) {
-				t.Errorf("the lease has ended: %v, %v", l.ended(), l.err)
+			if l.Ended() != (c.ended != nil) || !errors.Is(l.err, c.ended) {
+				t.Errorf("the lease has ended: %v, %v", l.Ended(), l.err)
 			}
 			if c.ended != nil {
 				return

@@ -192,7 +192,7 @@ func (l *jetStreamLease) recover(ctx context.Context) (again bool, err error) {
 			return false, nil
 		case owner != "":
 			s.mu.Lock()
-			if !l.ended() {
+			if !l.Ended() {
 				s.log.Warn("discovery: another owner took a registration over; it is not kept alive here any more", "key", l.key, "owner", owner)
 				l.end(ErrTakenOver)
 			}
@@ -201,7 +201,7 @@ func (l *jetStreamLease) recover(ctx context.Context) (again bool, err error) {
 		default:
 			s.log.Warn("discovery: a foreign writer overwrote a registration", "key", l.key)
 		}
-		if l.ended() {
+		if l.Ended() {
 			return false, nil
 		}
 		written, err := l.write(ctx, &seq)
@@ -219,7 +219,7 @@ func (l *jetStreamLease) recover(ctx context.Context) (again bool, err error) {
 // meanwhile, what was written is taken back.
 func (l *jetStreamLease) rewritten(ctx context.Context, seq uint64) {
 	l.store.mu.Lock()
-	ended := l.ended()
+	ended := l.Ended()
 	l.seq = seq
 	l.store.mu.Unlock()
 	if ended {

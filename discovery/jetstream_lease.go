@@ -43,14 +43,13 @@ type leaseBody struct {
 }
 
 type jetStreamLease struct {
+	*Ending
 	store *JetStream
 	key   string
 	owner string // random, and on the entry: what bears it was written by us
 	value []byte
 
-	seq  uint64        // of our entry in the stream; under store.mu
-	err  error         // why it ended; set before done is closed
-	done chan struct{} // under store.mu for who closes it
+	seq uint64 // of our entry in the stream; under store.mu
 }
 
 // entryMsg is the entry itself: written once a registration, and never by a
@@ -145,7 +144,7 @@ func (s *JetStream) Register(ctx context.Context, id ID, value []byte) (Lease, e
 func (s *JetStream) newLease(id ID, value []byte) *jetStreamLease {
 	return &jetStreamLease{
 		store: s, key: encodeKey(id), owner: strconv.FormatUint(NewInstanceID(), 16),
-		value: value, done: make(chan struct{}),
+		value: value, Ending: NewEnding(),
 	}
 }
 
@@ -219,39 +218,16 @@ func (s *JetStream) keep(l *jetStreamLease, seq uint64) error {
 
 // end is called under store.mu.
 func (l *jetStreamLease) end(err error) {
-	if l.ended() {
-		return
-	}
 	if l.store.leases[l.key] == l {
 		delete(l.store.leases, l.key)
 	}
-	l.err = err
-	close(l.done)
-}
-
-func (l *jetStreamLease) ended() bool {
-	select {
-	case <-l.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// Wait implements Lease.
-func (l *jetStreamLease) Wait(ctx context.Context) error {
-	select {
-	case <-l.done:
-		return l.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	l.End(err)
 }
 
 // Unregister implements Lease.
 func (l *jetStreamLease) Unregister(ctx context.Context) error {
 	l.store.mu.Lock()
-	ended, seq := l.ended(), l.seq
+	ended, seq := l.Ended(), l.seq
 	l.end(ErrClosed)
 	l.store.mu.Unlock()
 	if ended {

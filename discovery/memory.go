@@ -32,11 +32,10 @@ type memoryStore struct {
 }
 
 type memoryLease struct {
+	*Ending
 	store *memoryStore
 	id    ID
 	value []byte
-	done  chan struct{} // closed when the lease has ended, after err is set
-	err   error
 }
 
 func (s *memoryStore) Register(ctx context.Context, id ID, value []byte) (Lease, error) {
@@ -49,9 +48,9 @@ func (s *memoryStore) Register(ctx context.Context, id ID, value []byte) (Lease,
 		return nil, ErrClosed
 	}
 	if former := s.m.entries[id]; former != nil {
-		former.end(ErrTakenOver)
+		former.End(ErrTakenOver)
 	}
-	l := &memoryLease{store: s, id: id, value: value, done: make(chan struct{})}
+	l := &memoryLease{Ending: NewEnding(), store: s, id: id, value: value}
 	s.m.entries[id] = l
 	s.m.notify(id)
 	return l, nil
@@ -89,25 +88,11 @@ func (l *memoryLease) Unregister(context.Context) error {
 	return nil
 }
 
-func (l *memoryLease) Wait(ctx context.Context) error {
-	select {
-	case <-l.done:
-		return l.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// remove and end are called under the registry's lock, once.
+// remove is called under the registry's lock, once.
 func (l *memoryLease) remove() {
 	delete(l.store.m.entries, l.id)
 	l.store.m.notify(l.id)
-	l.end(ErrClosed)
-}
-
-func (l *memoryLease) end(err error) {
-	l.err = err
-	close(l.done)
+	l.End(ErrClosed)
 }
 
 // memoryWatcher remembers which ids have changed and reads their state when it

@@ -3,6 +3,7 @@ package discovery
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 )
 
@@ -44,6 +45,46 @@ type Lease interface {
 	// that wraps ErrTakenOver, ErrClosed after an Unregister or Shutdown, or
 	// that of ctx.
 	Wait(ctx context.Context) error
+}
+
+// Ending is the end of a Lease: why it came, said once and waited for by many.
+// Those who write a Store embed one, made by NewEnding, in their leases, which
+// have Wait by it. It is safe for concurrent use.
+type Ending struct {
+	once sync.Once
+	done chan struct{}
+	err  error // set before done is closed
+}
+
+// NewEnding returns one that has not come.
+func NewEnding() *Ending { return &Ending{done: make(chan struct{})} }
+
+// End says that the lease has ended. What is said first stands.
+func (e *Ending) End(why error) {
+	e.once.Do(func() {
+		e.err = why
+		close(e.done)
+	})
+}
+
+// Ended reports whether the lease has ended.
+func (e *Ending) Ended() bool {
+	select {
+	case <-e.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Wait implements Lease.
+func (e *Ending) Wait(ctx context.Context) error {
+	select {
+	case <-e.done:
+		return e.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Watcher delivers the changes of a Store to one goroutine.

@@ -15,13 +15,12 @@ import (
 
 // entry is a registration, and the discovery.Lease that Register returns.
 type entry struct {
+	*discovery.Ending
 	store *Store
 	key   string
 	value string
 
 	lease clientv3.LeaseID // under which it was written last; under store.mu
-	err   error            // why it ended; set before done is closed
-	done  chan struct{}    // under store.mu for who closes it
 }
 
 // Register implements discovery.Store. One put both creates and takes over.
@@ -34,7 +33,7 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (di
 	if err != nil {
 		return nil, err
 	}
-	e := &entry{store: s, key: bucket + "/" + key, value: string(value), done: make(chan struct{})}
+	e := &entry{store: s, key: bucket + "/" + key, value: string(value), Ending: discovery.NewEnding()}
 	if err := s.begin(e.key); err != nil {
 		return nil, err
 	}
@@ -124,39 +123,16 @@ func (s *Store) currentLease() clientv3.LeaseID {
 
 // end is called under store.mu.
 func (e *entry) end(err error) {
-	if e.ended() {
-		return
-	}
 	if e.store.entries[e.key] == e {
 		delete(e.store.entries, e.key)
 	}
-	e.err = err
-	close(e.done)
-}
-
-func (e *entry) ended() bool {
-	select {
-	case <-e.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// Wait implements discovery.Lease.
-func (e *entry) Wait(ctx context.Context) error {
-	select {
-	case <-e.done:
-		return e.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	e.End(err)
 }
 
 // Unregister implements discovery.Lease.
 func (e *entry) Unregister(ctx context.Context) error {
 	e.store.mu.Lock()
-	ended := e.ended()
+	ended := e.Ended()
 	e.end(discovery.ErrClosed)
 	e.store.mu.Unlock()
 	if ended {

@@ -170,7 +170,7 @@ func (k *keeper) recoverAll(ctx context.Context, lease clientv3.LeaseID, missing
 func (e *entry) recover(ctx context.Context, lease clientv3.LeaseID) (again bool, err error) {
 	s := e.store
 	var seen int64 // the revision of the entry that may be overwritten; none
-	for !e.ended() {
+	for !e.Ended() {
 		resp, err := s.client.Txn(ctx).
 			If(clientv3.Compare(clientv3.ModRevision(e.key), "=", seen)).
 			Then(clientv3.OpPut(e.key, e.value, clientv3.WithLease(lease))).
@@ -212,7 +212,7 @@ func (e *entry) wasUnder(lease int64) bool {
 func (e *entry) takenOver(lease int64) {
 	e.store.mu.Lock()
 	defer e.store.mu.Unlock()
-	if !e.ended() {
+	if !e.Ended() {
 		e.store.log.Warn("etcd: another owner took a registration over; it is not kept alive here any more",
 			"key", e.key, "lease", fmt.Sprintf("%x", lease))
 		e.end(discovery.ErrTakenOver)
@@ -223,7 +223,7 @@ func (e *entry) takenOver(lease int64) {
 // what was written is taken back.
 func (e *entry) rewritten(ctx context.Context, lease clientv3.LeaseID) error {
 	e.store.mu.Lock()
-	ended := e.ended() && e.store.entries[e.key] == nil
+	ended := e.Ended() && e.store.entries[e.key] == nil
 	e.lease = lease
 	e.store.mu.Unlock()
 	if ended {

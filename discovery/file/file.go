@@ -166,7 +166,7 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (di
 	if len(value) > maxValue {
 		return nil, fmt.Errorf("value of %d bytes: want at most %d", len(value), maxValue)
 	}
-	l := &lease{store: s, dir: s.dir(id.Kind), name: name, value: value, done: make(chan struct{})}
+	l := &lease{store: s, dir: s.dir(id.Kind), name: name, value: value, Ending: discovery.NewEnding()}
 	if err := s.use(l.dir); err != nil {
 		return nil, err
 	}

@@ -18,34 +18,23 @@ import (
 // is given to no other file, so that the file under our name is ours if and
 // only if it is the same one and holds what we wrote.
 type lease struct {
+	*discovery.Ending
 	store     *Store
 	dir, name string
 	value     []byte
 
 	mu   sync.Mutex // one does something to the file at a time
 	file *os.File
-	err  error         // why it ended; set before done is closed
-	done chan struct{} // closed under mu
 }
 
 func (l *lease) path() string { return filepath.Join(l.dir, l.name) }
-
-// Wait implements discovery.Lease.
-func (l *lease) Wait(ctx context.Context) error {
-	select {
-	case <-l.done:
-		return l.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
 
 // Unregister implements discovery.Lease. The lease has ended even if the file
 // could not be removed.
 func (l *lease) Unregister(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ended() {
+	if l.Ended() {
 		return nil
 	}
 	defer l.end(discovery.ErrClosed)
@@ -61,24 +50,14 @@ func (l *lease) takenOver() {
 	l.end(discovery.ErrTakenOver)
 }
 
-// end, ended and those below are called with mu held.
+// end and those below are called with mu held.
 func (l *lease) end(err error) {
-	if l.ended() {
+	if l.Ended() {
 		return
 	}
-	l.err = err
-	close(l.done)
+	l.End(err)
 	l.file.Close()
 	l.store.forget(l)
-}
-
-func (l *lease) ended() bool {
-	select {
-	case <-l.done:
-		return true
-	default:
-		return false
-	}
 }
 
 // remove removes the file if it is ours.
@@ -130,7 +109,7 @@ func (l *lease) isOurs() (bool, error) {
 func (l *lease) beat(ctx context.Context) (again bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ended() {
+	if l.Ended() {
 		return false, nil
 	}
 	ours, err := l.isOurs()

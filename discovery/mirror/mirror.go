@@ -15,7 +15,7 @@ import (
 const (
 	atOnce     = 16               // operations on the target
 	opTimeout  = 15 * time.Second // of one of them
-	endTimeout = 5 * time.Second  // to take all entries back
+	endTimeout = 15 * time.Second // to take all entries back
 	tick       = 250 * time.Millisecond
 )
 
