@@ -44,7 +44,7 @@ type Counts struct {
 var ErrSame = errors.New("mirror: source and target are the same client")
 
 // Run mirrors until ctx is done, then takes back what it registered, for at
-// most 5 s, and returns nil if it could. It fails when a watch cannot begin, or
+// most 15 s, and returns nil if it could. It fails when a watch cannot begin, or
 // ends because its client was shut down or its connection closed. While a
 // backend is away, what is in the target stays, and Run goes on by itself.
 func Run(ctx context.Context, from, to *discovery.Client, o Options) error {
