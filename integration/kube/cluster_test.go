@@ -133,8 +133,18 @@ func (c *cluster) startAPI(t *testing.T) {
 			return nil
 		},
 		ErrorLog:     slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // what is cut off is meant to be
-		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
+		ErrorHandler: cutOff,
 	})
+}
+
+// cutOff ends a connection without an answer.
+func cutOff(w http.ResponseWriter, _ *http.Request, _ error) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	_ = conn.Close()
 }
 
 // openFront listens on the address that the front has had.

@@ -45,7 +45,8 @@ func TestMain(m *testing.M) {
 		serve = serveAPI
 	default:
 		if err := flag.Set("test.skip", notForKube); err != nil {
-			panic(err)
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
 		}
 		goleak.VerifyTestMain(m)
 		return
@@ -231,7 +232,7 @@ func announce(v any) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(string(line))
+	_, _ = fmt.Fprintln(os.Stdout, string(line))
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
 }
