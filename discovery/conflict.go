@@ -58,7 +58,7 @@ func (m Model) identity() (modelIdentity, error) {
 		LoRA        json.RawMessage `json:"lora"`
 	}
 	if err := json.Unmarshal(m.Card, &card); err != nil {
-		return modelIdentity{}, fmt.Errorf("card of model at %s: %w", m.Scope, err)
+		return modelIdentity{}, fmt.Errorf("card of model at %s: %.100q: want a JSON object whose display_name is a string", m.Scope, m.Card)
 	}
 	if card.DisplayName == nil {
 		return modelIdentity{}, fmt.Errorf("card of model at %s: no display_name: want a string", m.Scope)

@@ -13,6 +13,10 @@ import (
 func (w *jetStreamWatcher) change(msg *nats.Msg, meta *nats.MsgMetadata) Change {
 	ch := Change{Op: OpPut, Key: strings.TrimPrefix(msg.Subject, w.store.entrySubject(""))}
 	id, err := decodeKey(ch.Key)
+	if err != nil && isMarker(msg.Header) {
+		ch.Op, ch.Cause = OpDelete, CauseUnregistered // junk that was removed, of no id
+		return ch
+	}
 	if err != nil {
 		ch.Op, ch.Err = OpBad, err
 		return ch

@@ -48,7 +48,8 @@ const (
 	pullBytes  = 16 << 20
 	// How long a listing may take to begin. The server that is asked may be
 	// going down and never answer; each time it takes longer it may take twice.
-	listWait = time.Second
+	listWait     = time.Second
+	listWaitMost = 2 * time.Second
 	// How often a watcher without a connection looks whether there is one.
 	reconnectPoll = 50 * time.Millisecond
 	// How often a watcher looks for a bucket that nobody has made yet.
@@ -146,7 +147,7 @@ func (w *jetStreamWatcher) listOnce(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, w.patience)
 	defer cancel()
-	w.patience = min(2*w.patience, requestTimeout)
+	w.patience = min(2*w.patience, listWaitMost)
 	asked := time.Now()
 	consumer, err := w.store.js.CreateConsumer(ctx, w.store.stream(), jetstream.ConsumerConfig{
 		DeliverPolicy:     jetstream.DeliverLastPerSubjectPolicy,

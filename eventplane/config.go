@@ -56,6 +56,11 @@ type Config struct {
 	// Broker makes ZMQ travel through brokers; the zero value is direct.
 	Broker Broker
 
+	// IOThreads is how many threads libzmq uses; 0 is 1, which is plenty for
+	// most. Queue is how many received events a ZMQ subscriber holds for Next
+	// before it drops the newest; 0 is 100,000. Both concern ZMQ alone.
+	IOThreads, Queue int
+
 	// NATS is for the event plane's own connection.
 	NATS natsconn.Config
 

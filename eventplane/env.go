@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/dynplane/dynplane/codec"
@@ -22,6 +23,9 @@ import (
 //	DYN_EVENT_PLANE_HOST     IP address or name of an interface; see HostFromEnv
 //	DYN_ZMQ_BROKER_URL       see ParseBroker. Set, even empty, it wins over the next
 //	DYN_ZMQ_BROKER_ENABLED   1 true on yes: find brokers by discovery; 0 false off no
+//	DYN_ZMQ_IO_THREADS       threads of libzmq; what is no number above 0 is the default
+//	DYN_ZMQ_EVENT_SUBSCRIBER_CHANNEL_CAPACITY
+//	                         events that a subscriber holds; likewise
 //	NATS_SERVER, NATS_AUTH_*, NATS_TLS_*   see natsconn.FromEnv
 //
 // The variables of the transport that is not used are not looked at, so a
@@ -112,6 +116,8 @@ func (env environment) zmq(c *Config) (err error) {
 	if c.Host, err = env.host(); err != nil {
 		return err
 	}
+	c.IOThreads = env.positive("DYN_ZMQ_IO_THREADS")
+	c.Queue = env.positive("DYN_ZMQ_EVENT_SUBSCRIBER_CHANNEL_CAPACITY")
 	if url, ok := env.lookup("DYN_ZMQ_BROKER_URL"); ok {
 		if c.Broker, err = parseBroker(url); err != nil {
 			return fmt.Errorf("DYN_ZMQ_BROKER_URL %w", err)
@@ -156,6 +162,15 @@ func (env environment) truthy(name string) (bool, error) {
 		return false, nil
 	}
 	return false, env.invalid(name, value, "1, true, on, yes, 0, false, off or no")
+}
+
+// positive is as lenient as the runtime is about its tuning: 0 is the default.
+func (env environment) positive(name string) int {
+	n, err := strconv.ParseUint(env.get(name), 10, 31)
+	if err != nil {
+		return 0
+	}
+	return int(n)
 }
 
 // invalid is the error of a value, or a warning where reading is lenient.

@@ -416,6 +416,17 @@ func TestForeignHandsInTheBucket(t *testing.T) {
 	w.awaitAdded(8) // what a foreign writer writes well is heard
 	w.await("the junk is counted", func([]timedEvent) bool { return reader.Stats().BadEntries >= 4 })
 
+	// Junk that somebody has removed is no junk any more.
+	for _, junk := range []string{"junk", "endpoints.dynamo.backend.generate.zz"} {
+		if err := kv.Purge(t.Context(), junk); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tidy, _ := newClient(t, server.URL(), o)
+	if _, err := tidy.List(t.Context(), endpoints); err != nil || tidy.Stats().BadEntries != 3 {
+		t.Errorf("%d bad entries after two of them were removed (%v), want 3", tidy.Stats().BadEntries, err)
+	}
+
 	// Who overwrites a living entry does not make its owner dead.
 	put(key, "overwritten")
 	natstest.Eventually(t, "the owner writes it again", func() bool {

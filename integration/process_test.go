@@ -259,7 +259,10 @@ func TestBrokerProcessErrors(t *testing.T) {
 		{"UnknownFlag", nil, []string{"-frobnicate"}, 2, "frobnicate"},
 		{"Argument", nil, []string{"now"}, 2, "now"},
 		{"PortTaken", nil, []string{"-xsub-bind", "tcp://" + taken.Addr().String()}, 1, taken.Addr().String()},
-		{"BadEndpoint", nil, []string{"-xpub-bind", "5556"}, 1, "5556"},
+		{"BadEndpoint", nil, []string{"-xpub-bind", "5556"}, 2, "want tcp://HOST:PORT"},
+		{"BadVariable", env{"ZMQ_BROKER_XSUB_BIND": "x"}, []string{"-xsub-bind", ""}, 2, "ZMQ_BROKER_XSUB_BIND"},
+		{"BadTTL", nil, []string{"-ttl", "500ms"}, 2, "500ms"},
+		{"BadServer", nil, []string{"-server", "foo"}, 2, "-server"},
 		{"NobodyAtServer", env{"NATS_SERVER": "nats://127.0.0.1:1"}, nil, 1, "127.0.0.1:1"},
 		{"WildcardHost", env{"DYN_EVENT_PLANE_HOST": "0.0.0.0"}, nil, 1, "DYN_EVENT_PLANE_HOST"},
 	} {

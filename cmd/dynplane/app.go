@@ -36,10 +36,12 @@ type app struct {
 	stderr   io.Writer
 	terminal bool // stdout is one
 
-	server string
-	bucket string
-	ttl    time.Duration
-	output string // "", "json" or "table"
+	server   string
+	bucket   string
+	ttl      time.Duration
+	replicas int
+	storage  string
+	output   string // "", "json" or "table"
 }
 
 // run runs one command line and returns the exit code.
@@ -111,6 +113,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 124 sub --timeout has passed.`,
 	flags.StringVar(&a.server, "server", "", "NATS server (else NATS_SERVER, else "+natsconn.DefaultURL+")")
 	flags.StringVar(&a.bucket, "bucket", "dynplane", "JetStream KV bucket of the registrations")
 	flags.DurationVar(&a.ttl, "ttl", 10*time.Second, "how long a registration outlives its owner; whole seconds")
+	flags.IntVar(&a.replicas, "replicas", 1, "replicas of the bucket, where it is made: 1, 3 or 5")
+	flags.StringVar(&a.storage, "storage", "file", "storage of the bucket, where it is made: file or memory")
 	flags.StringVarP(&a.output, "output", "o", "", "json or table (ls, watch, snapshot and sub: json in a pipe, else table)")
 	root.AddCommand(
 		newDemoCommand(a), newWorkerCommand(a),
@@ -149,6 +153,12 @@ func (a *app) checkFlags() error {
 	}
 	if a.bucket == "" || strings.ContainsFunc(a.bucket, notInBucketName) {
 		return usagef("--bucket %q: want letters, digits, _ and - alone", a.bucket)
+	}
+	if a.replicas != 1 && a.replicas != 3 && a.replicas != 5 {
+		return usagef("--replicas %d: want 1, 3 or 5", a.replicas)
+	}
+	if a.storage != "file" && a.storage != "memory" {
+		return usagef("--storage %q: want file or memory", a.storage)
 	}
 	if _, err := natsconn.FromEnv(a.onlyServer); err != nil {
 		return usagef("--server: %w", err)
@@ -191,8 +201,11 @@ func (a *app) discoverIn(ctx context.Context, name string) (*discovery.Client, e
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
 	client, err := backend.Open(ctx, a.env, backend.Options{
-		Name:      name,
-		JetStream: discovery.JetStreamOptions{Bucket: a.bucket, TTL: a.ttl, Logger: a.logger()},
+		Name: name,
+		JetStream: discovery.JetStreamOptions{
+			Bucket: a.bucket, TTL: a.ttl, Logger: a.logger(),
+			Replicas: a.replicas, Memory: a.storage == "memory",
+		},
 	})
 	return client, hint(err)
 }

@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -48,6 +50,18 @@ func printable(s string) string {
 		return strconv.Quote(s)
 	}
 	return s
+}
+
+// clearReadyFile removes what an earlier run has left, so that nobody takes it
+// for ours.
+func clearReadyFile(name string) error {
+	if name == "" {
+		return nil
+	}
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("--ready-file: %w", err)
+	}
+	return nil
 }
 
 // writeReadyFile writes a line to a file that appears all at once, for programs

@@ -75,6 +75,9 @@ func (o pubOptions) validate() error {
 func always(eventplane.Config) bool { return true }
 
 func (a *app) pub(ctx context.Context, scope discovery.Scope, topic string, o pubOptions) error {
+	if err := clearReadyFile(o.ready); err != nil {
+		return err
+	}
 	return a.withPlane(ctx, always, func(plane *eventplane.Client) error {
 		opening, cancel := context.WithTimeout(ctx, opTimeout)
 		defer cancel()

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -81,6 +83,8 @@ func newRegisterEndpoint(a *app, id *idFlag) *cobra.Command {
 				return err
 			case tcp == "":
 				return usagef("--tcp is missing: want the address, such as 10.0.0.7:9000")
+			case !isAddress(tcp):
+				return usagef("--tcp %q: want HOST:PORT[/INSTANCE/ENDPOINT] that others can reach", tcp)
 			case device != "" && device != discovery.DeviceCPU && device != discovery.DeviceCUDA:
 				return usagef("--device %q: want %s or %s", device, discovery.DeviceCPU, discovery.DeviceCUDA)
 			}
@@ -186,8 +190,11 @@ func (f channelFlags) transport() (discovery.Transport, error) {
 	}
 	for _, endpoint := range append(append(f.xsub, f.xpub...), f.zmq) {
 		if endpoint != "" && !isEndpoint(endpoint) {
-			return nil, usagef("ZMQ endpoint %q: want tcp://HOST:PORT or ipc://PATH", endpoint)
+			return nil, usagef("ZMQ endpoint %q: want tcp://HOST:PORT that others can reach, or ipc://PATH", endpoint)
 		}
+	}
+	if strings.ContainsAny(f.nats, " \t\r\n*>") || slices.Contains(strings.Split(f.nats, "."), "") && f.nats != "" {
+		return nil, usagef("--nats-prefix %q: want a subject without blanks, wildcards or empty parts", f.nats)
 	}
 	return found[0], nil
 }
@@ -197,9 +204,17 @@ func isEndpoint(s string) bool {
 		return path != ""
 	}
 	address, ok := strings.CutPrefix(s, "tcp://")
+	return ok && !strings.Contains(address, "/") && isAddress(address)
+}
+
+// isAddress tells HOST:PORT, whatever follows after a slash. A wildcard is none
+// that others can reach.
+func isAddress(s string) bool {
+	address, _, _ := strings.Cut(s, "/")
 	host, port, err := net.SplitHostPort(address)
 	n, perr := strconv.ParseUint(port, 10, 16)
-	return ok && err == nil && perr == nil && host != "" && n > 0
+	ip, _ := netip.ParseAddr(host)
+	return err == nil && perr == nil && n > 0 && host != "" && host != "*" && (!ip.IsValid() || !ip.IsUnspecified())
 }
 
 // parseChannel reads a scope and a topic.

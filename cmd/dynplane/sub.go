@@ -61,6 +61,9 @@ and counted.`,
 var errTimeout = errors.New("--timeout has passed")
 
 func (a *app) sub(ctx context.Context, scope discovery.Scope, topic string, o subOptions) error {
+	if err := clearReadyFile(o.ready); err != nil {
+		return err
+	}
 	if o.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, o.timeout, errTimeout)

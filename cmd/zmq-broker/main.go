@@ -21,6 +21,7 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/backend"
 	"github.com/dynplane/dynplane/eventplane"
+	"github.com/dynplane/dynplane/natsconn"
 )
 
 const usage = `zmq-broker relays events between ZMQ publishers (XSUB side) and subscribers (XPUB side).
@@ -100,11 +101,40 @@ func parse(args []string, lookup func(string) (string, bool), stderr io.Writer) 
 	if err == nil && flags.NArg() > 0 {
 		err = fmt.Errorf("argument %q: want flags alone", flags.Arg(0))
 	}
-	if err == nil && s.namespace == "" {
-		err = errors.New("the namespace is empty: leave out -namespace, or name one")
-	}
 	s.broker.Logger = s.log
+	if err == nil {
+		err = s.validate()
+	}
 	return s, err
+}
+
+// validate finds what is wrong with the flags and variables themselves.
+func (s *settings) validate() error {
+	if s.namespace == "" {
+		return errors.New("the namespace is empty: leave out -namespace, or name one")
+	}
+	if s.ttl < 0 || s.ttl%time.Second != 0 {
+		return fmt.Errorf("-ttl %v: want whole seconds, at least 1s", s.ttl)
+	}
+	for _, bind := range []struct{ flag, variable, endpoint string }{
+		{"-xsub-bind", "ZMQ_BROKER_XSUB_BIND", s.broker.XSubBind}, {"-xpub-bind", "ZMQ_BROKER_XPUB_BIND", s.broker.XPubBind},
+	} {
+		address, isTCP := strings.CutPrefix(bind.endpoint, "tcp://")
+		_, port, err := net.SplitHostPort(address)
+		if !strings.HasPrefix(bind.endpoint, "ipc://") && (!isTCP || err != nil || port == "") {
+			return fmt.Errorf("%s (%s) %q: want tcp://HOST:PORT, where port 0 takes a free one, or ipc://PATH", bind.flag, bind.variable, bind.endpoint)
+		}
+	}
+	onlyServer := func(name string) (string, bool) {
+		if name != "NATS_SERVER" {
+			return "", false
+		}
+		return s.server, true
+	}
+	if _, err := natsconn.FromEnv(onlyServer); err != nil {
+		return fmt.Errorf("-server (NATS_SERVER): %w", err)
+	}
+	return nil
 }
 
 // serve binds, relays, registers, says so, and goes on until ctx is done.
@@ -164,6 +194,9 @@ func (s *settings) register(ctx context.Context, url eventplane.Broker) (unregis
 		Server:    s.server,
 		JetStream: discovery.JetStreamOptions{Bucket: s.bucket, TTL: s.ttl, Logger: s.log},
 	})
+	if err != nil && name == backend.NATS {
+		err = fmt.Errorf("%w (dynplane hub starts a server)", err)
+	}
 	if err != nil {
 		return none, err
 	}

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -27,12 +26,6 @@ import (
 // patience bounds the wait for what must happen.
 const patience = 60 * time.Second
 
-// The cases of the conformance suite that do not apply: the first registers an
-// id of 64 bits, which Kubernetes does not keep exact, and compares bytes that
-// the API server orders by name; in the second an owner takes over what another
-// pod has registered, which stands in that pod's own object here.
-const notForKube = "^TestConformance$/^(ListsWhatIsRegistered|TakenOver)$"
-
 // The tests start themselves as the servers they need.
 const roleVar = "DYNPLANE_TEST_ROLE"
 
@@ -44,10 +37,6 @@ func TestMain(m *testing.M) {
 	case "apiserver":
 		serve = serveAPI
 	default:
-		if err := flag.Set("test.skip", notForKube); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
 		goleak.VerifyTestMain(m)
 		return
 	}
