@@ -4,6 +4,7 @@ package broker_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -12,14 +13,28 @@ import (
 	"github.com/dynplane/dynplane/broker"
 )
 
+// sizes are what a message has in bytes: small, and large enough to be counted.
+var sizes = []int{256, 4096}
+
 // BenchmarkRelay measures one publisher and one subscriber with the broker
 // between them; BenchmarkProxy does so with libzmq's own proxy.
 func BenchmarkRelay(b *testing.B) {
-	relay, _ := start(b, broker.Options{})
-	measure(b, publisher(b, relay), subscriber(b, relay))
+	for _, size := range sizes {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			relay, _ := start(b, broker.Options{})
+			measure(b, publisher(b, relay), subscriber(b, relay), size)
+		})
+	}
 }
 
 func BenchmarkProxy(b *testing.B) {
+	for _, size := range sizes {
+		b.Run(fmt.Sprint(size), func(b *testing.B) { benchmarkProxy(b, size) })
+	}
+}
+
+func benchmarkProxy(b *testing.B, size int) {
+	b.Helper()
 	zctx, err := zmq.NewContext()
 	if err != nil {
 		b.Fatal(err)
@@ -58,16 +73,16 @@ func BenchmarkProxy(b *testing.B) {
 			b.Error(err)
 		}
 	})
-	measure(b, ends[0], ends[1])
+	measure(b, ends[0], ends[1], size)
 }
 
 // measure sends in windows, so that nothing is dropped.
-func measure(b *testing.B, pub, sub *zmq.Socket) {
+func measure(b *testing.B, pub, sub *zmq.Socket, size int) {
 	b.Helper()
 	const window = 10_000
 	await(b, pub, sub, "ready")
-	parts := [][]byte{[]byte("kv-events"), make([]byte, 8), make([]byte, 8), make([]byte, 231)}
-	b.SetBytes(256)
+	parts := [][]byte{[]byte("kv-events"), make([]byte, 8), make([]byte, 8), make([]byte, size-25)}
+	b.SetBytes(int64(size))
 	sent := 0
 	receive := func() {
 		for ; sent > 0; sent-- {

@@ -277,6 +277,7 @@ func TestNewFails(t *testing.T) {
 		"port taken":   {broker.Options{XPubBind: taken.XPubEndpoint()}, syscall.EADDRINUSE, taken.XPubEndpoint()},
 		"no endpoint":  {broker.Options{XSubBind: "localhost"}, syscall.EINVAL, `"localhost"`},
 		"negative HWM": {broker.Options{HWM: -1}, nil, "HWM -1"},
+		"negative max": {broker.Options{MaxQueued: -1}, nil, "MaxQueued -1"},
 		"negative IO":  {broker.Options{IOThreads: -1}, nil, "IOThreads -1"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -14,6 +14,12 @@
 // at the broker. Delivery is at most once: a subscriber that is too slow
 // misses what exceeds its high-water mark, and never slows down the others.
 //
+// The high-water mark counts messages, as all of libzmq's do. The bytes that
+// wait are bounded for the whole broker, by Options.MaxQueued: beyond it large
+// messages are dropped for all subscribers, until those that are too slow have
+// read, or are cut off as they no longer answer heartbeats. No message is ever
+// cut: either all of its frames pass, or none.
+//
 // The relay itself is one loop in C on libzmq: a loop in Go has less than half
 // of its throughput. The package needs cgo and libzmq. A program built without
 // cgo, or with the tag nozmq, still compiles: New then fails with

@@ -16,9 +16,17 @@ type Options struct {
 	// the system chooses. Empty means tcp://127.0.0.1:*.
 	XSubBind, XPubBind string
 
-	// HWM is the high-water mark: how many messages wait for each publisher
-	// and for each subscriber; 0 means 100,000.
+	// HWM is the high-water mark: how many messages wait for each subscriber;
+	// 0 means 100,000. From each publisher at most 1000 wait, or HWM if that
+	// is less.
 	HWM int
+
+	// MaxQueued bounds the memory of what waits for subscribers, in bytes: as
+	// long as so much waits in large messages, those of 1 KiB or more, further
+	// large ones are dropped and counted; small ones still pass. A message
+	// that waits for several subscribers counts once. What waits exceeds
+	// MaxQueued by one message at most. 0 means 192 MiB.
+	MaxQueued int
 
 	// IOThreads is the number of threads that do network input and output;
 	// 0 means 1.
@@ -28,20 +36,32 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Stats counts what a Broker has done so far.
+// Stats counts what a Broker has done so far. What it has not relayed to all
+// who asked for it is a lower bound: publishers number their events, so that
+// subscribers see what they have missed.
 type Stats struct {
 	Messages uint64 // relayed
 	Bytes    uint64 // of all their frames
 
-	// Overflows counts how often a subscriber's queue was found full. Each
-	// time that subscriber missed at least one message; as long as it is 0,
-	// the broker has dropped nothing. libzmq does not tell the exact number.
+	// Overflows counts how often the queue of a subscriber was found full, by
+	// the number of its messages. Each time at least one subscriber missed
+	// that message; libzmq does not tell how many did. It does not tell of
+	// what is lost with a connection either.
 	Overflows uint64
+
+	// Dropped counts the messages that no subscriber got, because of
+	// Options.MaxQueued.
+	Dropped uint64
+
+	// Queued is what waits now in large messages, in bytes, with 64 for each
+	// of their frames.
+	Queued uint64
 }
 
 const (
 	defaultBind      = "tcp://127.0.0.1:*"
 	defaultHWM       = 100_000
+	defaultMaxQueued = 192 << 20
 	defaultIOThreads = 1
 )
 
@@ -49,6 +69,9 @@ const (
 func (o Options) withDefaults() (Options, error) {
 	if o.HWM < 0 {
 		return o, fmt.Errorf("option HWM %d: want 0 (for %d) or more", o.HWM, defaultHWM)
+	}
+	if o.MaxQueued < 0 {
+		return o, fmt.Errorf("option MaxQueued %d: want 0 (for %d) or more bytes", o.MaxQueued, defaultMaxQueued)
 	}
 	if o.IOThreads < 0 {
 		return o, fmt.Errorf("option IOThreads %d: want 0 (for %d) or more", o.IOThreads, defaultIOThreads)
@@ -61,6 +84,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.HWM == 0 {
 		o.HWM = defaultHWM
+	}
+	if o.MaxQueued == 0 {
+		o.MaxQueued = defaultMaxQueued
 	}
 	if o.IOThreads == 0 {
 		o.IOThreads = defaultIOThreads

@@ -3,6 +3,7 @@
 #include "relay.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <time.h>
 #include <zmq.h>
 
@@ -16,9 +17,25 @@
 enum {
     BURST = 1000,   /* messages before the other side and stop_fd are looked at */
     DRAIN_MS = 100, /* how long what has arrived is still relayed after stop */
+    LARGE = 1024,   /* cost from which on a message is counted while it waits */
+    FRAMES = LARGE / sizeof (zmq_msg_t), /* a message of as many is large, even of empty ones */
 };
 
-/* Only relay_run writes: no read-modify-write is needed. */
+struct relay {
+    void *xsub, *xpub;
+    uint64_t max_queued;
+    struct relay_counters *counters;
+    zmq_msg_t frames[FRAMES]; /* of one message, until it is known to be small or large */
+};
+
+/* The last frame of a large message, which libzmq lets go of last. */
+struct waiting {
+    zmq_msg_t frame;
+    uint64_t cost; /* of the whole message */
+    uint64_t *queued;
+};
+
+/* For what only relay_run writes: no read-modify-write is needed. */
 static void add (uint64_t *counter, uint64_t n)
 {
     __atomic_store_n (counter, *counter + n, __ATOMIC_RELAXED);
@@ -27,6 +44,37 @@ static void add (uint64_t *counter, uint64_t n)
 uint64_t relay_load (const uint64_t *counter)
 {
     return __atomic_load_n (counter, __ATOMIC_RELAXED);
+}
+
+/* libzmq's threads call it, until zmq_ctx_term has returned. */
+static void release (void *data, void *hint)
+{
+    struct waiting *w = hint;
+    (void) data;
+    zmq_msg_close (&w->frame);
+    __atomic_fetch_sub (w->queued, w->cost, __ATOMIC_RELAXED);
+    free (w);
+}
+
+/* Counts cost as queued until all subscribers have got frame, or lost it. Its
+   bytes stay where they are: frame becomes one that points at them. */
+static int count_queued (zmq_msg_t *frame, uint64_t cost, uint64_t *queued)
+{
+    struct waiting *w = malloc (sizeof *w);
+    if (!w)
+        return -1;
+    w->cost = cost;
+    w->queued = queued;
+    __atomic_fetch_add (queued, cost, __ATOMIC_RELAXED);
+    zmq_msg_init (&w->frame);
+    zmq_msg_move (&w->frame, frame);
+    int rc = zmq_msg_init_data (frame, zmq_msg_data (&w->frame), zmq_msg_size (&w->frame), release, w);
+    if (rc == -1) {
+        release (NULL, w);
+        zmq_msg_init (frame);
+        errno = ENOMEM;
+    }
+    return rc;
 }
 
 /* Sends one frame to those subscribers that have room. XPUB_NODROP makes
@@ -48,24 +96,63 @@ static int send_frame (void *xpub, zmq_msg_t *frame, int flags, struct relay_cou
     return rc;
 }
 
-/* Moves one message with all of its frames. The frames of a message arrive
-   together, so that only the first can be missing (-1, EAGAIN). */
-static int relay_message (void *xsub, void *xpub, zmq_msg_t *frame, struct relay_counters *c)
+/* What is known of a message while its frames come in. */
+struct message {
+    uint64_t bytes, cost;
+    int more, drop;
+};
+
+static int receive (struct relay *r, struct message *m, zmq_msg_t *frame)
 {
-    uint64_t bytes = 0;
-    int more;
-    do {
-        int size;
-        RETRY (size, zmq_msg_recv (frame, xsub, ZMQ_DONTWAIT));
-        if (size == -1)
+    int size;
+    RETRY (size, zmq_msg_recv (frame, r->xsub, ZMQ_DONTWAIT));
+    if (size == -1)
+        return -1;
+    m->bytes += (uint64_t) size;
+    m->cost += (uint64_t) size + sizeof *frame;
+    m->more = zmq_msg_more (frame);
+    return 0;
+}
+
+static int pass (struct relay *r, const struct message *m, zmq_msg_t *frame)
+{
+    if (m->drop) {
+        zmq_msg_close (frame);
+        return zmq_msg_init (frame);
+    }
+    int more = zmq_msg_more (frame);
+    if (!more && m->cost >= LARGE && count_queued (frame, m->cost, &r->counters->queued) == -1)
+        return -1;
+    return send_frame (r->xpub, frame, ZMQ_DONTWAIT | (more ? ZMQ_SNDMORE : 0), r->counters);
+}
+
+/* Moves one message with all of its frames, or drops all of them. The frames
+   of a message arrive together, so that only the first can be missing (-1,
+   EAGAIN). libzmq bounds its queues by messages and not by bytes: that is done
+   here. Nothing is sent before the message is known to be small, or large and
+   welcome. */
+static int relay_message (struct relay *r)
+{
+    struct message m = {0};
+    struct relay_counters *c = r->counters;
+    int n = 0;
+    do
+        if (receive (r, &m, &r->frames[n++]) == -1)
             return -1;
-        bytes += (uint64_t) size;
-        more = zmq_msg_more (frame);
-        if (send_frame (xpub, frame, ZMQ_DONTWAIT | (more ? ZMQ_SNDMORE : 0), c) == -1)
+    while (m.more && m.cost < LARGE);
+    m.drop = m.cost >= LARGE && relay_load (&c->queued) >= r->max_queued;
+    for (int i = 0; i < n; i++)
+        if (pass (r, &m, &r->frames[i]) == -1)
             return -1;
-    } while (more);
+    while (m.more)
+        if (receive (r, &m, r->frames) == -1 || pass (r, &m, r->frames) == -1)
+            return -1;
+    if (m.drop) {
+        add (&c->dropped, 1);
+        return 0;
+    }
     add (&c->messages, 1);
-    add (&c->bytes, bytes);
+    add (&c->bytes, m.bytes);
     return 0;
 }
 
@@ -80,10 +167,10 @@ static int discard (void *xpub, zmq_msg_t *frame)
 }
 
 /* Moves a burst. Returns 1 if there may be more, 0 if not, -1 on failure. */
-static int relay_burst (void *xsub, void *xpub, zmq_msg_t *frame, struct relay_counters *c)
+static int relay_burst (struct relay *r)
 {
     for (int i = 0; i < BURST; i++)
-        if (relay_message (xsub, xpub, frame, c) == -1)
+        if (relay_message (r) == -1)
             return errno == EAGAIN ? 0 : -1;
     return 1;
 }
@@ -95,11 +182,11 @@ static int64_t now_ms (void)
     return (int64_t) t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-static int relay (void *xsub, void *xpub, int stop_fd, zmq_msg_t *frame, struct relay_counters *c)
+static int relay (struct relay *r, int stop_fd)
 {
     zmq_pollitem_t items[] = {
-      {xsub, 0, ZMQ_POLLIN, 0},
-      {xpub, 0, ZMQ_POLLIN, 0},
+      {r->xsub, 0, ZMQ_POLLIN, 0},
+      {r->xpub, 0, ZMQ_POLLIN, 0},
       {NULL, stop_fd, ZMQ_POLLIN, 0},
     };
     int rc;
@@ -107,23 +194,25 @@ static int relay (void *xsub, void *xpub, int stop_fd, zmq_msg_t *frame, struct 
         RETRY (rc, zmq_poll (items, 3, -1));
         if (rc == -1)
             return -1;
-        if (items[1].revents && discard (xpub, frame) == -1)
+        if (items[1].revents && discard (r->xpub, r->frames) == -1)
             return -1;
-        if (items[0].revents && relay_burst (xsub, xpub, frame, c) == -1)
+        if (items[0].revents && relay_burst (r) == -1)
             return -1;
     }
     int64_t end = now_ms () + DRAIN_MS;
     do
-        rc = relay_burst (xsub, xpub, frame, c);
+        rc = relay_burst (r);
     while (rc == 1 && now_ms () < end);
     return rc == -1 ? -1 : 0;
 }
 
-int relay_run (void *xsub, void *xpub, int stop_fd, struct relay_counters *counters)
+int relay_run (void *xsub, void *xpub, int stop_fd, uint64_t max_queued, struct relay_counters *counters)
 {
-    zmq_msg_t frame;
-    zmq_msg_init (&frame);
-    int error = relay (xsub, xpub, stop_fd, &frame, counters) == -1 ? zmq_errno () : 0;
-    zmq_msg_close (&frame);
+    struct relay r = {.xsub = xsub, .xpub = xpub, .max_queued = max_queued, .counters = counters};
+    for (int i = 0; i < FRAMES; i++)
+        zmq_msg_init (&r.frames[i]);
+    int error = relay (&r, stop_fd) == -1 ? zmq_errno () : 0;
+    for (int i = 0; i < FRAMES; i++)
+        zmq_msg_close (&r.frames[i]);
     return error;
 }

@@ -25,6 +25,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"syscall"
 	"unsafe"
 )
@@ -33,7 +34,11 @@ import (
 // sockets are libzmq's own, without a wrapper around them, for C to work on.
 type relay struct {
 	zctx, xsub, xpub unsafe.Pointer
-	counters         C.struct_relay_counters // C writes while run runs
+	maxQueued        int
+
+	mu       sync.Mutex               // held to free counters, and to read them in Go
+	counters *C.struct_relay_counters // C writes until the context is terminated; then nil
+	final    Stats                    // from then on
 }
 
 const (
@@ -42,10 +47,17 @@ const (
 	// tree for each of its bytes and walks it recursively: one of a megabyte
 	// overflows the stack.
 	maxSubscription = 4 << 10
+	// The relay drains what arrives at once, so that a burst waits for the
+	// subscribers, where its bytes are counted; before, it may wait at the
+	// publishers.
+	maxReceiveHWM = 1000
 )
 
 func newRelay(opts Options) (*relay, error) {
-	r := new(relay)
+	r := &relay{
+		maxQueued: opts.MaxQueued,
+		counters:  (*C.struct_relay_counters)(C.calloc(1, C.sizeof_struct_relay_counters)),
+	}
 	var err error
 	if r.zctx, err = C.zmq_ctx_new(); r.zctx == nil {
 		return r, fmt.Errorf("open a context: %w", err)
@@ -83,7 +95,7 @@ func (r *relay) socket(kind C.int, maxFrame int64, hwm int) (unsafe.Pointer, err
 		value  int
 	}{
 		{"SNDHWM", C.ZMQ_SNDHWM, hwm},
-		{"RCVHWM", C.ZMQ_RCVHWM, hwm},
+		{"RCVHWM", C.ZMQ_RCVHWM, min(hwm, maxReceiveHWM)},
 		{"LINGER", C.ZMQ_LINGER, 200}, // ms; 0 can abort the process while a peer leaves: libzmq issue 3442
 		{"TCP_KEEPALIVE", C.ZMQ_TCP_KEEPALIVE, 1},
 		{"HEARTBEAT_IVL", C.ZMQ_HEARTBEAT_IVL, 1000},
@@ -119,18 +131,38 @@ func (r *relay) bind(socket unsafe.Pointer, endpoint string) (string, error) {
 
 // run blocks until stop is readable.
 func (r *relay) run(stop uintptr) error {
-	if errno := C.relay_run(r.xsub, r.xpub, C.int(stop), &r.counters); errno != 0 {
+	if errno := C.relay_run(r.xsub, r.xpub, C.int(stop), C.uint64_t(r.maxQueued), r.counters); errno != 0 {
 		return syscall.Errno(errno)
 	}
 	return nil
 }
 
 func (r *relay) stats() Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.counters == nil {
+		return r.final
+	}
+	return r.load()
+}
+
+func (r *relay) load() Stats {
 	return Stats{
 		Messages:  uint64(C.relay_load(&r.counters.messages)),
 		Bytes:     uint64(C.relay_load(&r.counters.bytes)),
 		Overflows: uint64(C.relay_load(&r.counters.overflows)),
+		Dropped:   uint64(C.relay_load(&r.counters.dropped)),
+		Queued:    uint64(C.relay_load(&r.counters.queued)),
 	}
+}
+
+// freeCounters is for when no thread of libzmq is left.
+func (r *relay) freeCounters() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.final = r.load()
+	C.free(unsafe.Pointer(r.counters))
+	r.counters = nil
 }
 
 // close closes what newRelay has opened, which after a failure is not all.
@@ -145,11 +177,13 @@ func (r *relay) close() error {
 		}
 	}
 	if r.zctx == nil {
+		r.freeCounters()
 		return errors.Join(errs...)
 	}
 	for {
 		rc, err := C.zmq_ctx_term(r.zctx)
 		if rc == 0 {
+			r.freeCounters()
 			return errors.Join(errs...)
 		}
 		if !errors.Is(err, syscall.EINTR) {

@@ -5,14 +5,17 @@
 
 #include <stdint.h>
 
-/* What relay_run has done. Written by it alone, read with relay_load. */
+/* What relay_run has done, and in queued the cost of the large messages that
+   wait now: bytes, with those that libzmq needs for each frame. libzmq's threads
+   write queued until zmq_ctx_term has returned. Read them with relay_load. */
 struct relay_counters {
-    uint64_t messages, bytes, overflows;
+    uint64_t messages, bytes, overflows, dropped, queued;
 };
 
-/* Moves messages from xsub to xpub until stop_fd is readable. Returns 0 then,
-   or the errno of what failed. */
-int relay_run (void *xsub, void *xpub, int stop_fd, struct relay_counters *counters);
+/* Moves messages from xsub to xpub until stop_fd is readable, and drops large
+   ones while max_queued or more is queued. Returns 0 then, or the errno of what
+   failed. */
+int relay_run (void *xsub, void *xpub, int stop_fd, uint64_t max_queued, struct relay_counters *counters);
 
 uint64_t relay_load (const uint64_t *counter);
 
