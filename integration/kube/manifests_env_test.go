@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 
+	"github.com/dynplane/dynplane/discovery/backend"
 	"github.com/dynplane/dynplane/discovery/kube"
 	"github.com/dynplane/dynplane/eventplane"
 )
@@ -28,7 +29,7 @@ func (e environment) lookup(name string) (string, bool) {
 func environmentOf(t *testing.T, m manifests, c corev1.Container) environment {
 	t.Helper()
 	fields := map[string]string{
-		"metadata.name": "worker-0", "metadata.uid": "7d0b1d1c-7d4e-4f6c-9d7c-0d5a3a6f1c11",
+		"metadata.name": "worker-0", "metadata.uid": "uid-0",
 		"metadata.namespace": "dynplane", "status.podIP": "10.0.0.7",
 	}
 	// What every container is given.
@@ -88,13 +89,13 @@ func checkOptions(t *testing.T, w workload, env environment) {
 	if options.Mode != kube.ModePod || options.Kubeconfig != "" {
 		t.Errorf("mode %s, kubeconfig %q; want pods and the service account", options.Mode, options.Kubeconfig)
 	}
-	if backend, _ := env.lookup("DYN_DISCOVERY_BACKEND"); backend != "kubernetes" {
-		t.Errorf("DYN_DISCOVERY_BACKEND %q, want kubernetes", backend)
+	if name, err := backend.Name(env.lookup); err != nil || name != backend.Kubernetes {
+		t.Errorf("backend %q, %v; want %s", name, err, backend.Kubernetes)
 	}
 	if !w.discoverable() {
 		return
 	}
-	if options.PodName != "worker-0" || options.PodUID == "" || options.Namespace != "dynplane" {
+	if options.PodName != "worker-0" || options.PodUID != "uid-0" || options.Namespace != "dynplane" {
 		t.Errorf("pod %q of UID %q in namespace %q, want the pod's own", options.PodName, options.PodUID, options.Namespace)
 	}
 	if container := w.template.Spec.Containers[0].Name; options.Container != container {
