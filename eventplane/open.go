@@ -83,7 +83,7 @@ func (in *inlet) foreign() int {
 	return int(in.follow.foreign.Load())
 }
 
-// Live blocks until the brokers that are known have answered. The other
+// Live blocks until the brokers that are known have subscribed. The other
 // transports need no waiting: others connect to a publisher.
 func (o *outlet) Live(ctx context.Context) error {
 	live, ok := o.Publisher.(interface{ Live(context.Context) error })

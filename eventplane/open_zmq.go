@@ -16,6 +16,10 @@ import (
 // brokerComponent is where brokers register, in any namespace.
 const brokerComponent = "zmq_broker"
 
+func (c Config) zmq() zmqdriver.Options {
+	return zmqdriver.Options{IOThreads: c.IOThreads, Queue: c.Queue, Logger: c.Logger}
+}
+
 // directPlane is ZMQ from each publisher to each subscriber.
 type directPlane struct {
 	ctx       *zmqdriver.Context
@@ -24,7 +28,7 @@ type directPlane struct {
 }
 
 func newDirectPlane(c Config, d *discovery.Client) (*directPlane, error) {
-	ctx, err := zmqdriver.New(zmqdriver.Options{Logger: c.Logger})
+	ctx, err := zmqdriver.New(c.zmq())
 	return &directPlane{ctx, c, d}, err
 }
 
@@ -112,12 +116,12 @@ type brokerPlane struct {
 }
 
 func newBrokerPlane(c Config, d *discovery.Client) (*brokerPlane, error) {
-	ctx, err := zmqdriver.New(zmqdriver.Options{Logger: c.Logger})
+	ctx, err := zmqdriver.New(c.zmq())
 	return &brokerPlane{ctx, c, d}, err
 }
 
 func (b *brokerPlane) publisher(ctx context.Context, r route) (*outlet, error) {
-	pub, err := b.ctx.Dial()
+	pub, err := b.ctx.Dial(r.brokerSubject())
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,9 @@ package zmq_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/dynplane/dynplane/broker"
 	"github.com/dynplane/dynplane/eventplane/driver"
@@ -20,10 +22,7 @@ func TestConformanceThroughBroker(t *testing.T) {
 		zc := open(t, zmqdriver.Options{})
 		return drivertest.Harness{
 			NewPublisher: func(t *testing.T) driver.Publisher {
-				pub, err := zc.Dial()
-				if err != nil {
-					t.Fatal(err)
-				}
+				pub := dial(t, zc, "")
 				connect(t, pub, b.XSubEndpoint())
 				live(t, pub)
 				return pub
@@ -39,13 +38,25 @@ func TestConformanceThroughBroker(t *testing.T) {
 
 func startBroker(t testing.TB) *broker.Broker {
 	t.Helper()
-	b, err := broker.New(broker.Options{})
-	if err != nil {
-		t.Fatal(err)
+	b, _ := runBroker(t, broker.Options{})
+	return b
+}
+
+// runBroker waits for the port to become free. It stops with the test or before.
+func runBroker(t testing.TB, opts broker.Options) (b *broker.Broker, stop func()) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	b, err := broker.New(opts)
+	for end := time.Now().Add(patience); err != nil; b, err = broker.New(opts) {
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+		<-tick.C
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- b.Run(context.Background()) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		if err := b.Close(); err != nil {
 			t.Error(err)
 		}
@@ -53,5 +64,6 @@ func startBroker(t testing.TB) *broker.Broker {
 			t.Error(err)
 		}
 	})
-	return b
+	t.Cleanup(stop)
+	return b, stop
 }

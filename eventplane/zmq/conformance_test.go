@@ -77,6 +77,15 @@ func bind(t testing.TB, zc *zmqdriver.Context) *zmqdriver.Publisher {
 	return pub
 }
 
+func dial(t testing.TB, zc *zmqdriver.Context, subject string) *zmqdriver.Publisher {
+	t.Helper()
+	pub, err := zc.Dial(subject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pub
+}
+
 func subscribe(t testing.TB, zc *zmqdriver.Context, subject string) *zmqdriver.Subscriber {
 	t.Helper()
 	sub, err := zc.Subscribe(subject)

@@ -106,15 +106,16 @@ func (c *Context) bind(host string) (*Publisher, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	return newPublisher(c, s, endpoint), nil
+	return newPublisher(c, s, endpoint, ""), nil
 }
 
 // Dial opens a publisher that listens nowhere: what it publishes goes to each
-// broker that it is connected to.
-func (c *Context) Dial() (*Publisher, error) {
+// broker that it is connected to. The subject is the one whose subscribers Live
+// waits for; messages of others can be published too.
+func (c *Context) Dial(subject string) (*Publisher, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p, err := c.dial()
+	p, err := c.dial(subject)
 	if err != nil {
 		return nil, fmt.Errorf("zmq: dial: %w", err)
 	}
@@ -122,12 +123,17 @@ func (c *Context) Dial() (*Publisher, error) {
 	return p, nil
 }
 
-func (c *Context) dial() (*Publisher, error) {
-	socket, err := c.socket(zmq.PUB)
+// dial opens an XPUB, which is a PUB that tells the subscriptions it gets: all
+// of them if it is verbose, also those of a second broker.
+func (c *Context) dial(subject string) (*Publisher, error) {
+	socket, err := c.socket(zmq.XPUB)
 	if err != nil {
 		return nil, err
 	}
-	p := newPublisher(c, socket, "")
+	if err := socket.SetXpubVerbose(1); err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
+	p := newPublisher(c, socket, "", subject)
 	if p.owner, err = newOwner(c, socket, &p.mu, nil); err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}

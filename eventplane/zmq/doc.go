@@ -7,7 +7,7 @@
 //
 //	zc, err := zmq.New(zmq.Options{})
 //	pub, err := zc.Bind("127.0.0.1")         // direct: others connect to pub.Endpoint()
-//	pub, err := zc.Dial()                    // broker: pub.Connect(xsub) for each broker
+//	pub, err := zc.Dial("kv-events")         // broker: pub.Connect(xsub) for each broker
 //	sub, err := zc.Subscribe("kv-events")    // sub.Connect(endpoint) for each publisher or XPUB
 //
 // Delivery is at most once. A publisher drops what a slow subscriber does not

@@ -29,6 +29,7 @@ type links struct {
 	cut        []*link          // those with a DISCONNECTED and nothing after it, oldest first
 	leaving    []*link          // those to be disconnected, oldest first
 	waiting    int              // links without handshake
+	unheard    int              // handshakes that no subscription has followed, for a publisher
 	live       chan struct{}    // closed while waiting is 0
 }
 
@@ -101,6 +102,7 @@ func (l *links) disconnect(endpoint string) error {
 	} else {
 		l.leaving = slices.DeleteFunc(l.leaving, func(other *link) bool { return other == k })
 	}
+	l.limitUnheard()
 	return l.socket.Disconnect(endpoint)
 }
 
@@ -196,6 +198,22 @@ func (l *links) setLive(k *link, live bool) {
 	default:
 		l.count(+1)
 	}
+	if live {
+		l.unheard++
+	}
+	l.limitUnheard()
+}
+
+// limitUnheard forgets the handshakes of connections that have ended before the
+// subscription came. We don't know which those are, but each link that is live
+// misses one at most.
+func (l *links) limitUnheard() { l.unheard = min(l.unheard, len(l.byEndpoint)-l.waiting) }
+
+// subscribed takes n more subscriptions into account, and tells whether as many
+// have come as there were handshakes.
+func (l *links) subscribed(n int) bool {
+	l.unheard = max(0, l.unheard-n)
+	return l.unheard == 0 && l.waiting == 0
 }
 
 // count counts one link more or less that has no handshake.

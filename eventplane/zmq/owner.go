@@ -20,7 +20,7 @@ import (
 type owner struct {
 	socket  *zmq.Socket
 	guard   sync.Locker        // held while the connections of socket are changed
-	receive func() (more bool) // nil for a PUB
+	receive func() (more bool) // nil for an XPUB
 	links   *links             // the goroutine's own
 	control *zmq.Socket        // the goroutine's end of the pair
 	monitor *zmq.Socket        // what libzmq tells of the connections of socket

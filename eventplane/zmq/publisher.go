@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	zmq "github.com/pebbe/zmq4"
 
@@ -21,6 +22,7 @@ type Publisher struct {
 	zc       *Context
 	endpoint string
 	owner    *owner // of the connections; nil when bound
+	audience audience
 
 	mu      sync.Mutex
 	socket  *zmq.Socket
@@ -28,8 +30,8 @@ type Publisher struct {
 	scratch []byte
 }
 
-func newPublisher(c *Context, socket *zmq.Socket, endpoint string) *Publisher {
-	return &Publisher{zc: c, socket: socket, endpoint: endpoint}
+func newPublisher(c *Context, socket *zmq.Socket, endpoint, subject string) *Publisher {
+	return &Publisher{zc: c, socket: socket, endpoint: endpoint, audience: audience{subject: subject}}
 }
 
 var errBound = errors.New("the publisher is bound: others connect to it")
@@ -50,6 +52,9 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	defer p.mu.Unlock()
 	if p.closed {
 		return driver.ErrClosed
+	}
+	if p.owner != nil {
+		p.audience.tend(p.socket)
 	}
 	if err := p.send(m); err != nil {
 		return fmt.Errorf("zmq: publish to %q: %w", m.Subject, err)
@@ -107,15 +112,48 @@ func (p *Publisher) Disconnect(endpoint string) error {
 	return p.owner.disconnect(endpoint)
 }
 
-// Live blocks until the handshakes with all the brokers that the publisher is
-// connected to are done, or ctx is. A bound publisher is live. The broker's
-// subscription arrives a moment later: what is published in between can still
-// be missed.
+// Live blocks until all the brokers that the publisher is connected to have
+// subscribed to its subject, or ctx is done: what is published before is
+// dropped. A bound publisher is live.
+//
+// A broker of this module subscribes as soon as it is connected. One that
+// passes on the subscriptions of others does so when there is one of the
+// subject, and keeps Live waiting until then. Subscriptions are counted, since
+// libzmq does not tell whose they are: among several brokers, one that passes
+// on two that match counts as two.
 func (p *Publisher) Live(ctx context.Context) error {
 	if p.owner == nil {
 		return ctx.Err()
 	}
-	return p.owner.live(ctx)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := p.owner.live(ctx); err != nil {
+			return err
+		}
+		if ok, err := p.heard(); err != nil || ok {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// heard tells whether no subscription is missing. The monitor is read after the
+// subscriptions: libzmq tells it of a handshake before the first of them comes.
+func (p *Publisher) heard() (ok bool, err error) {
+	err = p.owner.do(func() error {
+		p.mu.Lock()
+		n := p.audience.take(p.socket)
+		p.mu.Unlock()
+		p.owner.readMonitor()
+		ok = p.owner.links.subscribed(n)
+		return nil
+	})
+	return ok, err
 }
 
 // Close closes the socket. What was published is still sent, for 200 ms.

@@ -116,10 +116,7 @@ func TestConcurrentUse(t *testing.T) {
 	t.Parallel()
 	zc := open(t, zmqdriver.Options{IOThreads: 2})
 	sub := subscribe(t, zc, "kv-events")
-	dialled, err := zc.Dial()
-	if err != nil {
-		t.Fatal(err)
-	}
+	dialled := dial(t, zc, "kv-events")
 	pubs := []*zmqdriver.Publisher{bind(t, zc), bind(t, zc), bind(t, zc)}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

@@ -23,9 +23,17 @@ const (
 	// tree for each of its bytes and walks it recursively: one of a megabyte
 	// overflows the stack.
 	maxSubscription = 4 << 10
+	// subscriptionHWM is how many subscriptions of each peer wait before libzmq
+	// moves them to an XPUB's list of unread ones. It does that once in 100 that
+	// are read: with less than 100 the list gets shorter by reading.
+	subscriptionHWM = 64
+	// reconnectMax is where the wait for the next attempt to connect, from 10 ms
+	// on, is doubled no more. It is how late we can be when a peer that was away
+	// for long is back; an attempt a second costs nothing.
+	reconnectMax = time.Second
 )
 
-// socket opens a PUB or SUB socket with the options that all of them share.
+// socket opens a PUB, XPUB or SUB socket with the options that all of them share.
 // The caller holds c.mu.
 func (c *Context) socket(kind zmq.Type) (*zmq.Socket, error) {
 	if c.closed {
@@ -35,17 +43,20 @@ func (c *Context) socket(kind zmq.Type) (*zmq.Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	linger, maxFrame := time.Duration(0), c.opts.MaxMessage
-	if kind == zmq.PUB {
+	linger, maxFrame, rcvhwm := time.Duration(0), c.opts.MaxMessage, receiveHWM
+	if kind != zmq.SUB {
 		linger, maxFrame = sendLinger, maxSubscription
+	}
+	if kind == zmq.XPUB {
+		rcvhwm = subscriptionHWM
 	}
 	err = errors.Join(
 		s.SetLinger(linger),
 		s.SetSndhwm(c.opts.HWM),
-		s.SetRcvhwm(receiveHWM),
+		s.SetRcvhwm(rcvhwm),
 		s.SetMaxmsgsize(maxFrame),
 		s.SetReconnectIvl(10*time.Millisecond),
-		s.SetReconnectIvlMax(5*time.Second),
+		s.SetReconnectIvlMax(reconnectMax),
 		s.SetTcpKeepalive(1),
 		s.SetHeartbeatIvl(time.Second),
 		s.SetHeartbeatTimeout(3*time.Second),

@@ -30,7 +30,7 @@ func (*Context) Close() error { return nil }
 func (*Context) Bind(string) (*Publisher, error) { return nil, errUnsupported }
 
 // Dial fails.
-func (*Context) Dial() (*Publisher, error) { return nil, errUnsupported }
+func (*Context) Dial(string) (*Publisher, error) { return nil, errUnsupported }
 
 // Subscribe fails.
 func (*Context) Subscribe(string) (*Subscriber, error) { return nil, errUnsupported }

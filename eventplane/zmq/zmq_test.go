@@ -365,10 +365,7 @@ func TestContextClosesAll(t *testing.T) {
 	t.Parallel()
 	zc := open(t, zmqdriver.Options{})
 	bound, sub := bind(t, zc), subscribe(t, zc, "kv-events")
-	dialled, err := zc.Dial()
-	if err != nil {
-		t.Fatal(err)
-	}
+	dialled := dial(t, zc, "kv-events")
 	connect(t, sub, "tcp://127.0.0.1:1")
 	connect(t, dialled, "tcp://127.0.0.1:1")
 	body := bytes.Repeat([]byte("x"), 1000)
@@ -383,14 +380,15 @@ func TestContextClosesAll(t *testing.T) {
 		}
 	}
 	_, bindErr := zc.Bind("127.0.0.1")
-	_, dialErr := zc.Dial()
+	_, dialErr := zc.Dial("kv-events")
 	_, subErr := zc.Subscribe("kv-events")
 	for name, err := range map[string]error{
 		"Bind": bindErr, "Dial": dialErr, "Subscribe": subErr,
 		"Publish":     bound.Publish(t.Context(), &driver.Message{}),
 		"PUB.Connect": dialled.Connect("tcp://127.0.0.1:1"),
 		"SUB.Connect": sub.Connect("tcp://127.0.0.1:1"),
-		"Live":        sub.Live(t.Context()),
+		"SUB.Live":    sub.Live(t.Context()),
+		"PUB.Live":    dialled.Live(t.Context()),
 	} {
 		if !errors.Is(err, driver.ErrClosed) {
 			t.Errorf("%s: %v, want ErrClosed", name, err)

@@ -1,0 +1,187 @@
+//go:build cgo && !nozmq
+
+package zmq_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	zmq "github.com/pebbe/zmq4"
+
+	"github.com/dynplane/dynplane/broker"
+	"github.com/dynplane/dynplane/eventplane/driver"
+	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
+)
+
+// Nothing of what a new publisher sends right after Live is lost.
+func TestLiveThroughBroker(t *testing.T) {
+	t.Parallel()
+	one, two := startBroker(t), startBroker(t)
+	for name, c := range map[string]struct{ xsub, xpub []string }{
+		"one broker":  {[]string{one.XSubEndpoint()}, []string{one.XPubEndpoint()}},
+		"two brokers": {[]string{one.XSubEndpoint(), two.XSubEndpoint()}, []string{one.XPubEndpoint(), two.XPubEndpoint()}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			zc := open(t, zmqdriver.Options{})
+			// One subscriber a broker, so that each of them is known to have passed it on.
+			subs := make([]*zmq.Socket, len(c.xpub))
+			for i, endpoint := range c.xpub {
+				subs[i] = subscribed(t, endpoint, name, func(m *driver.Message) error {
+					probe := dial(t, zc, name)
+					connect(t, probe, c.xsub[i])
+					live(t, probe)
+					return errors.Join(probe.Publish(t.Context(), m), probe.Close())
+				})
+			}
+			for i := range 200 {
+				publishAtOnce(t, zc, c.xsub, name, fmt.Sprint(i))
+				for _, sub := range subs {
+					hear(t, sub, fmt.Sprint(i))
+				}
+			}
+		})
+	}
+}
+
+// publishAtOnce publishes from a new publisher as soon as it is live.
+func publishAtOnce(t *testing.T, zc *zmqdriver.Context, xsubs []string, subject, body string) {
+	t.Helper()
+	pub := dial(t, zc, subject)
+	for _, endpoint := range xsubs {
+		connect(t, pub, endpoint)
+	}
+	live(t, pub)
+	if err := pub.Publish(t.Context(), &driver.Message{Subject: subject, Body: []byte(body)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := pub.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// subscribed returns a raw SUB that is known to hear what publish sends.
+func subscribed(t *testing.T, xpub, subject string, publish func(*driver.Message) error) *zmq.Socket {
+	t.Helper()
+	sub := foreign(t, zmq.SUB)
+	if err := errors.Join(sub.SetSubscribe(subject), sub.Connect(xpub), sub.SetRcvtimeo(20*time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(patience); ; {
+		if err := publish(&driver.Message{Subject: subject, Body: []byte("probe")}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := sub.RecvMessageBytes(0); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the subscriber hears nothing")
+		}
+	}
+	if err := sub.SetRcvtimeo(patience); err != nil {
+		t.Fatal(err)
+	}
+	return sub
+}
+
+// hear fails unless the next event, but for probes, has that body.
+func hear(t *testing.T, sub *zmq.Socket, body string) {
+	t.Helper()
+	for got := "probe"; got != body; {
+		frames, err := sub.RecvMessageBytes(0)
+		if err != nil {
+			t.Fatalf("%q is lost: %v", body, err)
+		}
+		if got = string(frames[3][5:]); got != body && got != "probe" {
+			t.Fatalf("%q is lost: %q came", body, got)
+		}
+	}
+}
+
+// A broker that passes on the subscriptions of others has one to pass on only
+// while there is a subscriber.
+func TestLiveThroughForeignBroker(t *testing.T) {
+	t.Parallel()
+	xsub, xpub := foreignBroker(t)
+	zc := open(t, zmqdriver.Options{})
+	other := foreign(t, zmq.SUB)
+	if err := errors.Join(other.SetSubscribe("other"), other.SetSubscribe("kv-events.longer"), other.Connect(xpub)); err != nil {
+		t.Fatal(err)
+	}
+	pub := dial(t, zc, "kv-events")
+	connect(t, pub, xsub)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := pub.Live(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("without a subscriber: %v, want a deadline exceeded", err)
+	}
+	sub := subscribed(t, xpub, "kv", func(m *driver.Message) error {
+		m.Subject = "kv-events"
+		return pub.Publish(t.Context(), m)
+	})
+	live(t, pub)
+	for i := range 50 {
+		publishAtOnce(t, zc, []string{xsub}, "kv-events", fmt.Sprint(i))
+		hear(t, sub, fmt.Sprint(i))
+	}
+}
+
+// foreignBroker relays between an XSUB and an XPUB socket, subscriptions too.
+func foreignBroker(t *testing.T) (xsub, xpub string) {
+	t.Helper()
+	zctx, err := zmq.NewContext()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sockets [2]*zmq.Socket
+	var endpoints [2]string
+	for i, kind := range []zmq.Type{zmq.XSUB, zmq.XPUB} {
+		if sockets[i], err = zctx.NewSocket(kind); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(sockets[i].SetLinger(200*time.Millisecond), sockets[i].Bind("tcp://127.0.0.1:*")); err != nil {
+			t.Fatal(err)
+		}
+		if endpoints[i], err = sockets[i].GetLastEndpoint(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_ = zmq.Proxy(sockets[0], sockets[1], nil) // until zctx is terminated
+		ended <- errors.Join(sockets[0].Close(), sockets[1].Close())
+	}()
+	t.Cleanup(func() {
+		if err := errors.Join(zctx.Term(), <-ended); err != nil {
+			t.Error(err)
+		}
+	})
+	return endpoints[0], endpoints[1]
+}
+
+// A broker that comes back subscribes again, and is counted again.
+func TestLiveAfterReconnect(t *testing.T) {
+	t.Parallel()
+	pub := dial(t, open(t, zmqdriver.Options{}), "kv-events")
+	opts := broker.Options{XSubBind: "tcp://127.0.0.1:*", XPubBind: "tcp://127.0.0.1:*"}
+	for range 5 {
+		b, stop := runBroker(t, opts)
+		opts.XSubBind = b.XSubEndpoint()
+		connect(t, pub, b.XSubEndpoint())
+		live(t, pub)
+		sub := subscribed(t, b.XPubEndpoint(), "kv-events", func(m *driver.Message) error { return pub.Publish(t.Context(), m) })
+		stop()
+		// It is gone when nothing is heard; until then Live still means the last connection.
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		for gone := false; !gone; {
+			short, end := context.WithTimeout(ctx, 10*time.Millisecond)
+			gone = pub.Live(short) != nil
+			end()
+		}
+		cancel()
+		_ = sub.Close()
+	}
+}
