@@ -26,8 +26,7 @@ func shapes() [][][]byte {
 	}
 }
 
-// numbered publishes messages with their number in front, one to the small
-// and one to the large.
+// numbered publishes messages with their number in front, and hears them.
 type numbered struct {
 	pub, sub *zmq.Socket
 	sent     uint64

@@ -98,7 +98,7 @@ static int send_frame (void *xpub, zmq_msg_t *frame, int flags, struct relay_cou
 
 /* What is known of a message while its frames come in. */
 struct message {
-    uint64_t bytes, cost;
+    uint64_t cost;
     int more, drop;
 };
 
@@ -108,7 +108,6 @@ static int receive (struct relay *r, struct message *m, zmq_msg_t *frame)
     RETRY (size, zmq_msg_recv (frame, r->xsub, ZMQ_DONTWAIT));
     if (size == -1)
         return -1;
-    m->bytes += (uint64_t) size;
     m->cost += (uint64_t) size + sizeof *frame;
     m->more = zmq_msg_more (frame);
     return 0;
@@ -120,6 +119,7 @@ static int pass (struct relay *r, const struct message *m, zmq_msg_t *frame)
         zmq_msg_close (frame);
         return zmq_msg_init (frame);
     }
+    add (&r->counters->bytes, zmq_msg_size (frame));
     int more = zmq_msg_more (frame);
     if (!more && m->cost >= LARGE && count_queued (frame, m->cost, &r->counters->queued) == -1)
         return -1;
@@ -141,18 +141,13 @@ static int relay_message (struct relay *r)
             return -1;
     while (m.more && m.cost < LARGE);
     m.drop = m.cost >= LARGE && relay_load (&c->queued) >= r->max_queued;
+    add (m.drop ? &c->dropped : &c->messages, 1); /* first: who hears it finds it counted */
     for (int i = 0; i < n; i++)
         if (pass (r, &m, &r->frames[i]) == -1)
             return -1;
     while (m.more)
         if (receive (r, &m, r->frames) == -1 || pass (r, &m, r->frames) == -1)
             return -1;
-    if (m.drop) {
-        add (&c->dropped, 1);
-        return 0;
-    }
-    add (&c->messages, 1);
-    add (&c->bytes, m.bytes);
     return 0;
 }
 
