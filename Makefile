@@ -31,16 +31,20 @@ demo: build ## Watch workers come, publish, die and disappear, over NATS, ZMQ an
 		bin/dynplane demo --transport "$$transport" $(DEMOFLAGS) || exit; \
 	done
 
-# -race needs cgo. What cgo is not there for must build without it, too.
+# -race needs cgo. What cgo is not there for must build without it, too. Vet runs
+# once, here and in lint: go test would run it again on all dependencies, which
+# with a cold cache takes minutes.
 # The tests on etcd and Kubernetes are modules of their own, since their servers
 # are large, and wait more than they work.
+GOTEST = CGO_ENABLED=1 $(GO) -C $(1) test -race -shuffle=on -vet=off -timeout 10m $(2) $(TESTFLAGS) ./...
+
 .PHONY: test
 test: deps ## Run all tests, and build without cgo (TESTFLAGS="-run X -v")
 	CGO_ENABLED=0 $(GO) build ./...
 	CGO_ENABLED=0 $(GO) vet ./...
-	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 10m $(TESTFLAGS) ./...
-	CGO_ENABLED=1 $(GO) -C integration/etcd test -race -shuffle=on -timeout 10m -parallel 6 $(TESTFLAGS) ./...
-	CGO_ENABLED=1 $(GO) -C integration/kube test -race -shuffle=on -timeout 10m -parallel 6 $(TESTFLAGS) ./...
+	$(call GOTEST,.)
+	$(call GOTEST,integration/etcd,-parallel 6)
+	$(call GOTEST,integration/kube,-parallel 6)
 
 .PHONY: lint
 lint: deps $(GOLANGCI_LINT) $(GOVULNCHECK) ## Run the linters, and look for known vulnerabilities
