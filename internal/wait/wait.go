@@ -1,0 +1,20 @@
+// Package wait has the one way in which this module pauses.
+package wait
+
+import (
+	"context"
+	"time"
+)
+
+// Sleep blocks for d, or until ctx is done, whichever comes first. It returns
+// ctx.Err() if ctx ended the pause, and nil otherwise.
+func Sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
