@@ -51,13 +51,13 @@ func (c *Client) InstanceID() uint64 { return c.instance }
 
 // Stats counts what a client has met.
 type Stats struct {
-	// BadEntries counts the entries that were skipped because they are no
+	// InvalidEntries counts the entries that were skipped because they are no
 	// valid registration. An entry read twice counts twice.
-	BadEntries uint64
+	InvalidEntries uint64
 }
 
 // Stats returns a snapshot of the counters.
-func (c *Client) Stats() Stats { return Stats{BadEntries: c.bad.Load()} }
+func (c *Client) Stats() Stats { return Stats{InvalidEntries: c.bad.Load()} }
 
 // Registration is an instance that the client keeps registered.
 type Registration struct {
@@ -241,13 +241,13 @@ func (c *Client) watch(ctx context.Context, q Query, emit func(Event) bool) (err
 			c.log.Debug("discovery: watch closed with an error", "error", cerr)
 		}
 	}()
-	v := newView()
+	rec := newReconciler()
 	for {
 		change, err := watcher.Next(ctx)
 		if err != nil {
 			return watchError(ctx, q, err)
 		}
-		events, err := v.apply(q, change, time.Now())
+		events, err := rec.apply(q, change, time.Now())
 		if err != nil {
 			c.warnBad(change.Key, err)
 		}

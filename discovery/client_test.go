@@ -235,7 +235,7 @@ func TestCardsThatCannotBeReadDoNotBlock(t *testing.T) {
 	if client.InstanceID() != 99 || reg.Instance.InstanceID != 99 {
 		t.Errorf("registered as %d", reg.Instance.InstanceID)
 	}
-	if client.Stats().BadEntries == 0 {
+	if client.Stats().InvalidEntries == 0 {
 		t.Error("the bad cards are not counted")
 	}
 }

@@ -18,7 +18,7 @@ func (w *jetStreamWatcher) change(msg *nats.Msg, meta *nats.MsgMetadata) Change 
 		return ch
 	}
 	if err != nil {
-		ch.Op, ch.Err = OpBad, err
+		ch.Op, ch.Err = OpInvalid, err
 		return ch
 	}
 	ch.ID = id
@@ -51,11 +51,11 @@ func cause(msg *nats.Msg, meta *nats.MsgMetadata) Cause {
 	var body leaseBody
 	switch {
 	case msg.Header.Get(hdrMarker) == "MaxAge":
-		return CauseDisturbed // nobody's lease; let its owner say
+		return CauseUncertain // nobody's lease; let its owner say
 	case len(msg.Data) == 0 || json.Unmarshal(msg.Data, &body) != nil || body.Deadline == 0:
 		return CauseUnregistered
 	case meta.Timestamp.Sub(time.UnixMilli(body.Deadline)) > lateExpiry:
-		return CauseDisturbed
+		return CauseUncertain
 	}
 	return CauseExpired
 }

@@ -43,7 +43,7 @@ type leaseBody struct {
 }
 
 type jetStreamLease struct {
-	*Ending
+	*LeaseEnd
 	store *JetStream
 	key   string
 	owner string // random, and on the entry: what bears it was written by us
@@ -144,7 +144,7 @@ func (s *JetStream) Register(ctx context.Context, id ID, value []byte) (Lease, e
 func (s *JetStream) newLease(id ID, value []byte) *jetStreamLease {
 	return &jetStreamLease{
 		store: s, key: encodeKey(id), owner: strconv.FormatUint(NewInstanceID(), 16),
-		value: value, Ending: NewEnding(),
+		value: value, LeaseEnd: NewLeaseEnd(),
 	}
 }
 

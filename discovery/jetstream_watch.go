@@ -179,7 +179,7 @@ func (w *jetStreamWatcher) listOnce(ctx context.Context) error {
 func (w *jetStreamWatcher) waitForBucket(ctx context.Context, asked time.Time) error {
 	w.patience = listWait
 	if w.absent {
-		w.queued = append(w.queued, Change{Op: OpAlive, At: asked})
+		w.queued = append(w.queued, Change{Op: OpProgress, AliveSince: asked})
 		return sleep(ctx, absentPoll)
 	}
 	w.absent = true
@@ -288,7 +288,7 @@ func (w *jetStreamWatcher) status(ctx context.Context, msg *nats.Msg, status str
 		}
 		w.finishListing(info.CachedInfo().NumPending == 0)
 	}
-	w.queued = append(w.queued, Change{Op: OpAlive, At: w.pulledAt})
+	w.queued = append(w.queued, Change{Op: OpProgress, AliveSince: w.pulledAt})
 	return w.pull()
 }
 

@@ -32,7 +32,7 @@ type memoryStore struct {
 }
 
 type memoryLease struct {
-	*Ending
+	*LeaseEnd
 	store *memoryStore
 	id    ID
 	value []byte
@@ -50,7 +50,7 @@ func (s *memoryStore) Register(ctx context.Context, id ID, value []byte) (Lease,
 	if former := s.m.entries[id]; former != nil {
 		former.End(ErrTakenOver)
 	}
-	l := &memoryLease{Ending: NewEnding(), store: s, id: id, value: value}
+	l := &memoryLease{LeaseEnd: NewLeaseEnd(), store: s, id: id, value: value}
 	s.m.entries[id] = l
 	s.m.notify(id)
 	return l, nil

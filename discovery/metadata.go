@@ -53,7 +53,7 @@ var metadataFields = map[Kind]string{
 }
 
 // MarshalJSON writes the document of the runtime: for each kind a map from
-// path, in the form of RuntimeKey, to instance. An instance that was read is
+// path, in the form of DynamoKey, to instance. An instance that was read is
 // written as it was.
 func (m Metadata) MarshalJSON() ([]byte, error) {
 	doc := map[string]map[string]json.RawMessage{}
@@ -61,7 +61,7 @@ func (m Metadata) MarshalJSON() ([]byte, error) {
 		doc[field] = map[string]json.RawMessage{}
 	}
 	for id, in := range m.byID {
-		path, err := RuntimeKey(id)
+		path, err := DynamoKey(id)
 		if err != nil {
 			path = id.Path() // a slash in a name
 		}

@@ -84,28 +84,28 @@ func TestRuntimeKeys(t *testing.T) {
 		{discovery.EventChannel{Scope: discovery.Scope{Namespace: "dynamo", Component: "backend"}, Topic: "t"}.ID(42), "v1/event_channels", "namespace/dynamo/component/backend/topic/t/2a", "dynamo/backend/t/2a"},
 		{discovery.EventSource{Scope: ep, Topic: "t"}.ID(42), "v1/event_sources", "namespace/ns%2Eone/component/worker/endpoint/generate/topic/t/2a", ""},
 	} {
-		bucket, err := discovery.RuntimeBucket(c.id.Kind)
+		bucket, err := discovery.DynamoBucket(c.id.Kind)
 		if err != nil || bucket != c.bucket {
 			t.Errorf("bucket of %v: %q, %v", c.id, bucket, err)
 		}
-		key, err := discovery.RuntimeKey(c.id)
+		key, err := discovery.DynamoKey(c.id)
 		if err != nil || key != c.key {
 			t.Errorf("key of %v: %q, %v, want %q", c.id, key, err, c.key)
 		}
 		for _, key := range []string{c.key, c.older} {
-			if id, err := discovery.ParseRuntimeKey(c.id.Kind, key); key != "" && (err != nil || id != c.id) {
+			if id, err := discovery.ParseDynamoKey(c.id.Kind, key); key != "" && (err != nil || id != c.id) {
 				t.Errorf("key %q read as %+v, %v, want %+v", key, id, err, c.id)
 			}
 		}
 	}
 	for _, key := range []string{"", "a/b/c", "a/b/c/zz", "a/b/c/0x2a", "a/b/c/d/e/f", "namespace/a/topic/%zz/2a"} {
 		for _, kind := range []discovery.Kind{discovery.KindEndpoint, discovery.KindModel, discovery.KindEventChannel} {
-			if id, err := discovery.ParseRuntimeKey(kind, key); err == nil {
+			if id, err := discovery.ParseDynamoKey(kind, key); err == nil {
 				t.Errorf("key %q of kind %v read as %v", key, kind, id)
 			}
 		}
 	}
-	if key, err := discovery.RuntimeKey(discovery.Endpoint{Scope: discovery.Scope{Namespace: "a/b", Component: "c", Endpoint: "d"}}.ID(1)); err == nil {
+	if key, err := discovery.DynamoKey(discovery.Endpoint{Scope: discovery.Scope{Namespace: "a/b", Component: "c", Endpoint: "d"}}.ID(1)); err == nil {
 		t.Errorf("a slash in a raw key is taken: %q", key)
 	}
 }
@@ -224,7 +224,7 @@ func TestWatchField(t *testing.T) {
 			if got[1] != 2 || len(got) != 1 {
 				t.Fatalf("first view %v", got)
 			}
-			if bad := client.Stats().BadEntries; bad != 1 {
+			if bad := client.Stats().InvalidEntries; bad != 1 {
 				t.Errorf("%d bad cards counted, want 1", bad)
 			}
 			register(1, lora, "c-lora") // changes nothing

@@ -7,37 +7,37 @@ import (
 
 // The buckets of the runtime's key-value backends (etcd, files).
 const (
-	runtimeEndpoints = "v1/instances"
-	runtimeModels    = "v1/mdc"
-	runtimeChannels  = "v1/event_channels"
-	runtimeSources   = "v1/event_sources"
+	dynamoEndpoints = "v1/instances"
+	dynamoModels    = "v1/mdc"
+	dynamoChannels  = "v1/event_channels"
+	dynamoSources   = "v1/event_sources"
 )
 
-var runtimeBuckets = map[Kind]string{
-	KindEndpoint:     runtimeEndpoints,
-	KindModel:        runtimeModels,
-	KindEventChannel: runtimeChannels,
-	KindEventSource:  runtimeSources,
+var dynamoBuckets = map[Kind]string{
+	KindEndpoint:     dynamoEndpoints,
+	KindModel:        dynamoModels,
+	KindEventChannel: dynamoChannels,
+	KindEventSource:  dynamoSources,
 }
 
-// RuntimeBucket returns the bucket in which the runtime's key-value backends
+// DynamoBucket returns the bucket in which the runtime's key-value backends
 // keep a kind of registration, such as v1/instances.
-func RuntimeBucket(kind Kind) (string, error) {
-	bucket, ok := runtimeBuckets[kind]
+func DynamoBucket(kind Kind) (string, error) {
+	bucket, ok := dynamoBuckets[kind]
 	if !ok {
 		return "", fmt.Errorf("discovery: no bucket for kind %v", kind)
 	}
 	return bucket, nil
 }
 
-// RuntimeKey returns the key of a registration inside its RuntimeBucket, as the
+// DynamoKey returns the key of a registration inside its DynamoBucket, as the
 // newer generation of the runtime writes it: names stand raw in the keys of
 // endpoints and models, so one with a slash is an error, and escaped as
 // EncodeSegment does in those of event channels and sources.
 //
 //	ns/comp/ep/id[/suffix]
 //	namespace/ns[/component/comp[/endpoint/ep]]/topic/topic/id
-func RuntimeKey(id ID) (string, error) {
+func DynamoKey(id ID) (string, error) {
 	if err := id.validate(); err != nil {
 		return "", fmt.Errorf("discovery: %w", err)
 	}
@@ -57,11 +57,11 @@ func RuntimeKey(id ID) (string, error) {
 	return key, nil
 }
 
-// ParseRuntimeKey reads a key of either generation; the older one writes
+// ParseDynamoKey reads a key of either generation; the older one writes
 // ns/comp/topic/id for event channels, with names raw and an empty comp in the
 // scope of a namespace.
-func ParseRuntimeKey(kind Kind, key string) (ID, error) {
-	id, err := parseRuntimeKey(kind, strings.Split(key, "/"))
+func ParseDynamoKey(kind Kind, key string) (ID, error) {
+	id, err := parseDynamoKey(kind, strings.Split(key, "/"))
 	if err == nil {
 		err = id.validate()
 	}
@@ -71,7 +71,7 @@ func ParseRuntimeKey(kind Kind, key string) (ID, error) {
 	return id, nil
 }
 
-func parseRuntimeKey(kind Kind, parts []string) (ID, error) {
+func parseDynamoKey(kind Kind, parts []string) (ID, error) {
 	raw := func(part string) (string, error) { return part, nil }
 	switch {
 	case kind == KindEndpoint:
@@ -86,9 +86,9 @@ func parseRuntimeKey(kind Kind, parts []string) (ID, error) {
 	return parseChannel(kind, parts, DecodeSegment)
 }
 
-// RuntimePrefix returns what the keys of all that a query finds begin with, in
+// DynamoPrefix returns what the keys of all that a query finds begin with, in
 // either generation where one prefix can say that, else "".
-func RuntimePrefix(q Query) string {
+func DynamoPrefix(q Query) string {
 	if (ID{Kind: q.Kind}).hasTopic() || q.Scope.Namespace == "" {
 		return ""
 	}

@@ -47,20 +47,20 @@ type Lease interface {
 	Wait(ctx context.Context) error
 }
 
-// Ending is the end of a Lease: why it came, said once and waited for by many.
-// Those who write a Store embed one, made by NewEnding, in their leases, which
+// LeaseEnd is the end of a Lease: why it came, said once and waited for by many.
+// Those who write a Store embed one, made by NewLeaseEnd, in their leases, which
 // have Wait by it. It is safe for concurrent use.
-type Ending struct {
+type LeaseEnd struct {
 	once sync.Once
 	done chan struct{}
 	err  error // set before done is closed
 }
 
-// NewEnding returns one that has not come.
-func NewEnding() *Ending { return &Ending{done: make(chan struct{})} }
+// NewLeaseEnd returns one that has not come.
+func NewLeaseEnd() *LeaseEnd { return &LeaseEnd{done: make(chan struct{})} }
 
 // End says that the lease has ended. What is said first stands.
-func (e *Ending) End(why error) {
+func (e *LeaseEnd) End(why error) {
 	e.once.Do(func() {
 		e.err = why
 		close(e.done)
@@ -68,7 +68,7 @@ func (e *Ending) End(why error) {
 }
 
 // Ended reports whether the lease has ended.
-func (e *Ending) Ended() bool {
+func (e *LeaseEnd) Ended() bool {
 	select {
 	case <-e.done:
 		return true
@@ -78,7 +78,7 @@ func (e *Ending) Ended() bool {
 }
 
 // Wait implements Lease.
-func (e *Ending) Wait(ctx context.Context) error {
+func (e *LeaseEnd) Wait(ctx context.Context) error {
 	select {
 	case <-e.done:
 		return e.err
@@ -112,12 +112,12 @@ const (
 	OpDelete
 	// OpSynced ends a full listing.
 	OpSynced
-	// OpAlive says that nothing happened and the store was there to say so,
+	// OpProgress says that nothing happened and the store was there to say so,
 	// after all that it had to say before. Removals that are held wait for it,
 	// so a store that can be disturbed sends one at least every second.
-	OpAlive
-	// OpBad says that Key holds something that Err tells about.
-	OpBad
+	OpProgress
+	// OpInvalid says that Key holds something that Err tells about.
+	OpInvalid
 )
 
 // Cause says why an entry is gone.
@@ -129,9 +129,9 @@ const (
 	CauseUnregistered Cause = iota + 1
 	// CauseExpired: its lease ran out, and the store was there all the time.
 	CauseExpired
-	// CauseDisturbed: its lease ran out, but the store was disturbed, so that
+	// CauseUncertain: its lease ran out, but the store was disturbed, so that
 	// the owner may live and have had no chance to say so.
-	CauseDisturbed
+	CauseUncertain
 )
 
 // Change is what a Watcher delivers. Key is how the store calls the entry, for
@@ -145,7 +145,7 @@ type Change struct {
 	Cause Cause
 	Err   error
 
-	// At is set on OpAlive: a time after which the store said so. It may be
+	// AliveSince is set on OpProgress: a time after which the store said so. It may be
 	// earlier than when the change is delivered, never later.
-	At time.Time
+	AliveSince time.Time
 }

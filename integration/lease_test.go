@@ -414,7 +414,7 @@ func TestForeignHandsInTheBucket(t *testing.T) {
 	put("endpoints.dynamo.backend.generate.7", strings.Repeat("[", 900_000))
 	put("endpoints.dynamo.backend.generate.8", `{"type":"Endpoint","namespace":"dynamo","component":"backend","endpoint":"generate","instance_id":8,"transport":{"tcp":"x"}}`)
 	w.awaitAdded(8) // what a foreign writer writes well is heard
-	w.await("the junk is counted", func([]timedEvent) bool { return reader.Stats().BadEntries >= 4 })
+	w.await("the junk is counted", func([]timedEvent) bool { return reader.Stats().InvalidEntries >= 4 })
 
 	// Junk that somebody has removed is no junk any more.
 	for _, junk := range []string{"junk", "endpoints.dynamo.backend.generate.zz"} {
@@ -423,8 +423,8 @@ func TestForeignHandsInTheBucket(t *testing.T) {
 		}
 	}
 	tidy, _ := newClient(t, server.URL(), o)
-	if _, err := tidy.List(t.Context(), endpoints); err != nil || tidy.Stats().BadEntries != 3 {
-		t.Errorf("%d bad entries after two of them were removed (%v), want 3", tidy.Stats().BadEntries, err)
+	if _, err := tidy.List(t.Context(), endpoints); err != nil || tidy.Stats().InvalidEntries != 3 {
+		t.Errorf("%d bad entries after two of them were removed (%v), want 3", tidy.Stats().InvalidEntries, err)
 	}
 
 	// Who overwrites a living entry does not make its owner dead.

@@ -15,7 +15,7 @@ import (
 
 // entry is a registration, and the discovery.Lease that Register returns.
 type entry struct {
-	*discovery.Ending
+	*discovery.LeaseEnd
 	store *Store
 	key   string
 	value string
@@ -25,15 +25,15 @@ type entry struct {
 
 // Register implements discovery.Store. One put both creates and takes over.
 func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (discovery.Lease, error) {
-	bucket, err := discovery.RuntimeBucket(id.Kind)
+	bucket, err := discovery.DynamoBucket(id.Kind)
 	if err != nil {
 		return nil, err
 	}
-	key, err := discovery.RuntimeKey(id)
+	key, err := discovery.DynamoKey(id)
 	if err != nil {
 		return nil, err
 	}
-	e := &entry{store: s, key: bucket + "/" + key, value: string(value), Ending: discovery.NewEnding()}
+	e := &entry{store: s, key: bucket + "/" + key, value: string(value), LeaseEnd: discovery.NewLeaseEnd()}
 	if err := s.begin(e.key); err != nil {
 		return nil, err
 	}

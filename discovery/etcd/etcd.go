@@ -9,7 +9,7 @@
 //	client := discovery.NewClient(store, discovery.Options{})
 //	defer client.Shutdown(ctx)
 //
-// A key is discovery.RuntimeBucket and discovery.RuntimeKey with a slash
+// A key is discovery.DynamoBucket and discovery.DynamoKey with a slash
 // between and none in front; keys of both generations are read. All that one
 // Store registers hangs on one lease, so that it goes together when the owner
 // dies, within the TTL and the second that etcd takes.

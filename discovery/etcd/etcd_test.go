@@ -135,9 +135,9 @@ func TestCause(t *testing.T) {
 		{"without a lease", 0, false, 0, discovery.CauseUnregistered},
 		{"without a lease, after a disturbance", 0, true, time.Hour, discovery.CauseUnregistered},
 		{"in quiet times", 7, false, 0, discovery.CauseExpired},
-		{"read late", 7, false, time.Hour, discovery.CauseDisturbed},
-		{"of an unknown lease", -1, false, 0, discovery.CauseDisturbed},
-		{"of an unknown lease, after a disturbance", -1, true, 0, discovery.CauseDisturbed},
+		{"read late", 7, false, time.Hour, discovery.CauseUncertain},
+		{"of an unknown lease", -1, false, 0, discovery.CauseUncertain},
+		{"of an unknown lease, after a disturbance", -1, true, 0, discovery.CauseUncertain},
 	} {
 		w := &watcher{relisted: c.relisted, answered: time.Now().Add(-c.answered)}
 		if got := w.cause(t.Context(), c.lease); got != c.want {
@@ -165,11 +165,11 @@ func TestChanges(t *testing.T) {
 	var ops []discovery.Op
 	for _, ch := range w.queued {
 		ops = append(ops, ch.Op)
-		if ch.Op != discovery.OpBad && ch.ID != id || ch.Op == discovery.OpBad && ch.Err == nil {
+		if ch.Op != discovery.OpInvalid && ch.ID != id || ch.Op == discovery.OpInvalid && ch.Err == nil {
 			t.Errorf("change %+v", ch)
 		}
 	}
-	if want := []discovery.Op{discovery.OpPut, discovery.OpPut, discovery.OpBad, discovery.OpDelete}; !slices.Equal(ops, want) {
+	if want := []discovery.Op{discovery.OpPut, discovery.OpPut, discovery.OpInvalid, discovery.OpDelete}; !slices.Equal(ops, want) {
 		t.Errorf("%v, want %v", ops, want)
 	}
 }
@@ -183,7 +183,7 @@ func TestAliveWaitsForTheWatch(t *testing.T) {
 		t.Fatal("alive before the watch has come to it")
 	}
 	w.come = 7
-	if !w.answer() || len(w.queued) != 1 || w.queued[0].Op != discovery.OpAlive || !w.queued[0].At.Equal(asked) {
+	if !w.answer() || len(w.queued) != 1 || w.queued[0].Op != discovery.OpProgress || !w.queued[0].AliveSince.Equal(asked) {
 		t.Fatalf("%+v", w.queued)
 	}
 	if !w.answer() || len(w.queued) != 1 {

@@ -70,12 +70,12 @@ func (s *Store) Watch(_ context.Context, q discovery.Query) (discovery.Watcher, 
 		w.queued = []discovery.Change{{Op: discovery.OpReset}, {Op: discovery.OpSynced}}
 		return w, nil
 	}
-	bucket, err := discovery.RuntimeBucket(q.Kind)
+	bucket, err := discovery.DynamoBucket(q.Kind)
 	if err != nil {
 		return nil, err
 	}
 	w.bucket = bucket + "/"
-	w.prefix = w.bucket + discovery.RuntimePrefix(q)
+	w.prefix = w.bucket + discovery.DynamoPrefix(q)
 	return w, nil
 }
 
@@ -234,20 +234,20 @@ func (w *watcher) answer() bool {
 		return false
 	}
 	if w.want > 0 {
-		w.queued = append(w.queued, discovery.Change{Op: discovery.OpAlive, At: w.asked})
+		w.queued = append(w.queued, discovery.Change{Op: discovery.OpProgress, AliveSince: w.asked})
 		w.want = 0
 	}
 	return true
 }
 
 func (w *watcher) parse(key []byte) (discovery.ID, error) {
-	return discovery.ParseRuntimeKey(w.query.Kind, strings.TrimPrefix(string(key), w.bucket))
+	return discovery.ParseDynamoKey(w.query.Kind, strings.TrimPrefix(string(key), w.bucket))
 }
 
 func (w *watcher) put(kv *mvccpb.KeyValue) discovery.Change {
 	ch := discovery.Change{Op: discovery.OpPut, Key: string(kv.Key), Value: kv.Value}
 	if ch.ID, ch.Err = w.parse(kv.Key); ch.Err != nil {
-		ch.Op = discovery.OpBad
+		ch.Op = discovery.OpInvalid
 	}
 	return ch
 }
@@ -261,18 +261,18 @@ func (w *watcher) cause(ctx context.Context, lease int64) discovery.Cause {
 	case lease == int64(clientv3.NoLease):
 		return discovery.CauseUnregistered
 	case time.Since(w.answered) > staleAfter:
-		return discovery.CauseDisturbed
+		return discovery.CauseUncertain
 	case !w.relisted && lease > 0:
 		return discovery.CauseExpired
 	case lease < 0: // compacted away before we could read it
-		return discovery.CauseDisturbed
+		return discovery.CauseUncertain
 	}
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	info, err := w.store.client.TimeToLive(ctx, clientv3.LeaseID(lease))
 	switch {
 	case err != nil:
-		return discovery.CauseDisturbed
+		return discovery.CauseUncertain
 	case info.TTL < 0:
 		return discovery.CauseExpired
 	}

@@ -8,7 +8,7 @@
 //	defer client.Shutdown(ctx) // removes our files
 //
 // A registration is the file {root}/{bucket}/{key}, its key percent-encoded
-// (discovery.RuntimeKey; docs/protocol.md has the rules that all who share a
+// (discovery.DynamoKey; docs/protocol.md has the rules that all who share a
 // root obey). It lives while its modification time is younger than the TTL: its
 // owner touches it every third of that, and everybody removes files that are
 // older.
@@ -142,7 +142,7 @@ func (s *Store) interval() time.Duration { return min(s.opt.TTL, runtimeTTL) / 3
 // dir returns the directory of a kind, or "" if there is no such kind: nothing
 // is ever found there.
 func (s *Store) dir(kind discovery.Kind) string {
-	bucket, err := discovery.RuntimeBucket(kind)
+	bucket, err := discovery.DynamoBucket(kind)
 	if err != nil {
 		return ""
 	}
@@ -155,7 +155,7 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (di
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	key, err := discovery.RuntimeKey(id)
+	key, err := discovery.DynamoKey(id)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +166,7 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (di
 	if len(value) > maxValue {
 		return nil, fmt.Errorf("value of %d bytes: want at most %d", len(value), maxValue)
 	}
-	l := &lease{store: s, dir: s.dir(id.Kind), name: name, value: value, Ending: discovery.NewEnding()}
+	l := &lease{store: s, dir: s.dir(id.Kind), name: name, value: value, LeaseEnd: discovery.NewLeaseEnd()}
 	if err := s.use(l.dir); err != nil {
 		return nil, err
 	}

@@ -122,7 +122,7 @@ func TestForeignWriterInPlace(t *testing.T) {
 		w.expect(discovery.Added, 3)
 		return log.count("no valid registration") >= 2
 	})
-	if n := reader.Stats().BadEntries; n != 2 {
+	if n := reader.Stats().InvalidEntries; n != 2 {
 		t.Errorf("%d bad entries, want 2:\n%v", n, log)
 	}
 	if err := os.WriteFile(endpointPath(root, 2), []byte(endpointJSON(2, "cpu")), 0o666); err != nil {
@@ -180,7 +180,7 @@ func TestWhatIsNoRegistrationIsSkipped(t *testing.T) {
 		runtimeInsert(t, endpointPath(root, 0x10+i), endpointJSON(0x10+i, "cpu"))
 		w.expect(discovery.Added, 0x10+i)
 	}
-	if n := reader.Stats().BadEntries; n != 6 {
+	if n := reader.Stats().InvalidEntries; n != 6 {
 		t.Errorf("%d bad entries, want 6:\n%v", n, log)
 	}
 	if err := os.Remove(filepath.Join(dir, "README")); err != nil {

@@ -58,7 +58,7 @@ func FuzzNames(f *testing.F) {
 		}
 		w := watcher{query: discovery.Query{Kind: discovery.KindEventChannel}}
 		if id, err := w.parse(s); err == nil {
-			if _, err := discovery.RuntimeKey(id); err != nil {
+			if _, err := discovery.DynamoKey(id); err != nil {
 				t.Errorf("the name %q is read as %v: %v", s, id, err)
 			}
 		}
@@ -95,7 +95,7 @@ func expect(t *testing.T, w *watcher, op discovery.Op) discovery.Change {
 	defer cancel()
 	for {
 		ch, err := w.Next(ctx)
-		if err != nil || ch.Op != op && ch.Op != discovery.OpAlive {
+		if err != nil || ch.Op != op && ch.Op != discovery.OpProgress {
 			t.Fatalf("got %+v, %v, want op %d", ch, err, op)
 		}
 		if ch.Op == op {
@@ -176,7 +176,7 @@ func TestCauses(t *testing.T) {
 	s.pulse.mu.Lock()
 	s.pulse.disturbed = time.Now().Add(time.Minute)
 	s.pulse.mu.Unlock()
-	if ch := expect(t, w, discovery.OpDelete); ch.Cause != discovery.CauseDisturbed {
+	if ch := expect(t, w, discovery.OpDelete); ch.Cause != discovery.CauseUncertain {
 		t.Errorf("expired after a disturbance, it is gone with cause %d", ch.Cause)
 	}
 	if _, err := os.Stat(path); err != nil {

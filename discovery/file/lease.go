@@ -18,7 +18,7 @@ import (
 // is given to no other file, so that the file under our name is ours if and
 // only if it is the same one and holds what we wrote.
 type lease struct {
-	*discovery.Ending
+	*discovery.LeaseEnd
 	store     *Store
 	dir, name string
 	value     []byte

@@ -55,7 +55,7 @@ func (w *watcher) look(name string, settled bool) {
 	switch {
 	case known && before.sum == sum: // a heartbeat
 	case err != nil:
-		w.queue(discovery.Change{Op: discovery.OpBad, ID: id, Key: path, Err: err})
+		w.queue(discovery.Change{Op: discovery.OpInvalid, ID: id, Key: path, Err: err})
 	default:
 		w.queue(discovery.Change{Op: discovery.OpPut, ID: id, Key: path, Value: data, TTL: w.store.opt.TTL})
 	}
@@ -66,7 +66,7 @@ func (w *watcher) parse(name string) (discovery.ID, error) {
 	if err != nil {
 		return discovery.ID{}, err
 	}
-	return discovery.ParseRuntimeKey(w.query.Kind, key)
+	return discovery.ParseDynamoKey(w.query.Kind, key)
 }
 
 func sameVersion(a, b fs.FileInfo) bool {
@@ -109,7 +109,7 @@ func (w *watcher) cause(last fs.FileInfo, now time.Time) discovery.Cause {
 	case !w.store.expired(last, now):
 		return discovery.CauseUnregistered
 	case !w.store.pulse.calm(now):
-		return discovery.CauseDisturbed
+		return discovery.CauseUncertain
 	}
 	return discovery.CauseExpired
 }

@@ -157,7 +157,7 @@ func (w *watcher) list(ctx context.Context) error {
 		w.disarm()
 		return ignoreNotExist(err)
 	}
-	w.then = discovery.Change{Op: discovery.OpAlive, At: start}
+	w.then = discovery.Change{Op: discovery.OpProgress, AliveSince: start}
 	if !w.absent { // else the listing has been delivered: it was empty
 		w.reset()
 		w.then = discovery.Change{Op: discovery.OpSynced}
@@ -191,7 +191,7 @@ func (w *watcher) waitForDirectory(ctx context.Context, start time.Time) {
 	}
 	select {
 	case <-w.ticker.C:
-		w.queue(discovery.Change{Op: discovery.OpAlive, At: start})
+		w.queue(discovery.Change{Op: discovery.OpProgress, AliveSince: start})
 	case <-w.store.closed:
 	case <-ctx.Done():
 	}
@@ -240,7 +240,7 @@ func (w *watcher) scan() {
 			w.todo = append(w.todo, name)
 		}
 	}
-	w.then = discovery.Change{Op: discovery.OpAlive, At: start}
+	w.then = discovery.Change{Op: discovery.OpProgress, AliveSince: start}
 }
 
 // inPlace reports whether the directory is the one that we follow.

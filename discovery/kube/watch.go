@@ -227,7 +227,7 @@ func (w *watcher) tellBad(objects map[string]*worker) {
 		}
 		w.bad[name] = object.uid + object.err.Error()
 		if told[name] != w.bad[name] {
-			w.queue = append(w.queue, discovery.Change{Op: discovery.OpBad, Key: name, Err: object.err})
+			w.queue = append(w.queue, discovery.Change{Op: discovery.OpInvalid, Key: name, Err: object.err})
 		}
 	}
 }

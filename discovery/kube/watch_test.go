@@ -80,7 +80,7 @@ func gone(id uint64) string { return fmt.Sprintf("%d %d", discovery.OpDelete, id
 var (
 	reset  = fmt.Sprintf("%d 0", discovery.OpReset)
 	synced = fmt.Sprintf("%d 0", discovery.OpSynced)
-	broken = fmt.Sprintf("%d 0", discovery.OpBad)
+	broken = fmt.Sprintf("%d 0", discovery.OpInvalid)
 )
 
 func TestListingComesAtOnce(t *testing.T) {

@@ -97,7 +97,7 @@ func TestForeignWriter(t *testing.T) {
 			if took := time.Since(began); took > hold/2 {
 				t.Errorf("removed after %v", took)
 			}
-			if bad := client.Stats().BadEntries; bad != 0 {
+			if bad := client.Stats().InvalidEntries; bad != 0 {
 				t.Errorf("%d bad entries, want none", bad)
 			}
 		})
@@ -153,7 +153,7 @@ func TestJunk(t *testing.T) {
 	put(keyOf(10), foreignEndpoint)
 	before.await("+10")
 	before.expect("synced", "+1", "+10")
-	if bad := client.Stats().BadEntries; bad != 14 {
+	if bad := client.Stats().InvalidEntries; bad != 14 {
 		t.Errorf("%d bad entries, want 14", bad)
 	}
 	in, err := client.List(t.Context(), endpoints)

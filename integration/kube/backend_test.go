@@ -292,7 +292,7 @@ func brokenObjects(p place) {
 	}
 	p.worker("b", "2", 8, `,"event_channels":{"junk":"junk"}`)
 	w.expect("+8") // what can be read of it; the other stays as it was
-	if client.Stats().BadEntries == 0 {
+	if client.Stats().InvalidEntries == 0 {
 		p.Error("nobody counted the broken objects")
 	}
 	p.worker("a", "1", 9, "")

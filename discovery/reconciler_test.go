@@ -41,8 +41,8 @@ func (w *scriptWatcher) Next(ctx context.Context) (Change, error) {
 	if err := sleep(ctx, step.wait); err != nil {
 		return Change{}, err
 	}
-	if step.change.Op == OpAlive && step.change.At.IsZero() {
-		step.change.At = time.Now()
+	if step.change.Op == OpProgress && step.change.AliveSince.IsZero() {
+		step.change.AliveSince = time.Now()
 	}
 	return step.change, nil
 }
@@ -81,7 +81,7 @@ func gone(instance uint64, cause Cause) scriptStep {
 // quiet is a time in which the store says that it is there, twice a second.
 func quiet(d time.Duration) []scriptStep {
 	const beat = 500 * time.Millisecond
-	return slices.Repeat([]scriptStep{{beat, Change{Op: OpAlive}}}, int(d/beat))
+	return slices.Repeat([]scriptStep{{beat, Change{Op: OpProgress}}}, int(d/beat))
 }
 
 func after(d time.Duration, s scriptStep) scriptStep {
@@ -138,7 +138,7 @@ func TestView(t *testing.T) {
 		},
 		{
 			"what was never there is not removed",
-			steps(listing(), gone(1, CauseUnregistered), gone(1, CauseExpired), gone(1, CauseDisturbed), quiet(2*ttl)),
+			steps(listing(), gone(1, CauseUnregistered), gone(1, CauseExpired), gone(1, CauseUncertain), quiet(2*ttl)),
 			[]string{"0s synced"}, 0,
 		},
 		{
@@ -153,27 +153,27 @@ func TestView(t *testing.T) {
 		},
 		{
 			"expired late: the owner has one TTL",
-			steps(listing(1), quiet(time.Second), gone(1, CauseDisturbed), quiet(2*ttl)),
+			steps(listing(1), quiet(time.Second), gone(1, CauseUncertain), quiet(2*ttl)),
 			[]string{"0s added 1 a", "0s synced", "5s removed 1 a"}, 0,
 		},
 		{
 			"expired late and back with the same value",
-			steps(listing(1), gone(1, CauseDisturbed), quiet(ttl-time.Second), put(1, "a"), quiet(2*ttl)),
+			steps(listing(1), gone(1, CauseUncertain), quiet(ttl-time.Second), put(1, "a"), quiet(2*ttl)),
 			[]string{"0s added 1 a", "0s synced"}, 0,
 		},
 		{
 			"expired late and back with another value",
-			steps(listing(1), gone(1, CauseDisturbed), quiet(ttl-time.Second), put(1, "b"), quiet(2*ttl)),
+			steps(listing(1), gone(1, CauseUncertain), quiet(ttl-time.Second), put(1, "b"), quiet(2*ttl)),
 			[]string{"0s added 1 a", "0s synced", "3s added 1 b"}, 0,
 		},
 		{
 			"held, and unregistered meanwhile",
-			steps(listing(1), gone(1, CauseDisturbed), quiet(time.Second), gone(1, CauseUnregistered), quiet(2*ttl)),
+			steps(listing(1), gone(1, CauseUncertain), quiet(time.Second), gone(1, CauseUnregistered), quiet(2*ttl)),
 			[]string{"0s added 1 a", "0s synced", "1s removed 1 a"}, 0,
 		},
 		{
 			"while the store is silent nothing held is removed",
-			steps(listing(1), gone(1, CauseDisturbed), scriptStep{10 * ttl, Change{Op: OpAlive}}),
+			steps(listing(1), gone(1, CauseUncertain), scriptStep{10 * ttl, Change{Op: OpProgress}}),
 			[]string{"0s added 1 a", "0s synced", "40s removed 1 a"}, 0,
 		},
 		{
@@ -223,7 +223,7 @@ func TestView(t *testing.T) {
 		},
 		{
 			"listed, expired and back in a later listing",
-			steps(listing(1), play(OpReset), put(1, "a"), gone(1, CauseDisturbed), put(1, "a"), play(OpSynced), quiet(2*ttl)),
+			steps(listing(1), play(OpReset), put(1, "a"), gone(1, CauseUncertain), put(1, "a"), play(OpSynced), quiet(2*ttl)),
 			[]string{"0s added 1 a", "0s synced"}, 0,
 		},
 		{
@@ -243,15 +243,15 @@ func TestView(t *testing.T) {
 		},
 		{
 			"junk where an owner died makes it no more alive",
-			steps(listing(1), gone(1, CauseDisturbed), putRaw(1, "junk"), quiet(2*ttl)),
+			steps(listing(1), gone(1, CauseUncertain), putRaw(1, "junk"), quiet(2*ttl)),
 			[]string{"0s added 1 a", "0s synced", "4s removed 1 a"}, 1,
 		},
 		{
 			"bad entries are counted and kept if they were good",
 			steps(
 				listing(1), play(OpReset),
-				scriptStep{change: Change{Op: OpBad, ID: scriptID(1), Err: errScriptEnds}},
-				scriptStep{change: Change{Op: OpBad, Key: "x", Err: errScriptEnds}},
+				scriptStep{change: Change{Op: OpInvalid, ID: scriptID(1), Err: errScriptEnds}},
+				scriptStep{change: Change{Op: OpInvalid, Key: "x", Err: errScriptEnds}},
 				play(OpSynced), quiet(2*ttl)),
 			[]string{"0s added 1 a", "0s synced"}, 2,
 		},
@@ -287,7 +287,7 @@ func TestView(t *testing.T) {
 				if !slices.Equal(got, c.want) {
 					t.Errorf("got  %q\nwant %q", got, c.want)
 				}
-				if bad := client.Stats().BadEntries; bad != c.bad {
+				if bad := client.Stats().InvalidEntries; bad != c.bad {
 					t.Errorf("%d bad entries, want %d", bad, c.bad)
 				}
 			})
@@ -306,7 +306,7 @@ func describe(ev Event) string {
 func TestWatchEndsWithItsContextWhileTheStoreIsSilent(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		client := NewClient(&script{steps(listing(1), scriptStep{time.Hour, Change{Op: OpAlive}})}, Options{})
+		client := NewClient(&script{steps(listing(1), scriptStep{time.Hour, Change{Op: OpProgress}})}, Options{})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		var last error
