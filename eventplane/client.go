@@ -74,7 +74,7 @@ func (c *Client) Publisher(ctx context.Context, scope discovery.Scope, topic str
 }
 
 // Subscriber begins to hear exactly scope and topic: not what is below. It does
-// not wait until it hears; see Subscriber.Live.
+// not wait until it hears; see Subscriber.Ready.
 func (c *Client) Subscriber(ctx context.Context, scope discovery.Scope, topic string) (*Subscriber, error) {
 	var s *Subscriber
 	err := c.opened(ctx, func(ctx context.Context) (err error) {

@@ -62,10 +62,10 @@ func connect(tb testing.TB, cfg eventplane.Config) *pair {
 	ctx, m := patient(tb), discovery.NewMemory()
 	pub, err := newPlane(tb, cfg, newDiscovery(tb, m)).Publisher(ctx, backend, "kv-events")
 	must(tb, err)
-	must(tb, pub.Live(ctx))
+	must(tb, pub.Ready(ctx))
 	sub, err := newPlane(tb, cfg, newDiscovery(tb, m)).Subscriber(ctx, backend, "kv-events")
 	must(tb, err)
-	must(tb, sub.Live(ctx))
+	must(tb, sub.Ready(ctx))
 	p := &pair{pub: pub, sub: sub}
 	p.probe(tb)
 	return p

@@ -39,7 +39,7 @@ func TestPublishersComeAndGo(t *testing.T) {
 	ctx, m := patient(t), discovery.NewMemory()
 	sub, err := newPlane(t, directConfig(), newDiscovery(t, m)).Subscriber(ctx, backend, "kv-events")
 	must(t, err)
-	must(t, sub.Live(ctx))
+	must(t, sub.Ready(ctx))
 	other := newPlane(t, directConfig(), newDiscovery(t, m))
 	for range 3 {
 		pub, err := other.Publisher(ctx, backend, "kv-events")
@@ -106,7 +106,7 @@ func TestBrokersComeAndGo(t *testing.T) {
 	cfg.Broker.Discover = true
 	sub, err := newPlane(t, cfg, newDiscovery(t, m)).Subscriber(ctx, backend, "kv-events")
 	must(t, err)
-	must(t, sub.Live(ctx))
+	must(t, sub.Ready(ctx))
 	pub, err := newPlane(t, cfg, newDiscovery(t, m)).Publisher(ctx, backend, "kv-events")
 	must(t, err) // no broker yet
 
@@ -167,7 +167,7 @@ func TestForeignChannelsAreCounted(t *testing.T) {
 	must(t, err)
 	sub, err := newPlane(t, directConfig(), newDiscovery(t, m)).Subscriber(ctx, backend, "kv-events")
 	must(t, err)
-	must(t, sub.Live(ctx))
+	must(t, sub.Ready(ctx))
 	if got := sub.Stats().Foreign; got != 1 {
 		t.Errorf("%d foreign channels: want 1", got)
 	}

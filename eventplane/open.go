@@ -47,7 +47,7 @@ func (o *outlet) Close() error {
 // receiver is a driver's subscriber that knows when it hears.
 type receiver interface {
 	driver.Subscriber
-	Live(context.Context) error
+	Ready(context.Context) error
 }
 
 // inlet is the open transport of a subscriber.
@@ -58,14 +58,14 @@ type inlet struct {
 	follow  *follower // nil where nothing is followed
 }
 
-// Live blocks until what is known is connected and hears.
-func (in *inlet) Live(ctx context.Context) error {
+// Ready blocks until what is known is connected and hears.
+func (in *inlet) Ready(ctx context.Context) error {
 	if in.follow != nil {
 		if err := in.follow.wait(ctx); err != nil {
 			return err
 		}
 	}
-	return in.receiver.Live(ctx)
+	return in.receiver.Ready(ctx)
 }
 
 // Close implements driver.Subscriber.
@@ -83,14 +83,14 @@ func (in *inlet) foreign() int {
 	return int(in.follow.foreign.Load())
 }
 
-// Live blocks until the brokers that are known have subscribed. The other
+// Ready blocks until the brokers that are known have subscribed. The other
 // transports need no waiting: others connect to a publisher.
-func (o *outlet) Live(ctx context.Context) error {
-	live, ok := o.Publisher.(interface{ Live(context.Context) error })
+func (o *outlet) Ready(ctx context.Context) error {
+	waiter, ok := o.Publisher.(interface{ Ready(context.Context) error })
 	if !ok {
 		return ctx.Err()
 	}
-	return live.Live(ctx)
+	return waiter.Ready(ctx)
 }
 
 func connectAll(to driver.Connector, endpoints []string) error {

@@ -66,13 +66,13 @@ func (p *Publisher) ID() uint64 { return p.id }
 // tells when somebody else has taken it over.
 func (p *Publisher) Registration() *discovery.Registration { return p.reg }
 
-// Live blocks until what is published goes on to the brokers that the publisher
+// Ready blocks until what is published goes on to the brokers that the publisher
 // goes through: all that are known, so one that is down keeps it waiting until
 // ctx is done. Our broker asks for all events as soon as it is connected; one
-// that only passes on the subscriptions of others keeps Live waiting too until
+// that only passes on the subscriptions of others keeps Ready waiting too until
 // there is a subscriber. On the other transports it returns at once.
-func (p *Publisher) Live(ctx context.Context) error {
-	err := p.out.Live(ctx)
+func (p *Publisher) Ready(ctx context.Context) error {
+	err := p.out.Ready(ctx)
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("eventplane: publisher of %s: %w", p.topic, err)
 	}

@@ -79,11 +79,11 @@ func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic
 	return &Subscriber{client: c, topic: topic, in: in, tracker: newTracker(in.several)}, nil
 }
 
-// Live blocks until the subscription stands: on NATS when the server has it; on
+// Ready blocks until the subscription stands: on NATS when the server has it; on
 // ZMQ when the channels that discovery knows are connected and every peer has
 // finished its handshake. What is published from then on by those is heard,
 // except that a ZMQ publisher may learn of the subscription a moment later.
-func (s *Subscriber) Live(ctx context.Context) error { return s.wrap(ctx, s.in.Live(ctx)) }
+func (s *Subscriber) Ready(ctx context.Context) error { return s.wrap(ctx, s.in.Ready(ctx)) }
 
 // Next blocks for the next event. A *DecodeError says that something arrived
 // that is none; the stream goes on, as it does after an error of ctx, by which

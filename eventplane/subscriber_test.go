@@ -37,9 +37,9 @@ func (w *wire) Next(ctx context.Context, m *driver.Message) error {
 	}
 }
 
-func (w *wire) Dropped() uint64            { return 0 }
-func (w *wire) Close() error               { close(w.closed); return nil }
-func (w *wire) Live(context.Context) error { return nil }
+func (w *wire) Dropped() uint64             { return 0 }
+func (w *wire) Close() error                { close(w.closed); return nil }
+func (w *wire) Ready(context.Context) error { return nil }
 
 func newWire(several bool) (*wire, *Subscriber) {
 	w := &wire{messages: make(chan driver.Message, 100), closed: make(chan struct{})}

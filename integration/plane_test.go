@@ -119,7 +119,7 @@ func (n *node) subscriber(scope discovery.Scope, topic string) *collector {
 	n.t.Cleanup(func() { cancel(); <-done })
 	live, stop := context.WithTimeout(n.t.Context(), natstest.Patience)
 	defer stop()
-	if err := sub.Live(live); err != nil {
+	if err := sub.Ready(live); err != nil {
 		n.t.Fatalf("live: %v", err)
 	}
 	return c

@@ -326,7 +326,7 @@ func TestTwoBrokersOneKilled(t *testing.T) {
 			pub := newNode(t, server, e, nil).publisher(backendScope, topic)
 			live, cancel := context.WithTimeout(t.Context(), natstest.Patience)
 			defer cancel()
-			if err := pub.Live(live); err != nil {
+			if err := pub.Ready(live); err != nil {
 				t.Fatal(err)
 			}
 			introduce(t, pub, c)

@@ -107,7 +107,7 @@ func (a *app) pub(ctx context.Context, scope discovery.Scope, topic string, o pu
 func (a *app) waitForBrokers(ctx context.Context, p *eventplane.Publisher) {
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
-	if err := p.Live(ctx); err != nil {
+	if err := p.Ready(ctx); err != nil {
 		a.logger().Warn("publishing, though not all brokers have answered", "waited", endTimeout, "error", err)
 	}
 }

@@ -134,7 +134,7 @@ func announceLive(ctx context.Context, s *eventplane.Subscriber, file string) er
 	if file == "" {
 		return nil
 	}
-	if err := s.Live(ctx); err != nil {
+	if err := s.Ready(ctx); err != nil {
 		return err
 	}
 	return writeReadyFile(file, "live")

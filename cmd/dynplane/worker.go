@@ -98,7 +98,7 @@ func (a *app) work(ctx context.Context, number uint16) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := pub.Live(ctx); err != nil {
+	if err := pub.Ready(ctx); err != nil {
 		return err
 	}
 	if _, err := fmt.Fprintln(a.stdout, pub.Registration().Instance.ID().Path()); err != nil {

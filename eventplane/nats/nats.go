@@ -34,7 +34,7 @@ const (
 	// closeFlush bounds how long Publisher.Close waits for the server.
 	closeFlush = 2 * time.Second
 
-	// flushTry bounds one attempt of Live; after it, or after the connection
+	// flushTry bounds one attempt of Ready; after it, or after the connection
 	// was lost, it tries again.
 	flushTry  = 2 * time.Second
 	flushWait = 50 * time.Millisecond
@@ -101,7 +101,7 @@ type Subscriber struct {
 var _ driver.Subscriber = (*Subscriber)(nil)
 
 // Subscribe subscribes to subject on nc, which stays the caller's. It does not
-// wait for the server; see Live.
+// wait for the server; see Ready.
 func Subscribe(nc *nats.Conn, subject string) (*Subscriber, error) {
 	sub, err := nc.SubscribeSync(subject)
 	if err != nil {
@@ -141,9 +141,9 @@ func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
 	}
 }
 
-// Live blocks until the server has the subscription: what is published from
+// Ready blocks until the server has the subscription: what is published from
 // then on is heard. While the connection is lost it waits for the next.
-func (s *Subscriber) Live(ctx context.Context) error {
+func (s *Subscriber) Ready(ctx context.Context) error {
 	for {
 		err := s.flush(ctx)
 		switch {

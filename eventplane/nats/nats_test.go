@@ -92,7 +92,7 @@ func TestWhatIsPublishedAfterLiveIsHeard(t *testing.T) {
 	nc := dial(t, srv)
 	for range 100 {
 		sub := subscribe(t, nc, "events")
-		must(t, sub.Live(ctx))
+		must(t, sub.Ready(ctx))
 		must(t, pub.Publish(ctx, &driver.Message{Subject: "events", Body: []byte("x")}))
 		var m driver.Message
 		must(t, sub.Next(ctx, &m))
@@ -111,11 +111,11 @@ func TestLiveWaitsForTheServer(t *testing.T) {
 	sub := subscribe(t, nc, "events")
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := sub.Live(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	if err := sub.Ready(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("live without a server: %v", err)
 	}
 	nc.Close()
-	if err := sub.Live(deadline(t)); !errors.Is(err, nats.ErrConnectionClosed) {
+	if err := sub.Ready(deadline(t)); !errors.Is(err, nats.ErrConnectionClosed) {
 		t.Errorf("live on a closed connection: %v", err)
 	}
 	var m driver.Message
@@ -129,14 +129,14 @@ func TestDroppedIsExact(t *testing.T) {
 	srv := startServer(t, server.Options{})
 	ctx, nc := deadline(t), dial(t, srv)
 	sub := subscribe(t, nc, "events")
-	must(t, sub.Live(ctx))
+	must(t, sub.Ready(ctx))
 	const sent = 100_000 // more than a subscription keeps
 	pub := natsdriver.NewPublisher(dial(t, srv))
 	for range sent {
 		must(t, pub.Publish(ctx, &driver.Message{Subject: "events", Body: []byte("x")}))
 	}
 	must(t, pub.Close())
-	must(t, sub.Live(ctx)) // all has arrived
+	must(t, sub.Ready(ctx)) // all has arrived
 	dropped := sub.Dropped()
 	var m driver.Message
 	for range sent - dropped {
@@ -179,7 +179,7 @@ func TestARefusedSubscriptionFails(t *testing.T) {
 	srv := startServer(t, server.Options{Users: []*server.User{{Username: "u", Password: "p", Permissions: denied}}})
 	nc := dial(t, srv, nats.UserInfo("u", "p"), nats.PermissionErrOnSubscribe(true))
 	sub := subscribe(t, nc, "events")
-	must(t, sub.Live(deadline(t)))
+	must(t, sub.Ready(deadline(t)))
 	var m driver.Message
 	if err := sub.Next(deadline(t), &m); !errors.Is(err, nats.ErrPermissionViolation) {
 		t.Errorf("error %v: want ErrPermissionViolation", err)

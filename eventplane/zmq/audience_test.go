@@ -16,7 +16,7 @@ import (
 	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
 )
 
-// Nothing of what a new publisher sends right after Live is lost.
+// Nothing of what a new publisher sends right after Ready is lost.
 func TestLiveThroughBroker(t *testing.T) {
 	t.Parallel()
 	one, two := startBroker(t), startBroker(t)
@@ -115,7 +115,7 @@ func TestLiveThroughForeignBroker(t *testing.T) {
 	connect(t, pub, xsub)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	if err := pub.Live(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	if err := pub.Ready(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("without a subscriber: %v, want a deadline exceeded", err)
 	}
 	sub := subscribed(t, xpub, "kv", func(m *driver.Message) error {
@@ -174,11 +174,11 @@ func TestLiveAfterReconnect(t *testing.T) {
 		live(t, pub)
 		sub := subscribed(t, b.XPubEndpoint(), "kv-events", func(m *driver.Message) error { return pub.Publish(t.Context(), m) })
 		stop()
-		// It is gone when nothing is heard; until then Live still means the last connection.
+		// It is gone when nothing is heard; until then Ready still means the last connection.
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		for gone := false; !gone; {
 			short, end := context.WithTimeout(ctx, 10*time.Millisecond)
-			gone = pub.Live(short) != nil
+			gone = pub.Ready(short) != nil
 			end()
 		}
 		cancel()

@@ -110,7 +110,7 @@ func (c *Context) bind(host string) (*Publisher, error) {
 }
 
 // Dial opens a publisher that listens nowhere: what it publishes goes to each
-// broker that it is connected to. The subject is the one whose subscribers Live
+// broker that it is connected to. The subject is the one whose subscribers Ready
 // waits for; messages of others can be published too.
 func (c *Context) Dial(subject string) (*Publisher, error) {
 	c.mu.Lock()

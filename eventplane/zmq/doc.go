@@ -12,7 +12,7 @@
 //
 // Delivery is at most once. A publisher drops what a slow subscriber does not
 // take (at the high-water mark, counted in messages), and nobody hears what
-// was published before the connection stood; Live says when it stands.
+// was published before the connection stood; Ready says when it stands.
 //
 // The format of a message is that of NVIDIA Dynamo: four frames, namely the
 // topic, the publisher's id and the sequence (both 8 bytes, big-endian), and

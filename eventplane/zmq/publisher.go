@@ -112,16 +112,16 @@ func (p *Publisher) Disconnect(endpoint string) error {
 	return p.owner.disconnect(endpoint)
 }
 
-// Live blocks until all the brokers that the publisher is connected to have
+// Ready blocks until all the brokers that the publisher is connected to have
 // subscribed to its subject, or ctx is done: what is published before is
 // dropped. A bound publisher is live.
 //
 // A broker of this module subscribes as soon as it is connected. One that
 // passes on the subscriptions of others does so when there is one of the
-// subject, and keeps Live waiting until then. Subscriptions are counted, since
+// subject, and keeps Ready waiting until then. Subscriptions are counted, since
 // libzmq does not tell whose they are: among several brokers, one that passes
 // on two that match counts as two.
-func (p *Publisher) Live(ctx context.Context) error {
+func (p *Publisher) Ready(ctx context.Context) error {
 	if p.owner == nil {
 		return ctx.Err()
 	}

@@ -141,7 +141,7 @@ func TestConcurrentUse(t *testing.T) {
 	work.Go(func() {
 		short, stop := context.WithTimeout(ctx, time.Millisecond)
 		defer stop()
-		for !errors.Is(sub.Live(short), driver.ErrClosed) && ctx.Err() == nil {
+		for !errors.Is(sub.Ready(short), driver.ErrClosed) && ctx.Err() == nil {
 		}
 	})
 	var m driver.Message

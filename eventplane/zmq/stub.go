@@ -43,8 +43,8 @@ func (unconnected) Connect(string) error { return errUnsupported }
 // Disconnect fails.
 func (unconnected) Disconnect(string) error { return errUnsupported }
 
-// Live fails.
-func (unconnected) Live(context.Context) error { return errUnsupported }
+// Ready fails.
+func (unconnected) Ready(context.Context) error { return errUnsupported }
 
 // Close does nothing.
 func (unconnected) Close() error { return nil }

@@ -75,11 +75,11 @@ func (s *Subscriber) Connect(endpoint string) error { return s.owner.connect(end
 // the connection is ended a second later, or when the peer ends it.
 func (s *Subscriber) Disconnect(endpoint string) error { return s.owner.disconnect(endpoint) }
 
-// Live blocks until the handshakes with all the endpoints that the subscriber
+// Ready blocks until the handshakes with all the endpoints that the subscriber
 // is connected to are done, or ctx is. With none it returns at once. The
 // subscription reaches the other side a moment later: what is published in
 // between can still be missed.
-func (s *Subscriber) Live(ctx context.Context) error { return s.owner.live(ctx) }
+func (s *Subscriber) Ready(ctx context.Context) error { return s.owner.live(ctx) }
 
 // Close implements driver.Subscriber.
 func (s *Subscriber) Close() error { return s.close() }

@@ -103,11 +103,11 @@ func next(t testing.TB, sub *zmqdriver.Subscriber, within time.Duration) (driver
 	return m, err
 }
 
-func live(t testing.TB, c interface{ Live(context.Context) error }) {
+func live(t testing.TB, c interface{ Ready(context.Context) error }) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if err := c.Live(ctx); err != nil {
+	if err := c.Ready(ctx); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -330,7 +330,7 @@ func TestLive(t *testing.T) {
 	connect(t, sub, "tcp://127.0.0.1:1") // nobody is there
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if err := sub.Live(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	if err := sub.Ready(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("with a dead endpoint: %v, want a deadline exceeded", err)
 	}
 	if err := sub.Disconnect("tcp://127.0.0.1:1"); err != nil {
@@ -387,8 +387,8 @@ func TestContextClosesAll(t *testing.T) {
 		"Publish":     bound.Publish(t.Context(), &driver.Message{}),
 		"PUB.Connect": dialled.Connect("tcp://127.0.0.1:1"),
 		"SUB.Connect": sub.Connect("tcp://127.0.0.1:1"),
-		"SUB.Live":    sub.Live(t.Context()),
-		"PUB.Live":    dialled.Live(t.Context()),
+		"SUB.Ready":   sub.Ready(t.Context()),
+		"PUB.Ready":   dialled.Ready(t.Context()),
 	} {
 		if !errors.Is(err, driver.ErrClosed) {
 			t.Errorf("%s: %v, want ErrClosed", name, err)
