@@ -17,7 +17,7 @@ import (
 const brokerComponent = "zmq_broker"
 
 func (c Config) zmq() zmqdriver.Options {
-	return zmqdriver.Options{IOThreads: c.IOThreads, Queue: c.Queue, Logger: c.Logger}
+	return zmqdriver.Options{IOThreads: c.IOThreads, QueueSize: c.Queue, Logger: c.Logger}
 }
 
 // directPlane is ZMQ from each publisher to each subscriber.
@@ -41,7 +41,7 @@ func (d *directPlane) publisher(_ context.Context, r route) (*outlet, error) {
 	if err != nil {
 		return nil, err
 	}
-	pub, err := d.ctx.Bind(listenAddr(addr).String())
+	pub, err := d.ctx.DirectPublisher(listenAddr(addr).String())
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +121,7 @@ func newBrokerPlane(c Config, d *discovery.Client) (*brokerPlane, error) {
 }
 
 func (b *brokerPlane) publisher(ctx context.Context, r route) (*outlet, error) {
-	pub, err := b.ctx.Dial(r.brokerSubject())
+	pub, err := b.ctx.BrokerPublisher(r.brokerSubject())
 	if err != nil {
 		return nil, err
 	}

@@ -157,7 +157,7 @@ func (s *Subscriber) accept() error {
 	case err != nil:
 	case ev.Topic != s.topic:
 		reason = fmt.Sprintf("topic %q in the envelope: want %q", ev.Topic, s.topic)
-	case s.msg.Identified && (s.msg.PublisherID != ev.PublisherID || s.msg.Sequence != ev.Sequence):
+	case s.msg.HasIdentity && (s.msg.PublisherID != ev.PublisherID || s.msg.Sequence != ev.Sequence):
 		reason = fmt.Sprintf("publisher %d, sequence %d in the frames, but %d, %d in the envelope: want the same",
 			s.msg.PublisherID, s.msg.Sequence, ev.PublisherID, ev.Sequence)
 	default:

@@ -59,7 +59,7 @@ func (w *wire) sendAs(t *testing.T, env codec.Envelope, publisher, sequence uint
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.messages <- driver.Message{Subject: "s", PublisherID: publisher, Sequence: sequence, Identified: true, Body: body}
+	w.messages <- driver.Message{Subject: "s", PublisherID: publisher, Sequence: sequence, HasIdentity: true, Body: body}
 }
 
 func TestNextWaitsForTheOtherPath(t *testing.T) {

@@ -24,10 +24,10 @@ type Message struct {
 
 	// PublisherID and Sequence are those of the envelope. A transport that
 	// carries them outside of the body (ZMQ does, NATS does not) sets
-	// Identified on what it receives.
+	// HasIdentity on what it receives.
 	PublisherID uint64
 	Sequence    uint64
-	Identified  bool
+	HasIdentity bool
 
 	// Body is the encoded envelope. Publish does not keep it. One that Next
 	// returns belongs to the receiver and is never written to again.

@@ -69,7 +69,7 @@ func testOrder(t *testing.T, h Harness) {
 	var kept [][]byte
 	for i := range uint64(n) {
 		m := next(t, sub)
-		if m.Subject != subject || m.Identified && (m.PublisherID != 7 || m.Sequence != i) {
+		if m.Subject != subject || m.HasIdentity && (m.PublisherID != 7 || m.Sequence != i) {
 			t.Fatalf("message %d: got subject %q, publisher %d, sequence %d", i, m.Subject, m.PublisherID, m.Sequence)
 		}
 		kept = append(kept, m.Body)

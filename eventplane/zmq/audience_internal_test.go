@@ -23,7 +23,7 @@ func TestUnreadSubscriptionsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = zc.Close() }()
-	pub, err := zc.Dial("kv-events")
+	pub, err := zc.BrokerPublisher("kv-events")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,7 +70,7 @@ func open(t testing.TB, opts zmqdriver.Options) *zmqdriver.Context {
 
 func bind(t testing.TB, zc *zmqdriver.Context) *zmqdriver.Publisher {
 	t.Helper()
-	pub, err := zc.Bind("127.0.0.1")
+	pub, err := zc.DirectPublisher("127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func bind(t testing.TB, zc *zmqdriver.Context) *zmqdriver.Publisher {
 
 func dial(t testing.TB, zc *zmqdriver.Context, subject string) *zmqdriver.Publisher {
 	t.Helper()
-	pub, err := zc.Dial(subject)
+	pub, err := zc.BrokerPublisher(subject)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,13 +70,13 @@ func (c *Context) forget(s io.Closer) {
 	delete(c.open, s)
 }
 
-// Bind opens a publisher to which subscribers connect. It listens on a port
+// DirectPublisher opens a publisher to which subscribers connect. It listens on a port
 // that the system chooses, on host: the address of an interface, or 0.0.0.0
 // or :: for all of them.
-func (c *Context) Bind(host string) (*Publisher, error) {
+func (c *Context) DirectPublisher(host string) (*Publisher, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p, err := c.bind(host)
+	p, err := c.directPublisher(host)
 	if err != nil {
 		return nil, fmt.Errorf("zmq: bind to %q: %w", host, err)
 	}
@@ -86,7 +86,7 @@ func (c *Context) Bind(host string) (*Publisher, error) {
 
 var errHost = errors.New("want an IP address")
 
-func (c *Context) bind(host string) (*Publisher, error) {
+func (c *Context) directPublisher(host string) (*Publisher, error) {
 	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
 	if err != nil {
 		return nil, errHost
@@ -109,13 +109,13 @@ func (c *Context) bind(host string) (*Publisher, error) {
 	return newPublisher(c, s, endpoint, ""), nil
 }
 
-// Dial opens a publisher that listens nowhere: what it publishes goes to each
+// BrokerPublisher opens a publisher that listens nowhere: what it publishes goes to each
 // broker that it is connected to. The subject is the one whose subscribers Ready
 // waits for; messages of others can be published too.
-func (c *Context) Dial(subject string) (*Publisher, error) {
+func (c *Context) BrokerPublisher(subject string) (*Publisher, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p, err := c.dial(subject)
+	p, err := c.brokerPublisher(subject)
 	if err != nil {
 		return nil, fmt.Errorf("zmq: dial: %w", err)
 	}
@@ -123,9 +123,9 @@ func (c *Context) Dial(subject string) (*Publisher, error) {
 	return p, nil
 }
 
-// dial opens an XPUB, which is a PUB that tells the subscriptions it gets: all
+// brokerPublisher opens an XPUB, which is a PUB that tells the subscriptions it gets: all
 // of them if it is verbose, also those of a second broker.
-func (c *Context) dial(subject string) (*Publisher, error) {
+func (c *Context) brokerPublisher(subject string) (*Publisher, error) {
 	socket, err := c.socket(zmq.XPUB)
 	if err != nil {
 		return nil, err

@@ -6,9 +6,9 @@
 // A Context owns the sockets that are opened with it:
 //
 //	zc, err := zmq.New(zmq.Options{})
-//	pub, err := zc.Bind("127.0.0.1")         // direct: others connect to pub.Endpoint()
-//	pub, err := zc.Dial("kv-events")         // broker: pub.Connect(xsub) for each broker
-//	sub, err := zc.Subscribe("kv-events")    // sub.Connect(endpoint) for each publisher or XPUB
+//	pub, err := zc.DirectPublisher("127.0.0.1")  // subscribers connect to pub.Endpoint()
+//	pub, err := zc.BrokerPublisher("kv-events")  // pub.Connect(xsub) for each broker
+//	sub, err := zc.Subscribe("kv-events")        // sub.Connect(endpoint) for each publisher or XPUB
 //
 // Delivery is at most once. A publisher drops what a slow subscriber does not
 // take (at the high-water mark, counted in messages), and nobody hears what

@@ -26,7 +26,7 @@ func hello(ctx context.Context) error {
 		return err
 	}
 	defer zc.Close()
-	pub, err := zc.Bind("127.0.0.1")
+	pub, err := zc.DirectPublisher("127.0.0.1")
 	if err != nil {
 		return err
 	}

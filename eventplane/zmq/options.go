@@ -15,11 +15,11 @@ type Options struct {
 	// each subscriber before it drops; 0 means 100,000.
 	HWM int
 
-	// Queue is how many received messages a Subscriber holds for Next before
+	// QueueSize is how many received messages a Subscriber holds for Next before
 	// it drops the newest; 0 means 100,000. Whatever this is, it holds no
 	// more than 32 MiB, or a single larger message.
 	// libzmq holds at most 1,000 messages of each peer before it.
-	Queue int
+	QueueSize int
 
 	// MaxMessage is the largest frame, in bytes, that is sent or received;
 	// 0 means 64 MiB. A peer that sends a larger one is cut off, and
@@ -46,7 +46,7 @@ func (o Options) withDefaults() (Options, error) {
 	}{
 		{"IOThreads", &o.IOThreads, 1},
 		{"HWM", &o.HWM, defaultCount},
-		{"Queue", &o.Queue, defaultCount},
+		{"QueueSize", &o.QueueSize, defaultCount},
 	} {
 		if *f.value < 0 {
 			return o, fmt.Errorf("option %s %d: want 0 (for %d) or more", f.name, *f.value, f.fallback)

@@ -16,7 +16,7 @@ import (
 )
 
 // Publisher sends messages to whoever is connected. It implements
-// driver.Publisher and, when it was opened with Dial, driver.Connector. All
+// driver.Publisher and, when it was opened with BrokerPublisher, driver.Connector. All
 // methods are safe for concurrent use.
 type Publisher struct {
 	zc       *Context
@@ -36,8 +36,8 @@ func newPublisher(c *Context, socket *zmq.Socket, endpoint, subject string) *Pub
 
 var errBound = errors.New("the publisher is bound: others connect to it")
 
-// Endpoint is where a publisher opened with Bind listens, with the port that
-// was chosen; empty for one opened with Dial. A wildcard host stays one.
+// Endpoint is where a publisher opened with DirectPublisher listens, with the port that
+// was chosen; empty for one opened with BrokerPublisher. A wildcard host stays one.
 func (p *Publisher) Endpoint() string { return p.endpoint }
 
 // Publish sends m. It never blocks: subscribers that are too slow miss it.

@@ -26,11 +26,11 @@ func New(Options) (*Context, error) { return nil, errUnsupported }
 // Close does nothing.
 func (*Context) Close() error { return nil }
 
-// Bind fails.
-func (*Context) Bind(string) (*Publisher, error) { return nil, errUnsupported }
+// DirectPublisher fails.
+func (*Context) DirectPublisher(string) (*Publisher, error) { return nil, errUnsupported }
 
-// Dial fails.
-func (*Context) Dial(string) (*Publisher, error) { return nil, errUnsupported }
+// BrokerPublisher fails.
+func (*Context) BrokerPublisher(string) (*Publisher, error) { return nil, errUnsupported }
 
 // Subscribe fails.
 func (*Context) Subscribe(string) (*Subscriber, error) { return nil, errUnsupported }

@@ -33,7 +33,7 @@ func newSubscriber(c *Context, socket *zmq.Socket, subject string) (*Subscriber,
 	if err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}
-	s := &Subscriber{zc: c, socket: socket, receiver: in, subject: subject, queue: newQueue(c.opts.Queue)}
+	s := &Subscriber{zc: c, socket: socket, receiver: in, subject: subject, queue: newQueue(c.opts.QueueSize)}
 	s.close = sync.OnceValue(s.closeAll)
 	if s.owner, err = newOwner(c, socket, new(sync.Mutex), s.receive); err != nil {
 		in.close()
@@ -56,7 +56,7 @@ func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
 		Subject:     s.subject,
 		PublisherID: it.publisherID,
 		Sequence:    it.sequence,
-		Identified:  true,
+		HasIdentity: true,
 		Body:        it.body,
 	}
 	return nil

@@ -196,7 +196,7 @@ func TestTrailingBytesAreIgnored(t *testing.T) {
 		if string(m.Body) == "before" {
 			continue
 		}
-		if string(m.Body) != "event" || m.PublisherID != 12345 || m.Sequence != 42 || !m.Identified {
+		if string(m.Body) != "event" || m.PublisherID != 12345 || m.Sequence != 42 || !m.HasIdentity {
 			t.Errorf("got %+v", m)
 		}
 		return
@@ -307,7 +307,7 @@ func TestBadEndpoints(t *testing.T) {
 		t.Error("a bound publisher connects")
 	}
 	for _, host := range []string{"", "localhost", "1.2.3.4.5"} {
-		if _, err := zc.Bind(host); err == nil || !strings.Contains(err.Error(), "want an IP address") {
+		if _, err := zc.DirectPublisher(host); err == nil || !strings.Contains(err.Error(), "want an IP address") {
 			t.Errorf("bind to %q: got %v", host, err)
 		}
 	}
@@ -319,7 +319,7 @@ func TestLive(t *testing.T) {
 	sub := subscribe(t, zc, "kv-events")
 	live(t, sub)
 	for _, host := range []string{"127.0.0.1", "::1", "[::1]"} {
-		pub, err := zc.Bind(host)
+		pub, err := zc.DirectPublisher(host)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -353,7 +353,7 @@ func TestPublishRefuses(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	t.Parallel()
-	for _, opts := range []zmqdriver.Options{{HWM: -1}, {Queue: -1}, {IOThreads: -1}, {MaxMessage: -1}, {MaxMessage: 4}, {MaxMessage: 5 << 30}} {
+	for _, opts := range []zmqdriver.Options{{HWM: -1}, {QueueSize: -1}, {IOThreads: -1}, {MaxMessage: -1}, {MaxMessage: 4}, {MaxMessage: 5 << 30}} {
 		if zc, err := zmqdriver.New(opts); err == nil {
 			t.Errorf("%+v is taken", opts)
 			_ = zc.Close()
@@ -379,11 +379,11 @@ func TestContextClosesAll(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	_, bindErr := zc.Bind("127.0.0.1")
-	_, dialErr := zc.Dial("kv-events")
+	_, bindErr := zc.DirectPublisher("127.0.0.1")
+	_, dialErr := zc.BrokerPublisher("kv-events")
 	_, subErr := zc.Subscribe("kv-events")
 	for name, err := range map[string]error{
-		"Bind": bindErr, "Dial": dialErr, "Subscribe": subErr,
+		"DirectPublisher": bindErr, "BrokerPublisher": dialErr, "Subscribe": subErr,
 		"Publish":     bound.Publish(t.Context(), &driver.Message{}),
 		"PUB.Connect": dialled.Connect("tcp://127.0.0.1:1"),
 		"SUB.Connect": sub.Connect("tcp://127.0.0.1:1"),
