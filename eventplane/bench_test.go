@@ -6,6 +6,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/dynplane/dynplane/integration/natstest"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
@@ -46,7 +47,7 @@ func perEvent(b *testing.B) {
 }
 
 func BenchmarkRawNATS(b *testing.B) {
-	cfg := natsconn.Config{URL: startNATS(b)}
+	cfg := natsconn.Config{URL: natstest.Run(b).URL()}
 	var conns [2]*nats.Conn
 	for i := range conns {
 		nc, err := natsconn.Connect(patient(b), cfg)

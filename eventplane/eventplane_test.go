@@ -12,6 +12,7 @@ import (
 	"github.com/dynplane/dynplane/codec"
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/eventplane"
+	"github.com/dynplane/dynplane/integration/natstest"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
@@ -49,7 +50,7 @@ func transports() map[string]func(testing.TB) eventplane.Config {
 	all := map[string]func(testing.TB) eventplane.Config{
 		"nats": func(tb testing.TB) eventplane.Config {
 			tb.Helper()
-			return eventplane.Config{NATS: natsconn.Config{URL: startNATS(tb)}}
+			return eventplane.Config{NATS: natsconn.Config{URL: natstest.Run(tb).URL()}}
 		},
 	}
 	maps.Copy(all, zmqTransports())

@@ -3,17 +3,13 @@ package eventplane_test
 import (
 	"context"
 	"testing"
-	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"go.uber.org/goleak"
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/eventplane"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
-
-// patience bounds what a test waits for; nothing takes nearly as long.
-const patience = 20 * time.Second
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -21,27 +17,9 @@ var backend = discovery.Scope{Namespace: "dynamo", Component: "backend"}
 
 func patient(tb testing.TB) context.Context {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waittest.Patience)
 	tb.Cleanup(cancel)
 	return ctx
-}
-
-// startNATS returns the URL of a server that runs until the test ends.
-func startNATS(tb testing.TB) string {
-	tb.Helper()
-	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	srv.Start()
-	tb.Cleanup(func() {
-		srv.Shutdown()
-		srv.WaitForShutdown()
-	})
-	if !srv.ReadyForConnections(patience) {
-		tb.Fatal("NATS server did not start")
-	}
-	return srv.ClientURL()
 }
 
 // newDiscovery is a client of its own on a shared registry.

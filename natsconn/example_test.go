@@ -6,28 +6,25 @@ import (
 	"os"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-
+	"github.com/dynplane/dynplane/integration/natstest"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
 // A program reads its environment once and connects with what it found.
 func ExampleConnect() {
-	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true})
+	url, stop, err := natstest.ForExample()
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	srv.Start()
-	defer srv.WaitForShutdown()
-	defer srv.Shutdown()
+	defer stop()
 
 	cfg, err := natsconn.FromEnv(os.LookupEnv)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	cfg.URL = srv.ClientURL() // for this example alone
+	cfg.URL = url // for this example alone
 
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

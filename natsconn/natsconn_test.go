@@ -5,17 +5,16 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"net"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/nats-io/jwt/v2"
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
+	"github.com/dynplane/dynplane/integration/natstest"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
@@ -25,20 +24,20 @@ func TestAuth(t *testing.T) {
 	otherSeed, _ := newUser(t)
 	jwtServer, credentials := newOperator(t)
 	tests := map[string]struct {
-		server server.Options
+		server natstest.Option
 		right  natsconn.Config
 	}{
 		"user and password": {
-			server: server.Options{Username: "u", Password: "p"},
+			server: natstest.Password("u", "p"),
 			// The others are set too: this one comes first.
 			right: natsconn.Config{Username: "u", Password: "p", Token: "x", NKeySeed: "x", CredentialsFile: "x"},
 		},
 		"token": {
-			server: server.Options{Authorization: "t"},
+			server: natstest.Token("t"),
 			right:  natsconn.Config{Username: "u", Token: "t", NKeySeed: "x", CredentialsFile: "x"},
 		},
 		"nkey": {
-			server: server.Options{Nkeys: []*server.NkeyUser{{Nkey: public}}},
+			server: natstest.NKey(public),
 			right:  natsconn.Config{Password: "p", NKeySeed: seed + "\n", CredentialsFile: "x"},
 		},
 		"credentials file": {
@@ -49,7 +48,7 @@ func TestAuth(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			url := startServer(t, tt.server).ClientURL()
+			url := natstest.Run(t, tt.server).URL()
 			tt.right.URL = url
 			mustConnect(t, tt.right)
 
@@ -74,10 +73,10 @@ func TestAuth(t *testing.T) {
 
 func TestAuthInURL(t *testing.T) {
 	t.Parallel()
-	srv := startServer(t, server.Options{Username: "u", Password: "hush"})
-	mustConnect(t, natsconn.Config{URL: fmt.Sprintf("nats://u:hush@127.0.0.1:%d", port(t, srv)), Token: "x"})
+	address := strings.TrimPrefix(natstest.Run(t, natstest.Password("u", "hush")).URL(), "nats://")
+	mustConnect(t, natsconn.Config{URL: "nats://u:hush@" + address, Token: "x"})
 
-	_, err := connect(t, natsconn.Config{URL: fmt.Sprintf("nats://u:hush2@127.0.0.1:%d", port(t, srv))})
+	_, err := connect(t, natsconn.Config{URL: "nats://u:hush2@" + address})
 	if !errors.Is(err, nats.ErrAuthorization) || strings.Contains(err.Error(), "hush2") {
 		t.Errorf("error %v: want an authorization violation and no password", err)
 	}
@@ -129,8 +128,8 @@ func TestTLS(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			srv := startServer(t, server.Options{TLSConfig: tt.server, TLSTimeout: patience.Seconds()})
-			tt.config.URL = fmt.Sprintf("%s://127.0.0.1:%d", tt.scheme, port(t, srv))
+			srv := natstest.Run(t, natstest.TLS(tt.server))
+			tt.config.URL = tt.scheme + strings.TrimPrefix(srv.URL(), "nats")
 			if tt.check == nil {
 				mustConnect(t, tt.config)
 				return
@@ -157,17 +156,16 @@ func TestConnectInvalidConfig(t *testing.T) {
 
 func TestConnectNobodyThere(t *testing.T) {
 	t.Parallel()
-	gone := startServer(t, server.Options{})
-	url := gone.ClientURL()
-	stopServer(gone)
+	gone := natstest.Run(t)
+	url := gone.URL()
+	gone.Stop()
 
 	_, err := connect(t, natsconn.Config{URL: url})
 	if !errors.Is(err, nats.ErrNoServers) || !errors.Is(err, syscall.ECONNREFUSED) || !strings.Contains(err.Error(), url) {
 		t.Errorf("error %v: want connection refused at %s", err, url)
 	}
 
-	there := startServer(t, server.Options{})
-	mustConnect(t, natsconn.Config{URL: url + "," + there.ClientURL()})
+	mustConnect(t, natsconn.Config{URL: url + "," + natstest.Run(t).URL()})
 }
 
 func TestConnectContext(t *testing.T) {
@@ -190,7 +188,7 @@ func TestConnectContext(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), mute.Addr().String()) {
 		t.Errorf("error %v: want a cancelled context, and the server's address", err)
 	}
-	_, err = natsconn.Connect(ctx, natsconn.Config{URL: startServer(t, server.Options{}).ClientURL()})
+	_, err = natsconn.Connect(ctx, natsconn.Config{URL: natstest.Run(t).URL()})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v: want a cancelled context", err)
 	}
@@ -212,9 +210,9 @@ func newUser(t *testing.T) (seed, public string) {
 	return string(text), public
 }
 
-// newOperator makes an operator, one account and one user, and returns a server
-// that trusts them and the user's credentials file.
-func newOperator(t *testing.T) (server.Options, string) {
+// newOperator makes an operator, one account and one user, and returns the
+// option of a server that trusts them and the user's credentials file.
+func newOperator(t *testing.T) (natstest.Option, string) {
 	t.Helper()
 	check := func(err error) {
 		t.Helper()
@@ -239,8 +237,5 @@ func newOperator(t *testing.T) (server.Options, string) {
 	credentials, err := jwt.FormatUserConfig(userJWT, []byte(seed))
 	check(err)
 
-	resolver := &server.MemAccResolver{}
-	check(resolver.Store(accountID, accountJWT))
-	return server.Options{TrustedKeys: []string{operatorID}, AccountResolver: resolver},
-		writeFile(t, t.TempDir(), "user.creds", credentials)
+	return natstest.Operator(operatorID, accountID, accountJWT), writeFile(t, t.TempDir(), "user.creds", credentials)
 }

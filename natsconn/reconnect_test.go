@@ -4,27 +4,27 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/waittest"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
 func TestReconnect(t *testing.T) {
 	t.Parallel()
 	var log journal
-	srv := startServer(t, server.Options{})
-	at := port(t, srv)
-	nc := mustConnect(t, natsconn.Config{URL: srv.ClientURL(), Name: "worker", Logger: log.logger()})
+	srv := natstest.Run(t)
+	nc := mustConnect(t, natsconn.Config{URL: srv.URL(), Name: "worker", Logger: log.logger()})
 
 	for outage := 1; outage <= 2; outage++ {
-		stopServer(srv)
-		eventually(t, "disconnected", func() bool { return nc.Status() == nats.RECONNECTING })
+		srv.Stop()
+		waittest.Eventually(t, "disconnected", func() bool { return nc.Status() == nats.RECONNECTING })
 		if err := nc.Publish("s", nil); !errors.Is(err, nats.ErrReconnectBufExceeded) {
 			t.Errorf("publish while disconnected: %v, want %v", err, nats.ErrReconnectBufExceeded)
 		}
-		srv = startServer(t, server.Options{Port: at})
-		eventually(t, "back, and logged", func() bool { return nc.IsConnected() && log.count("is back") == outage })
+		srv.Start()
+		waittest.Eventually(t, "back, and logged", func() bool { return nc.IsConnected() && log.count("is back") == outage })
 		if lost := log.count("connection lost"); lost != outage {
 			t.Errorf("%d lines about %d lost connections:\n%s", lost, outage, &log)
 		}
@@ -35,32 +35,28 @@ func TestReconnect(t *testing.T) {
 func TestReconnectAfterRefusals(t *testing.T) {
 	t.Parallel()
 	var log journal
-	srv := startServer(t, server.Options{Authorization: "right"})
-	at := port(t, srv)
-	nc := mustConnect(t, natsconn.Config{URL: srv.ClientURL(), Token: "right", Logger: log.logger()})
+	srv := natstest.Run(t, natstest.Token("right"))
+	nc := mustConnect(t, natsconn.Config{URL: srv.URL(), Token: "right", Logger: log.logger()})
 
-	stopServer(srv)
-	srv = startServer(t, server.Options{Port: at, Authorization: "changed"})
+	srv.Stop()
+	srv.Start(natstest.Token("changed"))
 	before := nc.Stats().Reconnects
-	eventually(t, "five refusals", func() bool { return nc.Stats().Reconnects >= before+5 })
-	eventually(t, "a line about them", func() bool { return log.count("authorization violation") > 0 })
+	waittest.Eventually(t, "five refusals", func() bool { return nc.Stats().Reconnects >= before+5 })
+	waittest.Eventually(t, "a line about them", func() bool { return log.count("authorization violation") > 0 })
 	if n := log.count("authorization violation"); n != 1 {
 		t.Errorf("%d lines about five refusals, want 1:\n%s", n, &log)
 	}
 
-	stopServer(srv)
-	startServer(t, server.Options{Port: at, Authorization: "right"})
-	eventually(t, "back", nc.IsConnected)
+	srv.Stop()
+	srv.Start(natstest.Token("right"))
+	waittest.Eventually(t, "back", nc.IsConnected)
 }
 
 func TestAsyncErrorsAreLogged(t *testing.T) {
 	t.Parallel()
 	var log journal
-	srv := startServer(t, server.Options{Users: []*server.User{{
-		Username: "u", Password: "p",
-		Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"secret"}}},
-	}}})
-	nc := mustConnect(t, natsconn.Config{URL: srv.ClientURL(), Username: "u", Password: "p", Logger: log.logger()})
+	srv := natstest.Run(t, natstest.Denied("u", "p", "secret", ""))
+	nc := mustConnect(t, natsconn.Config{URL: srv.URL(), Username: "u", Password: "p", Logger: log.logger()})
 
 	sub, err := nc.SubscribeSync("flood")
 	if err != nil {
@@ -77,9 +73,9 @@ func TestAsyncErrorsAreLogged(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "a slow consumer", func() bool { return log.count("slow consumer") > 0 })
-	eventually(t, "a refused publish", func() bool { return log.count("secret") > 0 })
-	if err := nc.FlushTimeout(patience); err != nil {
+	waittest.Eventually(t, "a slow consumer", func() bool { return log.count("slow consumer") > 0 })
+	waittest.Eventually(t, "a refused publish", func() bool { return log.count("secret") > 0 })
+	if err := nc.FlushTimeout(waittest.Patience); err != nil {
 		t.Fatal(err)
 	}
 	if n := log.count("slow consumer"); n != 1 || log.count("subject=flood") != 1 {
@@ -90,11 +86,11 @@ func TestAsyncErrorsAreLogged(t *testing.T) {
 // Options of the caller come last.
 func TestOptionsOverride(t *testing.T) {
 	t.Parallel()
-	srv := startServer(t, server.Options{})
-	nc := mustConnect(t, natsconn.Config{URL: srv.ClientURL(), Name: "a"}, nats.Name("b"), nats.NoReconnect())
+	srv := natstest.Run(t)
+	nc := mustConnect(t, natsconn.Config{URL: srv.URL(), Name: "a"}, nats.Name("b"), nats.NoReconnect())
 	if nc.Opts.Name != "b" || nc.Opts.AllowReconnect {
 		t.Errorf("name %q, reconnect %v: want those of the caller", nc.Opts.Name, nc.Opts.AllowReconnect)
 	}
-	stopServer(srv)
-	eventually(t, "closed", nc.IsClosed)
+	srv.Stop()
+	waittest.Eventually(t, "closed", nc.IsClosed)
 }

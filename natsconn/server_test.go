@@ -19,53 +19,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"go.uber.org/goleak"
 
+	"github.com/dynplane/dynplane/internal/waittest"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
-const patience = 20 * time.Second
-
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// startServer runs a NATS server until the test ends or it is shut down.
-func startServer(t *testing.T, opts server.Options) *server.Server {
-	t.Helper()
-	opts.Host, opts.NoLog, opts.NoSigs = "127.0.0.1", true, true
-	if opts.Port == 0 {
-		opts.Port = server.RANDOM_PORT
-	}
-	srv, err := server.NewServer(&opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv.Start()
-	t.Cleanup(func() { stopServer(srv) })
-	if !srv.ReadyForConnections(patience) {
-		t.Fatal("NATS server did not start")
-	}
-	return srv
-}
-
-func stopServer(srv *server.Server) {
-	srv.Shutdown()
-	srv.WaitForShutdown()
-}
-
-func port(t *testing.T, srv *server.Server) int {
-	t.Helper()
-	addr, ok := srv.Addr().(*net.TCPAddr)
-	if !ok {
-		t.Fatalf("server address %v: want TCP", srv.Addr())
-	}
-	return addr.Port
-}
 
 func connect(t *testing.T, c natsconn.Config, opts ...nats.Option) (*nats.Conn, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
 	defer cancel()
 	nc, err := natsconn.Connect(ctx, c, opts...)
 	if err == nil {
@@ -80,24 +45,10 @@ func mustConnect(t *testing.T, c natsconn.Config, opts ...nats.Option) *nats.Con
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := nc.FlushTimeout(patience); err != nil {
+	if err := nc.FlushTimeout(waittest.Patience); err != nil {
 		t.Fatal(err)
 	}
 	return nc
-}
-
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(patience)
-	for !condition() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
 }
 
 // journal collects log lines.

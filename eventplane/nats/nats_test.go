@@ -6,38 +6,21 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"go.uber.org/goleak"
 
 	"github.com/dynplane/dynplane/eventplane/driver"
 	"github.com/dynplane/dynplane/eventplane/drivertest"
 	natsdriver "github.com/dynplane/dynplane/eventplane/nats"
+	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
-
-const patience = 20 * time.Second
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func startServer(tb testing.TB, opts server.Options) *server.Server {
+func dial(tb testing.TB, srv *natstest.Server, opts ...nats.Option) *nats.Conn {
 	tb.Helper()
-	opts.Host, opts.Port, opts.NoLog, opts.NoSigs = "127.0.0.1", server.RANDOM_PORT, true, true
-	srv, err := server.NewServer(&opts)
-	must(tb, err)
-	srv.Start()
-	tb.Cleanup(func() {
-		srv.Shutdown()
-		srv.WaitForShutdown()
-	})
-	if !srv.ReadyForConnections(patience) {
-		tb.Fatal("NATS server did not start")
-	}
-	return srv
-}
-
-func dial(tb testing.TB, srv *server.Server, opts ...nats.Option) *nats.Conn {
-	tb.Helper()
-	nc, err := nats.Connect(srv.ClientURL(), opts...)
+	nc, err := nats.Connect(srv.URL(), opts...)
 	must(tb, err)
 	tb.Cleanup(nc.Close)
 	return nc
@@ -60,7 +43,7 @@ func must(tb testing.TB, err error) {
 
 func deadline(tb testing.TB) context.Context {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waittest.Patience)
 	tb.Cleanup(cancel)
 	return ctx
 }
@@ -69,7 +52,7 @@ func TestConformance(t *testing.T) {
 	t.Parallel()
 	drivertest.Run(t, func(t *testing.T) drivertest.Harness {
 		t.Helper()
-		srv := startServer(t, server.Options{})
+		srv := natstest.Run(t)
 		return drivertest.Harness{
 			NewPublisher: func(t *testing.T) driver.Publisher {
 				t.Helper()
@@ -87,7 +70,7 @@ func TestConformance(t *testing.T) {
 
 func TestWhatIsPublishedAfterLiveIsHeard(t *testing.T) {
 	t.Parallel()
-	srv := startServer(t, server.Options{})
+	srv := natstest.Run(t)
 	pub, ctx := natsdriver.NewPublisher(dial(t, srv)), deadline(t)
 	nc := dial(t, srv)
 	for range 100 {
@@ -102,11 +85,10 @@ func TestWhatIsPublishedAfterLiveIsHeard(t *testing.T) {
 
 func TestLiveWaitsForTheServer(t *testing.T) {
 	t.Parallel()
-	srv := startServer(t, server.Options{})
+	srv := natstest.Run(t)
 	nc := dial(t, srv, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
 	lost := nc.StatusChanged(nats.RECONNECTING)
-	srv.Shutdown()
-	srv.WaitForShutdown()
+	srv.Stop()
 	<-lost
 	sub := subscribe(t, nc, "events")
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -126,7 +108,7 @@ func TestLiveWaitsForTheServer(t *testing.T) {
 
 func TestDroppedIsExact(t *testing.T) {
 	t.Parallel()
-	srv := startServer(t, server.Options{})
+	srv := natstest.Run(t)
 	ctx, nc := deadline(t), dial(t, srv)
 	sub := subscribe(t, nc, "events")
 	must(t, sub.Ready(ctx))
@@ -150,7 +132,7 @@ func TestDroppedIsExact(t *testing.T) {
 
 func TestPublishSaysWhatTheServerTakes(t *testing.T) {
 	t.Parallel()
-	srv := startServer(t, server.Options{MaxPayload: 1024})
+	srv := natstest.Run(t, natstest.MaxPayload(1024))
 	pub := natsdriver.NewPublisher(dial(t, srv))
 	err := pub.Publish(t.Context(), &driver.Message{Subject: "events", Body: make([]byte, 1025)})
 	if !errors.Is(err, nats.ErrMaxPayload) {
@@ -160,7 +142,7 @@ func TestPublishSaysWhatTheServerTakes(t *testing.T) {
 
 func TestAStatusWithoutABodyIsAFrameError(t *testing.T) {
 	t.Parallel()
-	srv := startServer(t, server.Options{})
+	srv := natstest.Run(t)
 	ctx, nc := deadline(t), dial(t, srv)
 	sub := subscribe(t, nc, "events")
 	must(t, nc.PublishMsg(&nats.Msg{Subject: "events", Header: nats.Header{"Status": {"503"}}}))
@@ -175,8 +157,7 @@ func TestAStatusWithoutABodyIsAFrameError(t *testing.T) {
 
 func TestARefusedSubscriptionFails(t *testing.T) {
 	t.Parallel()
-	denied := &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{"events"}}}
-	srv := startServer(t, server.Options{Users: []*server.User{{Username: "u", Password: "p", Permissions: denied}}})
+	srv := natstest.Run(t, natstest.Denied("u", "p", "", "events"))
 	nc := dial(t, srv, nats.UserInfo("u", "p"), nats.PermissionErrOnSubscribe(true))
 	sub := subscribe(t, nc, "events")
 	must(t, sub.Ready(deadline(t)))

@@ -8,10 +8,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nats-io/nats-server/v2/server"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/dynplane/dynplane/integration/natstest"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
@@ -22,24 +22,10 @@ func TestManifestsNATS(t *testing.T) {
 	m := render(t)
 	set := of[*appsv1.StatefulSet](m)["nats"]
 	container := set.Spec.Template.Spec.Containers[0]
-	if want := "nats:" + server.VERSION + "-alpine"; container.Image != want {
+	if want := "nats:" + natstest.Version + "-alpine"; container.Image != want {
 		t.Errorf("image %s, want the version that is tested, %s", container.Image, want)
 	}
-	options := natsOptions(t, m, set)
-	options.Host, options.HTTPHost, options.Port, options.HTTPPort = "127.0.0.1", "127.0.0.1", -1, -1
-	options.StoreDir, options.NoSigs, options.NoLog = t.TempDir(), true, true
-	srv, err := server.NewServer(options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv.Start()
-	t.Cleanup(func() {
-		srv.Shutdown()
-		srv.WaitForShutdown()
-	})
-	if !srv.ReadyForConnections(patience) {
-		t.Fatal("the server does not become ready")
-	}
+	srv := natstest.Run(t, natstest.Config(natsOptions(t, m, set))).Server()
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
 	for _, probe := range []*corev1.Probe{container.StartupProbe, container.ReadinessProbe, container.LivenessProbe} {
@@ -56,7 +42,7 @@ func TestManifestsNATS(t *testing.T) {
 
 // natsOptions reads the configuration of the server, which must go with what its
 // pod mounts and opens.
-func natsOptions(t *testing.T, m manifests, set *appsv1.StatefulSet) *server.Options {
+func natsOptions(t *testing.T, m manifests, set *appsv1.StatefulSet) *natstest.Options {
 	t.Helper()
 	container := set.Spec.Template.Spec.Containers[0]
 	file := container.Command[len(container.Command)-1]
@@ -73,10 +59,7 @@ func natsOptions(t *testing.T, m manifests, set *appsv1.StatefulSet) *server.Opt
 	if err := os.WriteFile(local, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	options, err := server.ProcessConfigFile(local)
-	if err != nil {
-		t.Fatal(err)
-	}
+	options := natstest.ReadConfig(t, local)
 	data := set.Spec.VolumeClaimTemplates[0]
 	if !strings.HasPrefix(options.StoreDir, mounts[data.Name]+"/") {
 		t.Errorf("the store is in %s, want it in the volume at %s", options.StoreDir, mounts[data.Name])

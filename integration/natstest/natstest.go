@@ -1,6 +1,9 @@
 // Package natstest runs real NATS servers with JetStream inside a test, on
 // 127.0.0.1 and ports of their own. They can be stopped, started again with or
 // without their store, and joined to a cluster.
+//
+// It is the only package whose tests embed a server: other tests configure
+// theirs with an Option.
 package natstest
 
 import (
@@ -17,49 +20,68 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/dynplane/dynplane/internal/waittest"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
-// Patience bounds every wait for something that must happen.
-const Patience = 60 * time.Second
-
-// Server is a NATS server that belongs to a test, which ends it.
+// Server is a NATS server that belongs to a test and ends with it.
 type Server struct {
 	t   testing.TB
+	dir string
 	opt *server.Options
 	srv *server.Server
 }
 
 // Run starts a server with JetStream on a store of its own.
-func Run(t testing.TB) *Server {
+func Run(t testing.TB, with ...Option) *Server {
 	t.Helper()
-	return run(t, &server.Options{})
-}
-
-func run(t testing.TB, opt *server.Options) *Server {
-	t.Helper()
-	opt.Host, opt.NoSigs, opt.NoLog = "127.0.0.1", true, true
-	opt.JetStream, opt.StoreDir = true, t.TempDir()
-	opt.Port = FreePort(t)
-	s := &Server{t: t, opt: opt}
-	s.Start()
+	s := &Server{t: t, dir: t.TempDir(), opt: &server.Options{JetStream: true, Port: server.RANDOM_PORT}}
+	s.Start(with...)
 	t.Cleanup(s.Stop)
 	return s
 }
 
-// Start starts a stopped server on its old address and store, and waits until
-// it takes connections.
-func (s *Server) Start() {
+// Start starts a stopped server on its old address and store, with further
+// options if there are any, and waits until it accepts connections.
+func (s *Server) Start(with ...Option) {
 	s.t.Helper()
-	srv, err := server.NewServer(s.opt.Clone())
+	for _, set := range with {
+		set(s.opt)
+	}
+	srv, err := start(s.opt, s.dir)
 	if err != nil {
-		s.t.Fatalf("natstest: %v", err)
+		s.t.Fatal(err)
+	}
+	s.srv, s.opt.Port = srv, srv.Addr().(*net.TCPAddr).Port
+}
+
+// start runs a server on this host, out of the way of the test's process, and
+// waits until it accepts connections.
+func start(opt *server.Options, dir string) (*server.Server, error) {
+	opt.Host, opt.StoreDir, opt.NoSigs, opt.NoLog = "127.0.0.1", dir, true, true
+	srv, err := server.NewServer(opt.Clone())
+	if err != nil {
+		return nil, fmt.Errorf("natstest: %w", err)
 	}
 	srv.Start()
-	if !srv.ReadyForConnections(Patience) {
-		s.t.Fatal("natstest: the server does not become ready")
+	if !srv.ReadyForConnections(waittest.Patience) {
+		srv.Shutdown()
+		return nil, fmt.Errorf("natstest: the server is not ready within %v", waittest.Patience)
 	}
-	s.srv = srv
+	return srv, nil
+}
+
+// ForExample starts a server without JetStream for an example, which has no
+// testing.TB, and returns its URL and a function that stops it.
+func ForExample() (url string, stop func(), err error) {
+	srv, err := start(&server.Options{Port: server.RANDOM_PORT}, "")
+	if err != nil {
+		return "", nil, err
+	}
+	return srv.ClientURL(), func() {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	}, nil
 }
 
 // Stop ends the server and waits for it. It is idempotent.
@@ -71,12 +93,12 @@ func (s *Server) Stop() {
 // Wipe removes the store of a stopped server.
 func (s *Server) Wipe() {
 	s.t.Helper()
-	if err := os.RemoveAll(s.opt.StoreDir); err != nil {
+	if err := os.RemoveAll(s.dir); err != nil {
 		s.t.Fatalf("natstest: %v", err)
 	}
 }
 
-// URL is where clients connect.
+// URL is the address for clients.
 func (s *Server) URL() string { return fmt.Sprintf("nats://127.0.0.1:%d", s.opt.Port) }
 
 // Server is the embedded server itself.
@@ -111,14 +133,12 @@ func Cluster(t testing.TB, n int) []*Server {
 	}
 	servers := make([]*Server, n)
 	for i := range servers {
-		opt := &server.Options{
-			ServerName: fmt.Sprintf("node%d", i),
-			Routes:     routes,
-		}
-		opt.Cluster.Name, opt.Cluster.Host, opt.Cluster.Port = "natstest", "127.0.0.1", ports[i]
-		servers[i] = run(t, opt)
+		servers[i] = Run(t, func(o *server.Options) {
+			o.ServerName, o.Routes = fmt.Sprintf("node%d", i), routes
+			o.Cluster.Name, o.Cluster.Host, o.Cluster.Port = "natstest", "127.0.0.1", ports[i]
+		})
 	}
-	Eventually(t, "the cluster has a leader", func() bool {
+	waittest.Eventually(t, "the cluster has a leader", func() bool {
 		for _, s := range servers {
 			if s.srv.JetStreamIsLeader() {
 				return len(s.srv.JetStreamClusterPeers()) == n
@@ -148,7 +168,7 @@ func Leader(servers []*Server, stream string) *Server {
 	return nil
 }
 
-// KV opens a bucket as a foreign client would, once it is there.
+// KV opens a bucket with a plain JetStream client, as soon as the bucket exists.
 func KV(t testing.TB, nc *nats.Conn, bucket string) jetstream.KeyValue {
 	t.Helper()
 	js, err := jetstream.New(nc)
@@ -156,7 +176,7 @@ func KV(t testing.TB, nc *nats.Conn, bucket string) jetstream.KeyValue {
 		t.Fatalf("natstest: %v", err)
 	}
 	var kv jetstream.KeyValue
-	Eventually(t, "the bucket is there", func() bool {
+	waittest.Eventually(t, "the bucket exists", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		kv, err = js.KeyValue(ctx, bucket)
@@ -165,7 +185,7 @@ func KV(t testing.TB, nc *nats.Conn, bucket string) jetstream.KeyValue {
 	return kv
 }
 
-// FreePort returns a port on 127.0.0.1 that nobody listens on.
+// FreePort returns a port on 127.0.0.1 without a listener.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -176,14 +196,11 @@ func FreePort(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// Eventually waits until ok returns true.
+// Patience is waittest.Patience, until its last users in discovery have moved.
+const Patience = waittest.Patience
+
+// Eventually is waittest.Eventually, until its last users in discovery have moved.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(Patience)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v in vain: %s", Patience, what)
-		}
-		<-time.After(10 * time.Millisecond)
-	}
+	waittest.Eventually(t, what, ok)
 }
