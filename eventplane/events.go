@@ -6,8 +6,8 @@ import (
 	"iter"
 )
 
-// EventOf is an event with its decoded payload.
-type EventOf[T any] struct {
+// TypedEvent is an event with its decoded payload.
+type TypedEvent[T any] struct {
 	Event
 	Value T
 }
@@ -16,10 +16,10 @@ type EventOf[T any] struct {
 // stream ends; its last element is then an error that says why, that of ctx
 // among them. A *DecodeError is an element on the way: the stream goes on. It
 // is s.Next in a loop, so the same rules apply.
-func Events[T any](ctx context.Context, s *Subscriber) iter.Seq2[EventOf[T], error] {
-	return func(yield func(EventOf[T], error) bool) {
+func Events[T any](ctx context.Context, s *Subscriber) iter.Seq2[TypedEvent[T], error] {
+	return func(yield func(TypedEvent[T], error) bool) {
 		for {
-			ev, err := nextOf[T](ctx, s)
+			ev, err := nextTyped[T](ctx, s)
 			if !yield(ev, err) {
 				return
 			}
@@ -31,8 +31,8 @@ func Events[T any](ctx context.Context, s *Subscriber) iter.Seq2[EventOf[T], err
 	}
 }
 
-// nextOf returns the event also where its payload is not a T.
-func nextOf[T any](ctx context.Context, s *Subscriber) (out EventOf[T], err error) {
+// nextTyped returns the event also where its payload is not a T.
+func nextTyped[T any](ctx context.Context, s *Subscriber) (out TypedEvent[T], err error) {
 	if out.Event, err = s.Next(ctx); err != nil {
 		return out, err
 	}
