@@ -24,14 +24,14 @@ const (
 type follower struct {
 	discovery *discovery.Client
 	query     discovery.Query
-	endpoints func(discovery.EventChannel) (endpoints []string, foreign bool)
+	endpoints func(discovery.EventChannel) (endpoints []string, incompatible bool)
 	to        driver.Connector
 	log       *slog.Logger
 
-	known   map[discovery.ID]followed
-	uses    map[string]int // how many channels name an endpoint
-	foreign atomic.Int64   // channels there now that this transport cannot hear
-	warned  bool
+	known        map[discovery.ID]followed
+	uses         map[string]int // how many channels name an endpoint
+	incompatible atomic.Int64   // channels there now that this transport cannot hear
+	warned       bool
 
 	synced chan struct{} // closed once the first full set is connected
 	cancel context.CancelFunc
@@ -40,8 +40,8 @@ type follower struct {
 
 // followed is what is known of one channel.
 type followed struct {
-	endpoints []string
-	foreign   bool
+	endpoints    []string
+	incompatible bool
 }
 
 // start begins to follow. The fields above known are set.
@@ -131,9 +131,9 @@ func (f *follower) added(in discovery.Instance) {
 	if !ok {
 		return
 	}
-	endpoints, foreign := f.endpoints(ch)
-	f.set(in.ID(), followed{distinct(endpoints), foreign})
-	if foreign && !f.warned {
+	endpoints, incompatible := f.endpoints(ch)
+	f.set(in.ID(), followed{distinct(endpoints), incompatible})
+	if incompatible && !f.warned {
 		f.warned = true
 		f.log.Warn("eventplane: a publisher in scope is not heard, it uses another transport; more of them are only counted",
 			"channel", in.ID().Path(), "transport", ch.Transport.Kind(), "address", ch.Transport.Address(), "remedy", remedy(ch.Transport))
@@ -157,8 +157,8 @@ func (f *follower) set(id discovery.ID, now followed) {
 	old := f.known[id]
 	now.endpoints = f.connect(id, now.endpoints)
 	f.release(old.endpoints)
-	f.foreign.Add(asInt(now.foreign) - asInt(old.foreign))
-	if len(now.endpoints) == 0 && !now.foreign {
+	f.incompatible.Add(asInt(now.incompatible) - asInt(old.incompatible))
+	if len(now.endpoints) == 0 && !now.incompatible {
 		delete(f.known, id)
 		return
 	}

@@ -225,14 +225,14 @@ func TestFollowerCountsOtherTransports(t *testing.T) {
 		f.follow.start()
 		defer f.follow.stop()
 		f.wants("")
-		if n := f.follow.foreign.Load(); n != 2 {
-			t.Errorf("%d foreign channels: want 2", n)
+		if n := f.follow.incompatible.Load(); n != 2 {
+			t.Errorf("%d incompatible channels: want 2", n)
 		}
 		f.add(1, scope, endpoint("a"))
 		f.remove(2)
 		f.wants("a")
-		if n := f.follow.foreign.Load(); n != 0 {
-			t.Errorf("%d foreign channels: want none", n)
+		if n := f.follow.incompatible.Load(); n != 0 {
+			t.Errorf("%d incompatible channels: want none", n)
 		}
 		if n := strings.Count(f.log.String(), "remedy="); n != 1 {
 			t.Errorf("%d warnings in %s: want one", n, f.log.String())

@@ -160,7 +160,7 @@ func TestNothingIsLostWithTheOneOfTwoBrokers(t *testing.T) {
 	}
 }
 
-func TestForeignChannelsAreCounted(t *testing.T) {
+func TestIncompatibleChannelsAreCounted(t *testing.T) {
 	t.Parallel()
 	ctx, m := patient(t), discovery.NewMemory()
 	_, err := newPlane(t, brokerConfig(startProxy(t)), newDiscovery(t, m)).Publisher(ctx, backend, "kv-events")
@@ -168,8 +168,8 @@ func TestForeignChannelsAreCounted(t *testing.T) {
 	sub, err := newPlane(t, directConfig(), newDiscovery(t, m)).Subscriber(ctx, backend, "kv-events")
 	must(t, err)
 	must(t, sub.Ready(ctx))
-	if got := sub.Stats().Foreign; got != 1 {
-		t.Errorf("%d foreign channels: want 1", got)
+	if got := sub.Stats().Incompatible; got != 1 {
+		t.Errorf("%d incompatible channels: want 1", got)
 	}
 }
 

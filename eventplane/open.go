@@ -76,11 +76,11 @@ func (in *inlet) Close() error {
 	return in.receiver.Close()
 }
 
-func (in *inlet) foreign() int {
+func (in *inlet) incompatible() int {
 	if in.follow == nil {
 		return 0
 	}
-	return int(in.follow.foreign.Load())
+	return int(in.follow.incompatible.Load())
 }
 
 // Ready blocks until the brokers that are known have subscribed. The other

@@ -98,7 +98,7 @@ func (d *directPlane) close() error { return d.ctx.Close() }
 
 // directEndpoints takes the channels of exactly this scope: a query finds those
 // below it too.
-func (r route) directEndpoints(ch discovery.EventChannel) (endpoints []string, foreign bool) {
+func (r route) directEndpoints(ch discovery.EventChannel) (endpoints []string, incompatible bool) {
 	if ch.Scope != r.scope || ch.Topic != r.topic {
 		return nil, false
 	}

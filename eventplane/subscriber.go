@@ -39,9 +39,10 @@ type Stats struct {
 	Gaps         uint64 // times that events were missed
 	Missed       uint64 // events missed
 
-	// Foreign is how many channels there are now in scope whose transport
-	// this subscriber does not use. On ZMQ without a broker only.
-	Foreign int
+	// Incompatible is the number of channels that are registered now in the
+	// scope and topic with a transport that this subscriber does not use. It is
+	// counted on ZMQ without a broker only.
+	Incompatible int
 
 	// Publishers has the last sequence of each publisher that was heard, of
 	// the 65,536 heard last.
@@ -190,7 +191,7 @@ func (s *Subscriber) Stats() Stats {
 		Received: s.received, Dropped: s.in.Dropped(),
 		Duplicates: t.stats.duplicates, Late: t.stats.late, DecodeErrors: s.bad,
 		Gaps: t.stats.gaps, Missed: t.stats.missed,
-		Foreign: s.in.foreign(), Publishers: t.publishers(),
+		Incompatible: s.in.incompatible(), Publishers: t.publishers(),
 	}
 }
 
