@@ -12,28 +12,28 @@ import (
 	"github.com/dynplane/dynplane/natsconn"
 )
 
-// Wire is the generation of the runtime whose form is written where the two
+// WireFormat is the generation of the runtime whose form is written where the two
 // differ. Everything that can be read in either form is.
-type Wire uint8
+type WireFormat uint8
 
-// The generations. In Gen2 the segments of a subject are percent-encoded, a
-// scope can be an endpoint, and brokers route by the whole subject. In Gen1
+// The generations. In WireGen2 the segments of a subject are percent-encoded, a
+// scope can be an endpoint, and brokers route by the whole subject. In WireGen1
 // segments are raw, and brokers route by the topic alone, so that all scopes
 // that share a broker hear each other.
 const (
-	Gen2 Wire = iota // releases since 1.4, and the default
-	Gen1             // releases 0.9 to 1.3
+	WireGen2 WireFormat = iota // releases since 1.4, and the default
+	WireGen1                   // releases 0.9 to 1.3
 )
 
 // String returns gen2 or gen1, the values of DYN_EVENT_PLANE_WIRE.
-func (w Wire) String() string {
+func (w WireFormat) String() string {
 	switch w {
-	case Gen2:
+	case WireGen2:
 		return "gen2"
-	case Gen1:
+	case WireGen1:
 		return "gen1"
 	}
-	return fmt.Sprintf("Wire(%d)", uint8(w))
+	return fmt.Sprintf("WireFormat(%d)", uint8(w))
 }
 
 // Config says how events travel. The zero value is JSON over NATS on
@@ -46,7 +46,7 @@ type Config struct {
 	Codec codec.Codec
 
 	// Wire is the generation whose form is written.
-	Wire Wire
+	Wire WireFormat
 
 	// Host is the IP address that ZMQ publishers advertise; empty is that of
 	// this machine. A loopback address is also what is bound, anything else
@@ -83,8 +83,8 @@ func (c Config) resolve() (Config, error) {
 	if c.Codec == nil {
 		c.Codec = defaultCodec(c.Transport)
 	}
-	if c.Wire != Gen2 && c.Wire != Gen1 {
-		return c, fmt.Errorf("wire %v: want Gen2 or Gen1", c.Wire)
+	if c.Wire != WireGen2 && c.Wire != WireGen1 {
+		return c, fmt.Errorf("wire %v: want WireGen2 or WireGen1", c.Wire)
 	}
 	if c.Host != "" {
 		if _, err := parseHost(c.Host); err != nil {

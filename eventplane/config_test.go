@@ -46,7 +46,7 @@ func TestConfigFromEnv(t *testing.T) {
 		"an ambient NATS":  {env{"DYN_DISCOVERY_BACKEND": "mem", "NATS_SERVER": "nats://127.0.0.1:1"}, eventplane.Config{Transport: "zmq"}},
 		"json":             {zmq("DYN_EVENT_PLANE_CODEC", "json"), eventplane.Config{Transport: "zmq", Codec: codec.JSON}},
 		"msgpack":          {env{"DYN_EVENT_PLANE_CODEC": "msgpack"}, eventplane.Config{Transport: "nats", Codec: codec.Msgpack}},
-		"gen1":             {env{"DYN_EVENT_PLANE_WIRE": "gen1"}, eventplane.Config{Transport: "nats", Wire: eventplane.Gen1}},
+		"gen1":             {env{"DYN_EVENT_PLANE_WIRE": "gen1"}, eventplane.Config{Transport: "nats", Wire: eventplane.WireGen1}},
 		"gen2":             {env{"DYN_EVENT_PLANE_WIRE": "gen2"}, eventplane.Config{Transport: "nats"}},
 		"host":             {zmq("DYN_EVENT_PLANE_HOST", " 10.0.0.7\t"), eventplane.Config{Transport: "zmq", Host: "10.0.0.7"}},
 		"blank host":       {zmq("DYN_EVENT_PLANE_HOST", "  "), eventplane.Config{Transport: "zmq"}},

@@ -77,12 +77,12 @@ func (env environment) config() (Config, error) {
 			return c, err
 		}
 	}
-	wire, err := env.oneOf("DYN_EVENT_PLANE_WIRE", Gen2.String(), Gen1.String())
+	wire, err := env.oneOf("DYN_EVENT_PLANE_WIRE", WireGen2.String(), WireGen1.String())
 	if err != nil {
 		return c, err
 	}
-	if wire == Gen1.String() {
-		c.Wire = Gen1
+	if wire == WireGen1.String() {
+		c.Wire = WireGen1
 	}
 	if transport == discovery.TransportZMQ {
 		err = env.zmq(&c)

@@ -282,7 +282,7 @@ func TestGen1(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cfg := setup(t)
-			cfg.Wire = eventplane.Gen1
+			cfg.Wire = eventplane.WireGen1
 			connect(t, cfg)
 			endpoint := discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}
 			plane := newPlane(t, cfg, newDiscovery(t, discovery.NewMemory()))

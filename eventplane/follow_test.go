@@ -123,7 +123,7 @@ func newFollowTest(t *testing.T) *followTest {
 		store: &breakable{Store: m.Open(), broken: make(chan struct{})},
 		links: &links{set: map[string]bool{}}, held: map[uint64]*discovery.Registration{},
 	}
-	r, err := newRoute(scope, "kv-events", Gen2)
+	r, err := newRoute(scope, "kv-events", WireGen2)
 	f.must(err)
 	f.follow = &follower{
 		discovery: discovery.NewClient(f.store, discovery.Options{}),

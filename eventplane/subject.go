@@ -11,10 +11,10 @@ import (
 type route struct {
 	scope discovery.Scope
 	topic string
-	wire  Wire
+	wire  WireFormat
 }
 
-func newRoute(scope discovery.Scope, topic string, wire Wire) (route, error) {
+func newRoute(scope discovery.Scope, topic string, wire WireFormat) (route, error) {
 	r := route{scope, topic, wire}
 	if err := scope.Validate(); err != nil {
 		return r, err
@@ -22,7 +22,7 @@ func newRoute(scope discovery.Scope, topic string, wire Wire) (route, error) {
 	if topic == "" {
 		return r, fmt.Errorf("topic of %s is empty: want a name such as kv-events", scope)
 	}
-	if wire == Gen1 && scope.Endpoint != "" {
+	if wire == WireGen1 && scope.Endpoint != "" {
 		return r, fmt.Errorf("scope %s is an endpoint, which wire gen1 does not have: want NS or NS/COMP, or gen2", scope)
 	}
 	return r, nil
@@ -32,7 +32,7 @@ func (r route) String() string { return r.topic + " of " + r.scope.String() }
 
 // natsSubject returns the subject prefix and the subject.
 func (r route) natsSubject() (prefix, subject string, err error) {
-	if r.wire == Gen2 {
+	if r.wire == WireGen2 {
 		return r.scope.SubjectPrefix(), r.scope.Subject(r.topic), nil
 	}
 	prefix = "namespace." + r.scope.Namespace
@@ -48,7 +48,7 @@ func (r route) natsSubject() (prefix, subject string, err error) {
 }
 
 // rawSegment refuses names that would be several segments of a subject, a
-// wildcard, or no subject at all. Gen2 encodes them.
+// wildcard, or no subject at all. WireGen2 encodes them.
 func rawSegment(name string) error {
 	bad := strings.IndexFunc(name, func(c rune) bool { return c <= ' ' || c == 0x7f || strings.ContainsRune(".*>", c) })
 	if bad < 0 {
@@ -59,7 +59,7 @@ func rawSegment(name string) error {
 
 // brokerSubject returns frame 0 of messages that go through a broker.
 func (r route) brokerSubject() string {
-	if r.wire == Gen1 {
+	if r.wire == WireGen1 {
 		return r.topic
 	}
 	return r.scope.Subject(r.topic)

@@ -12,24 +12,24 @@ func TestSubjects(t *testing.T) {
 	for _, tc := range []struct {
 		scope                  discovery.Scope
 		topic                  string
-		wire                   Wire
+		wire                   WireFormat
 		prefix, nats, viaProxy string
 	}{
-		{discovery.Scope{Namespace: "ns"}, "kv_metrics", Gen2, "namespace.ns", "namespace.ns.kv_metrics", "namespace.ns.kv_metrics"},
-		{discovery.Scope{Namespace: "ns"}, "kv_metrics", Gen1, "namespace.ns", "namespace.ns.kv_metrics", "kv_metrics"},
-		{discovery.Scope{Namespace: "dynamo", Component: "backend"}, "kv-events", Gen1, "namespace.dynamo.component.backend", "namespace.dynamo.component.backend.kv-events", "kv-events"},
+		{discovery.Scope{Namespace: "ns"}, "kv_metrics", WireGen2, "namespace.ns", "namespace.ns.kv_metrics", "namespace.ns.kv_metrics"},
+		{discovery.Scope{Namespace: "ns"}, "kv_metrics", WireGen1, "namespace.ns", "namespace.ns.kv_metrics", "kv_metrics"},
+		{discovery.Scope{Namespace: "dynamo", Component: "backend"}, "kv-events", WireGen1, "namespace.dynamo.component.backend", "namespace.dynamo.component.backend.kv-events", "kv-events"},
 		{
-			discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}, "kv-events", Gen2,
+			discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}, "kv-events", WireGen2,
 			"namespace.dynamo.component.backend.endpoint.generate",
 			"namespace.dynamo.component.backend.endpoint.generate.kv-events",
 			"namespace.dynamo.component.backend.endpoint.generate.kv-events",
 		},
 		{
-			discovery.Scope{Namespace: "ns.one", Component: "worker/*"}, "kv.events/*", Gen2,
+			discovery.Scope{Namespace: "ns.one", Component: "worker/*"}, "kv.events/*", WireGen2,
 			"namespace.ns%2Eone.component.worker%2F%2A", "namespace.ns%2Eone.component.worker%2F%2A.kv%2Eevents%2F%2A",
 			"namespace.ns%2Eone.component.worker%2F%2A.kv%2Eevents%2F%2A",
 		},
-		{discovery.Scope{Namespace: "n/ö%"}, "t", Gen1, "namespace.n/ö%", "namespace.n/ö%.t", "t"},
+		{discovery.Scope{Namespace: "n/ö%"}, "t", WireGen1, "namespace.n/ö%", "namespace.n/ö%.t", "t"},
 	} {
 		r, err := newRoute(tc.scope, tc.topic, tc.wire)
 		if err != nil {
@@ -48,18 +48,18 @@ func TestRefusedNames(t *testing.T) {
 	for _, tc := range []struct {
 		scope discovery.Scope
 		topic string
-		wire  Wire
+		wire  WireFormat
 		want  string
 	}{
-		{discovery.Scope{}, "t", Gen2, "namespace"},
-		{discovery.Scope{Namespace: "ns", Endpoint: "e"}, "t", Gen2, "component"},
-		{discovery.Scope{Namespace: "ns"}, "", Gen2, "topic"},
-		{discovery.Scope{Namespace: "ns", Component: "c", Endpoint: "e"}, "t", Gen1, "gen1"},
-		{discovery.Scope{Namespace: "n.s"}, "t", Gen1, "'.'"},
-		{discovery.Scope{Namespace: "ns", Component: "c c"}, "t", Gen1, "' '"},
-		{discovery.Scope{Namespace: "ns"}, "*", Gen1, "'*'"},
-		{discovery.Scope{Namespace: "ns"}, "a>", Gen1, "'>'"},
-		{discovery.Scope{Namespace: "ns"}, "a\r\nPUB x", Gen1, `'\r'`},
+		{discovery.Scope{}, "t", WireGen2, "namespace"},
+		{discovery.Scope{Namespace: "ns", Endpoint: "e"}, "t", WireGen2, "component"},
+		{discovery.Scope{Namespace: "ns"}, "", WireGen2, "topic"},
+		{discovery.Scope{Namespace: "ns", Component: "c", Endpoint: "e"}, "t", WireGen1, "gen1"},
+		{discovery.Scope{Namespace: "n.s"}, "t", WireGen1, "'.'"},
+		{discovery.Scope{Namespace: "ns", Component: "c c"}, "t", WireGen1, "' '"},
+		{discovery.Scope{Namespace: "ns"}, "*", WireGen1, "'*'"},
+		{discovery.Scope{Namespace: "ns"}, "a>", WireGen1, "'>'"},
+		{discovery.Scope{Namespace: "ns"}, "a\r\nPUB x", WireGen1, `'\r'`},
 	} {
 		r, err := newRoute(tc.scope, tc.topic, tc.wire)
 		if err == nil {
