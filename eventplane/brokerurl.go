@@ -10,22 +10,22 @@ import (
 // wherever they are liked:
 //
 //	xsub=tcp://10.0.0.9:5555;tcp://10.0.0.8:5555 , xpub=tcp://10.0.0.9:5556;tcp://10.0.0.8:5556
-func ParseBroker(s string) (Broker, error) {
+func ParseBroker(s string) (BrokerConfig, error) {
 	b, err := parseBroker(s)
 	if err != nil {
-		return Broker{}, fmt.Errorf("eventplane: broker URL %w", err)
+		return BrokerConfig{}, fmt.Errorf("eventplane: broker URL %w", err)
 	}
 	return b, nil
 }
 
 // parseBroker leaves it to the caller to say where s is from.
-func parseBroker(s string) (Broker, error) {
+func parseBroker(s string) (BrokerConfig, error) {
 	const want = "want xsub=URL[;URL…],xpub=URL[;URL…]"
 	parts := strings.Split(s, ",")
 	if len(parts) != 2 {
-		return Broker{}, fmt.Errorf("%q has %d parts: %s", s, len(parts), want)
+		return BrokerConfig{}, fmt.Errorf("%q has %d parts: %s", s, len(parts), want)
 	}
-	var b Broker
+	var b BrokerConfig
 	for _, part := range parts {
 		name, list, _ := strings.Cut(strings.TrimSpace(part), "=")
 		endpoints := splitEndpoints(list)
@@ -34,10 +34,10 @@ func parseBroker(s string) (Broker, error) {
 		case name == "xpub":
 			into = &b.XPub
 		case name != "xsub":
-			return Broker{}, fmt.Errorf("%q: a part begins neither xsub= nor xpub=: %s", s, want)
+			return BrokerConfig{}, fmt.Errorf("%q: a part begins neither xsub= nor xpub=: %s", s, want)
 		}
 		if *into != nil || len(endpoints) == 0 {
-			return Broker{}, fmt.Errorf("%q: %s is empty or there twice: %s", s, name, want)
+			return BrokerConfig{}, fmt.Errorf("%q: %s is empty or there twice: %s", s, name, want)
 		}
 		*into = endpoints
 	}
@@ -56,7 +56,7 @@ func splitEndpoints(list string) []string {
 
 // String returns the endpoints in the syntax that [ParseBroker] reads,
 // "discovered" where discovery is to find them, and "none" for no broker.
-func (b Broker) String() string {
+func (b BrokerConfig) String() string {
 	switch {
 	case len(b.XSub) > 0 || len(b.XPub) > 0:
 		return "xsub=" + strings.Join(b.XSub, ";") + ",xpub=" + strings.Join(b.XPub, ";")

@@ -54,7 +54,7 @@ type Config struct {
 	Host string
 
 	// Broker makes ZMQ travel through brokers; the zero value is direct.
-	Broker Broker
+	Broker BrokerConfig
 
 	// IOThreads is how many threads libzmq uses; 0 is 1, which is plenty for
 	// most. Queue is how many received events a ZMQ subscriber holds for Next
@@ -107,9 +107,9 @@ func defaultCodec(transport string) codec.Codec {
 	return codec.JSON
 }
 
-// Broker says which ZMQ brokers to use. Endpoints that are given win over
+// BrokerConfig says which ZMQ brokers to use. Endpoints that are given win over
 // Discover.
-type Broker struct {
+type BrokerConfig struct {
 	// XSub is where publishers connect and XPub is where subscribers do: all
 	// of them to all. Either both are given or none.
 	XSub, XPub []string
@@ -119,17 +119,17 @@ type Broker struct {
 	Discover bool
 }
 
-func (b Broker) enabled() bool { return b.Discover || len(b.XSub) > 0 }
+func (b BrokerConfig) enabled() bool { return b.Discover || len(b.XSub) > 0 }
 
 // several reports whether an event can come by more than one way.
-func (b Broker) several() bool {
+func (b BrokerConfig) several() bool {
 	if len(b.XPub) > 0 {
 		return len(distinct(b.XPub)) > 1
 	}
 	return b.Discover
 }
 
-func (b Broker) validate() error {
+func (b BrokerConfig) validate() error {
 	if (len(b.XSub) == 0) != (len(b.XPub) == 0) {
 		return fmt.Errorf("broker %q: want XSub and XPub endpoints, or neither", b)
 	}

@@ -30,7 +30,7 @@ func TestConfigFromEnv(t *testing.T) {
 		}
 		return e
 	}
-	one := eventplane.Broker{XSub: []string{"tcp://a:1"}, XPub: []string{"tcp://a:2"}}
+	one := eventplane.BrokerConfig{XSub: []string{"tcp://a:1"}, XPub: []string{"tcp://a:2"}}
 	for name, tc := range map[string]struct {
 		env  env
 		want eventplane.Config // but Reason and NATS
@@ -55,12 +55,12 @@ func TestConfigFromEnv(t *testing.T) {
 		"interface":        {zmq("DYN_EVENT_PLANE_HOST", loopback(t)), eventplane.Config{Transport: "zmq", Host: "127.0.0.1"}},
 		"broker":           {zmq("DYN_ZMQ_BROKER_URL", "xsub=tcp://a:1,xpub=tcp://a:2"), eventplane.Config{Transport: "zmq", Broker: one}},
 		"broker, reversed": {zmq("DYN_ZMQ_BROKER_URL", "xpub=tcp://a:2,xsub=tcp://a:1"), eventplane.Config{Transport: "zmq", Broker: one}},
-		"brokers, blanks": {zmq("DYN_ZMQ_BROKER_URL", " xsub= tcp://a:1 ; ;tcp://b:1; , xpub=tcp://a:2;tcp://b:2 "), eventplane.Config{Transport: "zmq", Broker: eventplane.Broker{
+		"brokers, blanks": {zmq("DYN_ZMQ_BROKER_URL", " xsub= tcp://a:1 ; ;tcp://b:1; , xpub=tcp://a:2;tcp://b:2 "), eventplane.Config{Transport: "zmq", Broker: eventplane.BrokerConfig{
 			XSub: []string{"tcp://a:1", "tcp://b:1"}, XPub: []string{"tcp://a:2", "tcp://b:2"},
 		}}},
 		"URL wins over discovery":  {zmq("DYN_ZMQ_BROKER_URL", "xsub=tcp://a:1,xpub=tcp://a:2", "DYN_ZMQ_BROKER_ENABLED", "true"), eventplane.Config{Transport: "zmq", Broker: one}},
-		"enabled":                  {zmq("DYN_ZMQ_BROKER_ENABLED", " YES "), eventplane.Config{Transport: "zmq", Broker: eventplane.Broker{Discover: true}}},
-		"enabled 1":                {zmq("DYN_ZMQ_BROKER_ENABLED", "1"), eventplane.Config{Transport: "zmq", Broker: eventplane.Broker{Discover: true}}},
+		"enabled":                  {zmq("DYN_ZMQ_BROKER_ENABLED", " YES "), eventplane.Config{Transport: "zmq", Broker: eventplane.BrokerConfig{Discover: true}}},
+		"enabled 1":                {zmq("DYN_ZMQ_BROKER_ENABLED", "1"), eventplane.Config{Transport: "zmq", Broker: eventplane.BrokerConfig{Discover: true}}},
 		"disabled":                 {zmq("DYN_ZMQ_BROKER_ENABLED", "Off"), eventplane.Config{Transport: "zmq"}},
 		"tuning":                   {zmq("DYN_ZMQ_IO_THREADS", "4", "DYN_ZMQ_EVENT_SUBSCRIBER_CHANNEL_CAPACITY", "5000"), eventplane.Config{Transport: "zmq", IOThreads: 4, Queue: 5000}},
 		"tuning that is none":      {zmq("DYN_ZMQ_IO_THREADS", "many", "DYN_ZMQ_EVENT_SUBSCRIBER_CHANNEL_CAPACITY", "0"), eventplane.Config{Transport: "zmq"}},
@@ -179,9 +179,9 @@ func TestNewRefuses(t *testing.T) {
 		"transport":       {Transport: "kafka"},
 		"wire":            {Wire: 7},
 		"host":            {Host: "localhost"},
-		"half a broker":   {Broker: eventplane.Broker{XSub: []string{"tcp://a:1"}}},
-		"other half":      {Broker: eventplane.Broker{XPub: []string{"tcp://a:1"}}},
-		"broker, a blank": {Broker: eventplane.Broker{XSub: []string{""}, XPub: []string{"tcp://a:1"}}},
+		"half a broker":   {Broker: eventplane.BrokerConfig{XSub: []string{"tcp://a:1"}}},
+		"other half":      {Broker: eventplane.BrokerConfig{XPub: []string{"tcp://a:1"}}},
+		"broker, a blank": {Broker: eventplane.BrokerConfig{XSub: []string{""}, XPub: []string{"tcp://a:1"}}},
 	} {
 		if _, err := eventplane.New(cfg, nil); err == nil || !strings.HasPrefix(err.Error(), "eventplane: ") {
 			t.Errorf("%s: error %v", name, err)

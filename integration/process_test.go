@@ -319,7 +319,7 @@ func TestTwoBrokersOneKilled(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				both := eventplane.Broker{XSub: append(first.XSub, second.XSub...), XPub: append(first.XPub, second.XPub...)}
+				both := eventplane.BrokerConfig{XSub: append(first.XSub, second.XSub...), XPub: append(first.XPub, second.XPub...)}
 				e["DYN_ZMQ_BROKER_URL"] = both.String()
 			}
 			c := newNode(t, server, e, nil).subscriber(backendScope, topic)

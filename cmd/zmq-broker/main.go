@@ -180,7 +180,7 @@ func (s *settings) announce(ctx context.Context, b *broker.Broker, stdout io.Wri
 
 // register announces the broker, if there is where to, and returns what takes
 // that back.
-func (s *settings) register(ctx context.Context, url eventplane.Broker) (unregister func() error, err error) {
+func (s *settings) register(ctx context.Context, url eventplane.BrokerConfig) (unregister func() error, err error) {
 	none := func() error { return nil }
 	name, err := backend.Name(s.lookup)
 	if err != nil {
@@ -219,13 +219,13 @@ func (s *settings) register(ctx context.Context, url eventplane.Broker) (unregis
 
 // advertised is where clients connect: the bound endpoints with a host that
 // they can reach.
-func (s *settings) advertised(b *broker.Broker) (eventplane.Broker, error) {
+func (s *settings) advertised(b *broker.Broker) (eventplane.BrokerConfig, error) {
 	xsub, err := s.reachable(b.XSubEndpoint())
 	if err != nil {
-		return eventplane.Broker{}, err
+		return eventplane.BrokerConfig{}, err
 	}
 	xpub, err := s.reachable(b.XPubEndpoint())
-	return eventplane.Broker{XSub: []string{xsub}, XPub: []string{xpub}}, err
+	return eventplane.BrokerConfig{XSub: []string{xsub}, XPub: []string{xpub}}, err
 }
 
 func (s *settings) reachable(bound string) (string, error) {
