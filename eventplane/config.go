@@ -57,9 +57,9 @@ type Config struct {
 	Broker BrokerConfig
 
 	// IOThreads is how many threads libzmq uses; 0 is 1, which is plenty for
-	// most. Queue is how many received events a ZMQ subscriber holds for Next
+	// most. QueueSize is how many received events a ZMQ subscriber holds for Next
 	// before it drops the newest; 0 is 100,000. Both concern ZMQ alone.
-	IOThreads, Queue int
+	IOThreads, QueueSize int
 
 	// NATS is for the event plane's own connection.
 	NATS natsconn.Config

@@ -62,7 +62,7 @@ func TestConfigFromEnv(t *testing.T) {
 		"enabled":                  {zmq("DYN_ZMQ_BROKER_ENABLED", " YES "), eventplane.Config{Transport: "zmq", Broker: eventplane.BrokerConfig{Discover: true}}},
 		"enabled 1":                {zmq("DYN_ZMQ_BROKER_ENABLED", "1"), eventplane.Config{Transport: "zmq", Broker: eventplane.BrokerConfig{Discover: true}}},
 		"disabled":                 {zmq("DYN_ZMQ_BROKER_ENABLED", "Off"), eventplane.Config{Transport: "zmq"}},
-		"tuning":                   {zmq("DYN_ZMQ_IO_THREADS", "4", "DYN_ZMQ_EVENT_SUBSCRIBER_CHANNEL_CAPACITY", "5000"), eventplane.Config{Transport: "zmq", IOThreads: 4, Queue: 5000}},
+		"tuning":                   {zmq("DYN_ZMQ_IO_THREADS", "4", "DYN_ZMQ_EVENT_SUBSCRIBER_CHANNEL_CAPACITY", "5000"), eventplane.Config{Transport: "zmq", IOThreads: 4, QueueSize: 5000}},
 		"tuning that is none":      {zmq("DYN_ZMQ_IO_THREADS", "many", "DYN_ZMQ_EVENT_SUBSCRIBER_CHANNEL_CAPACITY", "0"), eventplane.Config{Transport: "zmq"}},
 		"disabled, empty":          {zmq("DYN_ZMQ_BROKER_ENABLED", ""), eventplane.Config{Transport: "zmq"}},
 		"of the other transport":   {env{"DYN_ZMQ_BROKER_URL": "nonsense", "DYN_EVENT_PLANE_HOST": "nonsense"}, eventplane.Config{Transport: "nats"}},

@@ -117,7 +117,7 @@ func (env environment) zmq(c *Config) (err error) {
 		return err
 	}
 	c.IOThreads = env.positive("DYN_ZMQ_IO_THREADS")
-	c.Queue = env.positive("DYN_ZMQ_EVENT_SUBSCRIBER_CHANNEL_CAPACITY")
+	c.QueueSize = env.positive("DYN_ZMQ_EVENT_SUBSCRIBER_CHANNEL_CAPACITY")
 	if url, ok := env.lookup("DYN_ZMQ_BROKER_URL"); ok {
 		if c.Broker, err = parseBroker(url); err != nil {
 			return fmt.Errorf("DYN_ZMQ_BROKER_URL %w", err)

@@ -17,7 +17,7 @@ import (
 const brokerComponent = "zmq_broker"
 
 func (c Config) zmq() zmqdriver.Options {
-	return zmqdriver.Options{IOThreads: c.IOThreads, QueueSize: c.Queue, Logger: c.Logger}
+	return zmqdriver.Options{IOThreads: c.IOThreads, QueueSize: c.QueueSize, Logger: c.Logger}
 }
 
 // directPlane is ZMQ from each publisher to each subscriber.
