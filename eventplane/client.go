@@ -16,7 +16,7 @@ import (
 type Client struct {
 	config    Config
 	discovery *discovery.Client
-	plane     plane
+	transport transport
 
 	life context.Context // until Shutdown; ends what is being opened
 	end  context.CancelFunc
@@ -43,13 +43,13 @@ func New(cfg Config, d *discovery.Client) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("eventplane: %w", err)
 	}
-	p, err := open(c, d)
+	t, err := open(c, d)
 	if err != nil {
 		return nil, fmt.Errorf("eventplane: %w", err)
 	}
 	c.Logger.Info("eventplane: configured", "transport", c.Transport, "codec", c.Codec.Name(),
 		"wire", c.Wire.String(), "broker", c.Broker.String(), "reason", c.Reason)
-	client := &Client{config: c, discovery: d, plane: p, open: map[shutdowner]struct{}{}}
+	client := &Client{config: c, discovery: d, transport: t, open: map[shutdowner]struct{}{}}
 	client.life, client.end = context.WithCancel(context.Background())
 	return client, nil
 }
@@ -143,7 +143,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 		for _, s := range c.all() {
 			errs = append(errs, s.Shutdown(ctx))
 		}
-		if err := c.plane.close(); err != nil {
+		if err := c.transport.close(); err != nil {
 			errs = append(errs, fmt.Errorf("eventplane: %w", err))
 		}
 		c.err = errors.Join(errs...)

@@ -121,8 +121,8 @@ type BrokerConfig struct {
 
 func (b BrokerConfig) enabled() bool { return b.Discover || len(b.XSub) > 0 }
 
-// several reports whether an event can come by more than one way.
-func (b BrokerConfig) several() bool {
+// multipath reports whether an event can arrive on more than one path.
+func (b BrokerConfig) multipath() bool {
 	if len(b.XPub) > 0 {
 		return len(distinct(b.XPub)) > 1
 	}

@@ -22,7 +22,7 @@ type Publisher struct {
 	id     uint64
 	topic  string
 	codec  codec.Codec
-	out    *outlet
+	conn   *pubConn
 	reg    *discovery.Registration
 
 	payloads sync.Pool // of *[]byte
@@ -45,17 +45,17 @@ func (c *Client) newPublisher(ctx context.Context, scope discovery.Scope, topic 
 	if err != nil {
 		return nil, err
 	}
-	out, err := c.plane.publisher(ctx, r)
+	conn, err := c.transport.publisher(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	id := discovery.NewInstanceID()
-	reg, err := c.discovery.RegisterAs(ctx, id, discovery.EventChannel{Scope: scope, Topic: topic, Transport: out.transport})
+	reg, err := c.discovery.RegisterAs(ctx, id, discovery.EventChannel{Scope: scope, Topic: topic, Transport: conn.advertised})
 	if err != nil {
-		return nil, errors.Join(err, out.Close())
+		return nil, errors.Join(err, conn.Close())
 	}
-	c.config.Logger.Debug("eventplane: publisher is registered", "channel", reg.Instance.ID().Path(), "address", out.transport.Address())
-	return &Publisher{client: c, id: id, topic: topic, codec: c.config.Codec, out: out, reg: reg}, nil
+	c.config.Logger.Debug("eventplane: publisher is registered", "channel", reg.Instance.ID().Path(), "address", conn.advertised.Address())
+	return &Publisher{client: c, id: id, topic: topic, codec: c.config.Codec, conn: conn, reg: reg}, nil
 }
 
 // ID returns the id that the publisher is registered under and stamps on its
@@ -72,7 +72,7 @@ func (p *Publisher) Registration() *discovery.Registration { return p.reg }
 // that only passes on the subscriptions of others keeps Ready waiting too until
 // there is a subscriber. On the other transports it returns at once.
 func (p *Publisher) Ready(ctx context.Context) error {
-	err := p.out.Ready(ctx)
+	err := p.conn.Ready(ctx)
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("eventplane: publisher of %s: %w", p.topic, err)
 	}
@@ -127,8 +127,8 @@ func (p *Publisher) publish(ctx context.Context, payload []byte, opaque bool) er
 		p.body = body
 	}
 	p.sequence++
-	p.message = driver.Message{Subject: p.out.subject, PublisherID: p.id, Sequence: env.Sequence, Body: body}
-	err = p.out.Publish(ctx, &p.message)
+	p.message = driver.Message{Subject: p.conn.subject, PublisherID: p.id, Sequence: env.Sequence, Body: body}
+	err = p.conn.Publish(ctx, &p.message)
 	p.message.Body = nil // not ours to keep if it is large
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("eventplane: publish %s: %w", p.topic, err)
@@ -145,7 +145,7 @@ func (p *Publisher) Shutdown(ctx context.Context) error {
 		p.mu.Lock()
 		p.closed = true // and nobody is in Publish
 		p.mu.Unlock()
-		err = errors.Join(err, p.out.Close())
+		err = errors.Join(err, p.conn.Close())
 		p.client.forget(p)
 		if err != nil {
 			p.err = fmt.Errorf("eventplane: shutdown of the publisher of %s: %w", p.topic, err)

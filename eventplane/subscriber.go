@@ -34,7 +34,7 @@ type Stats struct {
 	Received     uint64 // events that Next returned
 	Dropped      uint64 // messages thrown away here because Next was not called often enough; they are in Missed too
 	Duplicates   uint64 // events that came again by another broker
-	Late         uint64 // events that came after they had been given up as missed, and were not delivered
+	OutOfOrder   uint64 // events that came after they had been given up as missed, and were not delivered
 	DecodeErrors uint64 // messages that were no valid event
 	Gaps         uint64 // times that events were missed
 	Missed       uint64 // events missed
@@ -54,7 +54,7 @@ type Stats struct {
 type Subscriber struct {
 	client *Client
 	topic  string
-	in     *inlet
+	conn   *subConn
 
 	msg driver.Message // reused by Next, as is env
 	env codec.Envelope
@@ -62,10 +62,10 @@ type Subscriber struct {
 	once sync.Once
 	err  error // of Shutdown
 
-	mu       sync.Mutex
-	tracker  *tracker
-	received uint64
-	bad      uint64
+	mu        sync.Mutex
+	sequencer *sequencer
+	received  uint64
+	bad       uint64
 }
 
 func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic string) (*Subscriber, error) {
@@ -73,18 +73,18 @@ func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic
 	if err != nil {
 		return nil, err
 	}
-	in, err := c.plane.subscriber(ctx, r)
+	conn, err := c.transport.subscriber(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	return &Subscriber{client: c, topic: topic, in: in, tracker: newTracker(in.several)}, nil
+	return &Subscriber{client: c, topic: topic, conn: conn, sequencer: newSequencer(conn.multipath)}, nil
 }
 
 // Ready blocks until the subscription stands: on NATS when the server has it; on
 // ZMQ when the channels that discovery knows are connected and every peer has
 // finished its handshake. What is published from then on by those is heard,
 // except that a ZMQ publisher may learn of the subscription a moment later.
-func (s *Subscriber) Ready(ctx context.Context) error { return s.wrap(ctx, s.in.Ready(ctx)) }
+func (s *Subscriber) Ready(ctx context.Context) error { return s.wrap(ctx, s.conn.Ready(ctx)) }
 
 // Next blocks for the next event. A *DecodeError says that something arrived
 // that is none; the stream goes on, as it does after an error of ctx, by which
@@ -94,7 +94,7 @@ func (s *Subscriber) Next(ctx context.Context) (Event, error) {
 		if err := ctx.Err(); err != nil {
 			return Event{}, err
 		}
-		ev, ok, wait := s.take()
+		ev, ok, wait := s.ready()
 		if ok {
 			return ev, nil
 		}
@@ -104,18 +104,18 @@ func (s *Subscriber) Next(ctx context.Context) (Event, error) {
 	}
 }
 
-// take returns an event that can be delivered now, or how long others that are
+// ready returns an event that can be delivered now, or how long others that are
 // held may wait for a message; 0 is that none are.
-func (s *Subscriber) take() (ev Event, ok bool, wait time.Duration) {
+func (s *Subscriber) ready() (ev Event, ok bool, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ev, ok = s.tracker.next(); ok {
+	if ev, ok = s.sequencer.next(); ok {
 		s.received++
 	}
-	return ev, ok, s.tracker.window.left()
+	return ev, ok, s.sequencer.held.timeout()
 }
 
-// receive gives the tracker a message, or the time that it waited for one.
+// receive passes the sequencer a message, or the time that it waited for one.
 func (s *Subscriber) receive(ctx context.Context, wait time.Duration) error {
 	waiting, start := ctx, time.Time{}
 	if wait > 0 {
@@ -124,12 +124,12 @@ func (s *Subscriber) receive(ctx context.Context, wait time.Duration) error {
 		waiting, cancel = context.WithTimeout(ctx, wait)
 		defer cancel()
 	}
-	err := s.in.Next(waiting, &s.msg)
+	err := s.conn.Next(waiting, &s.msg)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if wait > 0 {
-		defer func() { s.tracker.advance(time.Since(start)) }()
+		defer func() { s.sequencer.advance(time.Since(start)) }()
 	}
 	var frame *driver.FrameError
 	switch {
@@ -137,18 +137,18 @@ func (s *Subscriber) receive(ctx context.Context, wait time.Duration) error {
 		return s.accept()
 	case errors.As(err, &frame):
 		s.bad++
-		return &DecodeError{Subject: s.in.subject, Err: err}
+		return &DecodeError{Subject: s.conn.subject, Err: err}
 	case wait > 0 && ctx.Err() == nil && waiting.Err() != nil:
 		return nil
-	case ctx.Err() == nil && s.tracker.window.oldest != nil:
+	case ctx.Err() == nil && s.sequencer.held.oldest != nil:
 		// The end: first deliver what is held. The driver says it again.
-		s.tracker.flush()
+		s.sequencer.flush()
 		return nil
 	}
 	return s.wrap(ctx, err)
 }
 
-// accept gives the tracker the event in the message, if it is one.
+// accept passes the sequencer the event in the message, if it is one.
 func (s *Subscriber) accept() error {
 	ev := &s.env
 	ev.Topic = s.topic // saves Decode an allocation
@@ -162,11 +162,11 @@ func (s *Subscriber) accept() error {
 		reason = fmt.Sprintf("publisher %d, sequence %d in the frames, but %d, %d in the envelope: want the same",
 			s.msg.PublisherID, s.msg.Sequence, ev.PublisherID, ev.Sequence)
 	default:
-		s.tracker.offer(Event{Envelope: *ev})
+		s.sequencer.add(Event{Envelope: *ev})
 		return nil
 	}
 	s.bad++
-	return &DecodeError{Subject: s.in.subject, Reason: reason, Err: err}
+	return &DecodeError{Subject: s.conn.subject, Reason: reason, Err: err}
 }
 
 // wrap passes errors of ctx as they are.
@@ -186,12 +186,12 @@ func (s *Subscriber) wrap(ctx context.Context, err error) error {
 func (s *Subscriber) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.tracker
+	seq := s.sequencer
 	return Stats{
-		Received: s.received, Dropped: s.in.Dropped(),
-		Duplicates: t.stats.duplicates, Late: t.stats.late, DecodeErrors: s.bad,
-		Gaps: t.stats.gaps, Missed: t.stats.missed,
-		Incompatible: s.in.incompatible(), Publishers: t.publishers(),
+		Received: s.received, Dropped: s.conn.Dropped(),
+		Duplicates: seq.stats.duplicates, OutOfOrder: seq.stats.outOfOrder, DecodeErrors: s.bad,
+		Gaps: seq.stats.gaps, Missed: seq.stats.missed,
+		Incompatible: s.conn.incompatible(), Publishers: seq.publishers(),
 	}
 }
 
@@ -200,7 +200,7 @@ func (s *Subscriber) Stats() Stats {
 func (s *Subscriber) Shutdown(context.Context) error {
 	s.once.Do(func() {
 		s.client.forget(s)
-		if err := s.in.Close(); err != nil {
+		if err := s.conn.Close(); err != nil {
 			s.err = fmt.Errorf("eventplane: shutdown of the subscriber of %s: %w", s.topic, err)
 		}
 	})

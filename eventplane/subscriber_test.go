@@ -41,10 +41,10 @@ func (w *wire) Dropped() uint64             { return 0 }
 func (w *wire) Close() error                { close(w.closed); return nil }
 func (w *wire) Ready(context.Context) error { return nil }
 
-func newWire(several bool) (*wire, *Subscriber) {
+func newWire(multipath bool) (*wire, *Subscriber) {
 	w := &wire{messages: make(chan driver.Message, 100), closed: make(chan struct{})}
-	in := &inlet{receiver: w, subject: "s", several: several}
-	return w, &Subscriber{client: &Client{}, topic: "t", in: in, tracker: newTracker(several)}
+	conn := &subConn{receiver: w, subject: "s", multipath: multipath}
+	return w, &Subscriber{client: &Client{}, topic: "t", conn: conn, sequencer: newSequencer(multipath)}
 }
 
 func (w *wire) send(t *testing.T, env codec.Envelope) {
@@ -71,7 +71,7 @@ func TestNextWaitsForTheOtherPath(t *testing.T) {
 		}
 		start := time.Now()
 		go func() {
-			_ = sleep(t.Context(), windowTime/2)
+			_ = sleep(t.Context(), reorderTimeout/2)
 			w.send(t, codec.Envelope{PublisherID: 1, Sequence: 1})
 			w.send(t, codec.Envelope{PublisherID: 1, Sequence: 5})
 		}()
@@ -89,7 +89,7 @@ func TestNextWaitsForTheOtherPath(t *testing.T) {
 		if want := []uint64{0, 1, 2, 3, 5}; !slices.Equal(got, want) {
 			t.Errorf("got %v: want %v", got, want)
 		}
-		if took, want := time.Since(start), windowTime/2+windowTime; took != want {
+		if took, want := time.Since(start), reorderTimeout/2+reorderTimeout; took != want {
 			t.Errorf("took %v: want %v", took, want)
 		}
 		if stats := s.Stats(); stats.Gaps != 1 || stats.Missed != 1 {
@@ -111,7 +111,7 @@ func TestABusyApplicationLosesNothing(t *testing.T) {
 			if err != nil || ev.Missed != 0 {
 				t.Fatalf("event %+v, %v", ev, err)
 			}
-			_ = sleep(t.Context(), 10*windowTime)
+			_ = sleep(t.Context(), 10*reorderTimeout)
 		}
 	})
 }
@@ -121,7 +121,7 @@ func TestNextHonoursTheContextWhileItHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, s := newWire(true)
 		w.send(t, codec.Envelope{PublisherID: 1, Sequence: 5})
-		ctx, cancel := context.WithTimeout(t.Context(), windowTime/2)
+		ctx, cancel := context.WithTimeout(t.Context(), reorderTimeout/2)
 		defer cancel()
 		if _, err := s.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("error %v: want that of the context", err)

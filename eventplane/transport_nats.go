@@ -10,14 +10,14 @@ import (
 	"github.com/dynplane/dynplane/natsconn"
 )
 
-// natsPlane is NATS core. It dials when it is first used.
-type natsPlane struct {
+// natsTransport is NATS core. It dials when it is first used.
+type natsTransport struct {
 	config  natsconn.Config
 	dialing chan struct{} // holds a token while somebody looks at nc
 	nc      *nats.Conn
 }
 
-func newNATSPlane(c Config) *natsPlane {
+func newNATSTransport(c Config) *natsTransport {
 	conf := c.NATS
 	if conf.Logger == nil {
 		conf.Logger = c.Logger
@@ -25,11 +25,11 @@ func newNATSPlane(c Config) *natsPlane {
 	if conf.Name == "" {
 		conf.Name = "dynplane eventplane"
 	}
-	return &natsPlane{config: conf, dialing: make(chan struct{}, 1)}
+	return &natsTransport{config: conf, dialing: make(chan struct{}, 1)}
 }
 
 // conn is no mutex around the dialling, so that ctx ends the wait for another.
-func (n *natsPlane) conn(ctx context.Context) (*nats.Conn, error) {
+func (n *natsTransport) conn(ctx context.Context) (*nats.Conn, error) {
 	select {
 	case n.dialing <- struct{}{}:
 		defer func() { <-n.dialing }()
@@ -45,7 +45,7 @@ func (n *natsPlane) conn(ctx context.Context) (*nats.Conn, error) {
 	return nc, err
 }
 
-func (n *natsPlane) publisher(ctx context.Context, r route) (*outlet, error) {
+func (n *natsTransport) publisher(ctx context.Context, r route) (*pubConn, error) {
 	prefix, subject, err := r.natsSubject()
 	if err != nil {
 		return nil, err
@@ -54,13 +54,13 @@ func (n *natsPlane) publisher(ctx context.Context, r route) (*outlet, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &outlet{
+	return &pubConn{
 		Publisher: natsdriver.NewPublisher(nc), subject: subject,
-		transport: discovery.NATS{SubjectPrefix: prefix},
+		advertised: discovery.NATS{SubjectPrefix: prefix},
 	}, nil
 }
 
-func (n *natsPlane) subscriber(ctx context.Context, r route) (*inlet, error) {
+func (n *natsTransport) subscriber(ctx context.Context, r route) (*subConn, error) {
 	_, subject, err := r.natsSubject()
 	if err != nil {
 		return nil, err
@@ -73,10 +73,10 @@ func (n *natsPlane) subscriber(ctx context.Context, r route) (*inlet, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &inlet{receiver: sub, subject: subject}, nil
+	return &subConn{receiver: sub, subject: subject}, nil
 }
 
-func (n *natsPlane) close() error {
+func (n *natsTransport) close() error {
 	if n.nc != nil {
 		n.nc.Close()
 	}

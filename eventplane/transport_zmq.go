@@ -20,19 +20,19 @@ func (c Config) zmq() zmqdriver.Options {
 	return zmqdriver.Options{IOThreads: c.IOThreads, QueueSize: c.QueueSize, Logger: c.Logger}
 }
 
-// directPlane is ZMQ from each publisher to each subscriber.
-type directPlane struct {
+// directTransport is ZMQ from each publisher to each subscriber.
+type directTransport struct {
 	ctx       *zmqdriver.Context
 	config    Config
 	discovery *discovery.Client
 }
 
-func newDirectPlane(c Config, d *discovery.Client) (*directPlane, error) {
+func newDirectTransport(c Config, d *discovery.Client) (*directTransport, error) {
 	ctx, err := zmqdriver.New(c.zmq())
-	return &directPlane{ctx, c, d}, err
+	return &directTransport{ctx, c, d}, err
 }
 
-func (d *directPlane) publisher(_ context.Context, r route) (*outlet, error) {
+func (d *directTransport) publisher(_ context.Context, r route) (*pubConn, error) {
 	host := d.config.Host
 	if host == "" {
 		host = localHost()
@@ -49,9 +49,9 @@ func (d *directPlane) publisher(_ context.Context, r route) (*outlet, error) {
 	if err != nil {
 		return nil, errors.Join(err, pub.Close())
 	}
-	return &outlet{
+	return &pubConn{
 		Publisher: pub, subject: r.directSubject(),
-		transport: discovery.ZMQ{Endpoint: endpoint},
+		advertised: discovery.ZMQ{Endpoint: endpoint},
 	}, nil
 }
 
@@ -77,7 +77,7 @@ func advertised(bound string, host netip.Addr) (string, error) {
 	return "tcp://" + net.JoinHostPort(host.String(), port), nil
 }
 
-func (d *directPlane) subscriber(_ context.Context, r route) (*inlet, error) {
+func (d *directTransport) subscriber(_ context.Context, r route) (*subConn, error) {
 	if d.discovery == nil {
 		return nil, ErrNoDiscovery
 	}
@@ -91,10 +91,10 @@ func (d *directPlane) subscriber(_ context.Context, r route) (*inlet, error) {
 		endpoints: r.directEndpoints,
 	}
 	follow.start()
-	return &inlet{receiver: sub, subject: r.directSubject(), follow: follow}, nil
+	return &subConn{receiver: sub, subject: r.directSubject(), follow: follow}, nil
 }
 
-func (d *directPlane) close() error { return d.ctx.Close() }
+func (d *directTransport) close() error { return d.ctx.Close() }
 
 // directEndpoints takes the channels of exactly this scope: a query finds those
 // below it too.
@@ -108,27 +108,27 @@ func (r route) directEndpoints(ch discovery.EventChannel) (endpoints []string, i
 	return nil, true
 }
 
-// brokerPlane is ZMQ through brokers.
-type brokerPlane struct {
+// brokerTransport is ZMQ through brokers.
+type brokerTransport struct {
 	ctx       *zmqdriver.Context
 	config    Config
 	discovery *discovery.Client
 }
 
-func newBrokerPlane(c Config, d *discovery.Client) (*brokerPlane, error) {
+func newBrokerTransport(c Config, d *discovery.Client) (*brokerTransport, error) {
 	ctx, err := zmqdriver.New(c.zmq())
-	return &brokerPlane{ctx, c, d}, err
+	return &brokerTransport{ctx, c, d}, err
 }
 
-func (b *brokerPlane) publisher(ctx context.Context, r route) (*outlet, error) {
+func (b *brokerTransport) publisher(ctx context.Context, r route) (*pubConn, error) {
 	pub, err := b.ctx.BrokerPublisher(r.brokerSubject())
 	if err != nil {
 		return nil, err
 	}
-	out := &outlet{Publisher: pub, subject: r.brokerSubject()}
+	out := &pubConn{Publisher: pub, subject: r.brokerSubject()}
 	out.follow, err = b.attach(r, pub, b.config.Broker.XSub, func(t discovery.ZMQBroker) []string { return t.XSubEndpoints })
 	if err == nil {
-		out.transport, err = b.transport(ctx, r, out.follow)
+		out.advertised, err = b.transport(ctx, r, out.follow)
 	}
 	if err != nil {
 		return nil, errors.Join(err, out.Close())
@@ -138,7 +138,7 @@ func (b *brokerPlane) publisher(ctx context.Context, r route) (*outlet, error) {
 
 // transport is what a publisher registers: the brokers that it uses now.
 // Nobody connects by it, so it is not kept up to date.
-func (b *brokerPlane) transport(ctx context.Context, r route, follow *follower) (discovery.Transport, error) {
+func (b *brokerTransport) transport(ctx context.Context, r route, follow *follower) (discovery.Transport, error) {
 	if follow == nil {
 		return discovery.ZMQBroker{XSubEndpoints: b.config.Broker.XSub, XPubEndpoints: b.config.Broker.XPub}, nil
 	}
@@ -162,12 +162,12 @@ func (b *brokerPlane) transport(ctx context.Context, r route, follow *follower) 
 	return all, err
 }
 
-func (b *brokerPlane) subscriber(_ context.Context, r route) (*inlet, error) {
+func (b *brokerTransport) subscriber(_ context.Context, r route) (*subConn, error) {
 	sub, err := b.ctx.Subscribe(r.brokerSubject())
 	if err != nil {
 		return nil, err
 	}
-	in := &inlet{receiver: sub, subject: r.brokerSubject(), several: b.config.Broker.several()}
+	in := &subConn{receiver: sub, subject: r.brokerSubject(), multipath: b.config.Broker.multipath()}
 	in.follow, err = b.attach(r, sub, b.config.Broker.XPub, func(t discovery.ZMQBroker) []string { return t.XPubEndpoints })
 	if err != nil {
 		return nil, errors.Join(err, in.Close())
@@ -177,7 +177,7 @@ func (b *brokerPlane) subscriber(_ context.Context, r route) (*inlet, error) {
 
 // attach connects to the endpoints that are given, or follows discovery to
 // those that side takes of each broker.
-func (b *brokerPlane) attach(r route, to driver.Connector, given []string, side func(discovery.ZMQBroker) []string) (*follower, error) {
+func (b *brokerTransport) attach(r route, to driver.Connector, given []string, side func(discovery.ZMQBroker) []string) (*follower, error) {
 	if len(given) > 0 {
 		return nil, connectAll(to, given)
 	}
@@ -210,4 +210,4 @@ func brokerOf(r route, ch discovery.EventChannel) (discovery.ZMQBroker, bool) {
 	return t, true
 }
 
-func (b *brokerPlane) close() error { return b.ctx.Close() }
+func (b *brokerTransport) close() error { return b.ctx.Close() }
