@@ -16,11 +16,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dynplane/dynplane/broker"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-const patience = 30 * time.Second
 
 // start runs a broker until the test ends, or the function returned is called.
 func start(t testing.TB, opts broker.Options) (*broker.Broker, func()) {
@@ -44,7 +43,7 @@ func start(t testing.TB, opts broker.Options) (*broker.Broker, func()) {
 			if err != nil {
 				t.Errorf("Run: %v", err)
 			}
-		case <-time.After(patience):
+		case <-time.After(waittest.Patience):
 			t.Fatal("Run does not end")
 		}
 		if err := b.Close(); err != nil {
@@ -67,7 +66,7 @@ func peer(t testing.TB, kind zmq.Type, endpoint string) *zmq.Socket {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = errors.Join(s.Close(), zctx.Term()) })
-	err = errors.Join(s.SetLinger(200*time.Millisecond), s.SetRcvtimeo(patience), s.SetSndhwm(0), s.SetRcvhwm(0),
+	err = errors.Join(s.SetLinger(200*time.Millisecond), s.SetRcvtimeo(waittest.Patience), s.SetSndhwm(0), s.SetRcvhwm(0),
 		s.SetIpv6(strings.Contains(endpoint, "[")))
 	if kind == zmq.SUB {
 		err = errors.Join(err, s.SetSubscribe(""))
@@ -100,22 +99,18 @@ func await(t testing.TB, pub, sub *zmq.Socket, mark string) {
 	t.Helper()
 	poller := zmq.NewPoller()
 	poller.Add(sub, zmq.POLLIN)
-	for end := time.Now().Add(patience); time.Now().Before(end); {
+	waittest.Eventually(t, "a subscriber of the broker receives a message", func() bool {
 		send(t, pub, "probe", mark)
 		if _, err := poller.Poll(20 * time.Millisecond); err != nil {
 			t.Fatal(err)
 		}
 		for {
 			parts, err := sub.RecvMessage(zmq.DONTWAIT)
-			if err != nil {
-				break
-			}
-			if len(parts) == 2 && parts[1] == mark {
-				return
+			if err != nil || len(parts) == 2 && parts[1] == mark {
+				return err == nil
 			}
 		}
-	}
-	t.Fatal("a subscriber of the broker hears nothing")
+	})
 }
 
 // next returns the next message that is no probe.
@@ -207,23 +202,12 @@ func TestStats(t *testing.T) {
 	for range n {
 		next(t, sub)
 	}
-	waitFor(t, func() bool { return b.Stats().Messages == before.Messages+n })
+	waittest.Eventually(t, "all messages are counted", func() bool { return b.Stats().Messages == before.Messages+n })
 	if got, want := b.Stats().Bytes-before.Bytes, uint64(n*(9+8+8+100)); got != want {
 		t.Errorf("%d bytes, want %d", got, want)
 	}
 	if got := b.Stats().Overflows; got != 0 {
 		t.Errorf("%d overflows without load", got)
-	}
-}
-
-func waitFor(t *testing.T, condition func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(patience); !condition(); <-tick.C {
-		if time.Now().After(end) {
-			t.Fatal("it does not happen")
-		}
 	}
 }
 

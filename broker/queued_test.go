@@ -11,6 +11,7 @@ import (
 	zmq "github.com/pebbe/zmq4"
 
 	"github.com/dynplane/dynplane/broker"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // shapes are large messages: with one large frame, two with a small one
@@ -88,7 +89,7 @@ func TestQueuedBytesAreBounded(t *testing.T) {
 		t.Errorf("Dropped is %d, want %d: what the other subscriber missed", got, missed)
 	}
 	_ = stalled.Close()
-	waitFor(t, func() bool { return b.Stats().Queued == 0 })
+	waittest.Eventually(t, "the queue is empty", func() bool { return b.Stats().Queued == 0 })
 	for _, body := range shapes() {
 		if !p.passes(t, body) {
 			t.Errorf("%d frames are dropped, although nobody stalls any more", len(body))

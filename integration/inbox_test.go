@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/dynplane/dynplane/eventplane"
-	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // inbox keeps what a subscriber heard, by publisher.
@@ -51,7 +51,7 @@ func (in *inbox) missed(publisher uint64) (n uint64) {
 // awaitLast waits for the event whose N is last.
 func (in *inbox) awaitLast(publisher uint64, last int) {
 	in.t.Helper()
-	natstest.Eventually(in.t, fmt.Sprintf("event %d of %x", last, publisher), func() bool {
+	waittest.Eventually(in.t, fmt.Sprintf("event %d of %x", last, publisher), func() bool {
 		events := in.of(publisher)
 		if len(events) == 0 {
 			return false

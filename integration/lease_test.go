@@ -15,6 +15,7 @@ import (
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 const bucket = "dynplane"
@@ -40,7 +41,7 @@ func newClient(t *testing.T, url string, o discovery.JetStreamOptions) (client *
 	}
 	client = discovery.NewClient(store, discovery.Options{Logger: o.Logger})
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), waittest.Patience)
 		defer cancel()
 		if nc.IsConnected() {
 			if err := client.Shutdown(ctx); err != nil {
@@ -108,7 +109,7 @@ func (w *watch) events() []timedEvent {
 
 func (w *watch) await(what string, ok func([]timedEvent) bool) {
 	w.t.Helper()
-	natstest.Eventually(w.t, what, func() bool { return ok(w.events()) })
+	waittest.Eventually(w.t, what, func() bool { return ok(w.events()) })
 }
 
 // awaitRemoved waits for the removal of an id and returns when it came.
@@ -249,7 +250,7 @@ func TestServerRestart(t *testing.T) {
 			}
 			register(t, living, 200, endpoint("generate")) // life goes on
 			w.awaitAdded(200)
-			natstest.Eventually(t, "all living are in the bucket again", func() bool {
+			waittest.Eventually(t, "all living are in the bucket again", func() bool {
 				got, err := reader.List(t.Context(), endpoints)
 				return err == nil && len(got) == 21
 			})
@@ -429,7 +430,7 @@ func TestForeignHandsInTheBucket(t *testing.T) {
 
 	// Who overwrites a living entry does not make its owner dead.
 	put(key, "overwritten")
-	natstest.Eventually(t, "the owner writes it again", func() bool {
+	waittest.Eventually(t, "the owner writes it again", func() bool {
 		e, err := kv.Get(t.Context(), key)
 		return err == nil && strings.HasPrefix(string(e.Value()), `{"type":"Endpoint"`)
 	})

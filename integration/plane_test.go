@@ -12,6 +12,7 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/eventplane"
 	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 var backendScope = discovery.Scope{Namespace: "dynamo", Component: "backend"}
@@ -65,7 +66,7 @@ func newNode(t *testing.T, server *natstest.Server, e env, log *slog.Logger) *no
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), waittest.Patience)
 		defer cancel()
 		if err := plane.Shutdown(ctx); err != nil {
 			t.Errorf("shutdown: %v", err)
@@ -117,7 +118,7 @@ func (n *node) subscriber(scope discovery.Scope, topic string) *collector {
 		}
 	}()
 	n.t.Cleanup(func() { cancel(); <-done })
-	live, stop := context.WithTimeout(n.t.Context(), natstest.Patience)
+	live, stop := context.WithTimeout(n.t.Context(), waittest.Patience)
 	defer stop()
 	if err := sub.Ready(live); err != nil {
 		n.t.Fatalf("live: %v", err)
@@ -129,7 +130,7 @@ func (n *node) subscriber(scope discovery.Scope, topic string) *collector {
 // know its subscribers yet.
 func introduce(t *testing.T, p *eventplane.Publisher, c *collector) {
 	t.Helper()
-	natstest.Eventually(t, "the subscriber hears the publisher", func() bool {
+	waittest.Eventually(t, "the subscriber hears the publisher", func() bool {
 		if err := p.Publish(t.Context(), kvEvent{Worker: p.ID(), N: -1}); err != nil {
 			t.Fatal(err)
 		}
@@ -257,7 +258,7 @@ func TestPublishersComeAndGo(t *testing.T) {
 		if err := p.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		natstest.Eventually(t, "the subscriber disconnects", func() bool {
+		waittest.Eventually(t, "the subscriber disconnects", func() bool {
 			return log.count("eventplane: disconnected") == round+1
 		})
 	}
@@ -281,12 +282,12 @@ func TestEndpointThatMoves(t *testing.T) {
 		register(t, n.discovery, 42, discovery.EventChannel{Scope: backendScope, Topic: topic, Transport: ch.Transport})
 		introduce(t, p, c)
 	}
-	natstest.Eventually(t, "the old endpoint is not heard any more", func() bool {
+	waittest.Eventually(t, "the old endpoint is not heard any more", func() bool {
 		before := c.heard(first.ID())
 		publish(t, first, 10)
 		heard := c.heard(second.ID())
 		publish(t, second, 10)
-		natstest.Eventually(t, "the new endpoint is heard", func() bool { return c.heard(second.ID()) == heard+10 })
+		waittest.Eventually(t, "the new endpoint is heard", func() bool { return c.heard(second.ID()) == heard+10 })
 		return c.heard(first.ID()) == before
 	})
 }
@@ -334,7 +335,7 @@ func TestServerRestartUnderEvents(t *testing.T) {
 		}
 	}
 	server.Start()
-	natstest.Eventually(t, "events flow again", func() bool {
+	waittest.Eventually(t, "events flow again", func() bool {
 		return p.Publish(t.Context(), kvEvent{Worker: p.ID()}) == nil && c.heard(p.ID()) > heard
 	})
 	if missed := c.missed(p.ID()); missed < lost {

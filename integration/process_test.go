@@ -21,6 +21,7 @@ import (
 	"github.com/dynplane/dynplane/discovery/backend"
 	"github.com/dynplane/dynplane/eventplane"
 	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // childVar makes the test binary act as an owner that registers an endpoint and
@@ -150,7 +151,7 @@ func (p *process) exit() int {
 	p.t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(natstest.Patience):
+	case <-time.After(waittest.Patience):
 		p.t.Fatalf("%v does not end", p.cmd.Args)
 	}
 	return p.cmd.ProcessState.ExitCode()
@@ -324,13 +325,13 @@ func TestTwoBrokersOneKilled(t *testing.T) {
 			}
 			c := newNode(t, server, e, nil).subscriber(backendScope, topic)
 			pub := newNode(t, server, e, nil).publisher(backendScope, topic)
-			live, cancel := context.WithTimeout(t.Context(), natstest.Patience)
+			live, cancel := context.WithTimeout(t.Context(), waittest.Patience)
 			defer cancel()
 			if err := pub.Ready(live); err != nil {
 				t.Fatal(err)
 			}
 			introduce(t, pub, c)
-			natstest.Eventually(t, "both brokers relay", func() bool {
+			waittest.Eventually(t, "both brokers relay", func() bool {
 				introduce(t, pub, c)
 				return c.sub.Stats().Duplicates > 0
 			})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // zmqPeer is a socket of a foreign program.
@@ -111,7 +112,7 @@ func TestHearsForeignZMQ(t *testing.T) {
 	c := n.subscriber(discovery.Scope{Namespace: "dynamo", Component: "backend"}, "test-topic")
 	golden := goldenEnvelopes(t)[0] // publisher 12345, sequence 42
 	topic, id := []byte("test-topic"), u64(12345)
-	natstest.Eventually(t, "the golden event is heard", func() bool {
+	waittest.Eventually(t, "the golden event is heard", func() bool {
 		send(t, pub, topic, id, u64(42), frame(golden))
 		return c.heard(12345) > 0
 	})
@@ -140,7 +141,7 @@ func TestHearsForeignZMQ(t *testing.T) {
 	send(t, pub, []byte("test-topic-of-another"), id, u64(42), frame(golden)) // a prefix is no junk, and not ours
 	want := len(c.of(12345)) + 1
 	next := bytes.Replace(golden, []byte{0x2a}, []byte{0x2d}, 1) // sequence 45
-	natstest.Eventually(t, "the next good event is heard", func() bool {
+	waittest.Eventually(t, "the next good event is heard", func() bool {
 		send(t, pub, topic, id, u64(45), append(frame(next), "trailing bytes are ignored"...))
 		return len(c.of(12345)) >= want && c.of(12345)[len(c.of(12345))-1].Sequence == 45
 	})
@@ -198,7 +199,7 @@ func TestEnvironmentOnTheWire(t *testing.T) {
 			}
 			var subject string
 			var body []byte
-			natstest.Eventually(t, "a foreign peer hears", func() bool {
+			waittest.Eventually(t, "a foreign peer hears", func() bool {
 				if err := p.PublishBytes(t.Context(), []byte("payload")); err != nil {
 					t.Fatal(err)
 				}
@@ -237,7 +238,7 @@ func foreignNATS(t *testing.T, server *natstest.Server) func() (string, []byte) 
 		t.Fatal(err)
 	}
 	return func() (string, []byte) {
-		msg, err := sub.NextMsg(natstest.Patience)
+		msg, err := sub.NextMsg(waittest.Patience)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -290,7 +291,7 @@ func TestGoldenEnvelopesOverNATS(t *testing.T) {
 			if err := nc.Publish(subject, body); err != nil {
 				t.Fatal(err)
 			}
-			natstest.Eventually(t, "the envelope is heard", func() bool { return c.heard(want.PublisherID) == 1 })
+			waittest.Eventually(t, "the envelope is heard", func() bool { return c.heard(want.PublisherID) == 1 })
 			ev := c.of(want.PublisherID)[0]
 			if ev.Sequence != want.Sequence || ev.PublishedAt != want.PublishedAt || ev.Topic != want.Topic || !bytes.Equal(ev.Payload, want.Payload) {
 				t.Errorf("heard %+v, want %+v", ev, want)

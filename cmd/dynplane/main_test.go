@@ -12,13 +12,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
 
 	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // checked runs tests and then looks for goroutines that they left behind.
@@ -78,7 +78,7 @@ func runForCode(ts *testscript.TestScript, _ bool, args []string) {
 
 func await(ts *testscript.TestScript, _ bool, args []string) {
 	pattern := regexp.MustCompile("(?m)" + args[0])
-	eventually(ts, func() bool {
+	waittest.Eventually(ts, args[1]+" matches "+args[0], func() bool {
 		data, err := os.ReadFile(ts.MkAbs(args[1]))
 		return err == nil && pattern.Match(data)
 	})
@@ -86,7 +86,7 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 
 func listed(ts *testscript.TestScript, _ bool, args []string) {
 	pattern := regexp.MustCompile("(?m)" + args[0])
-	eventually(ts, func() bool {
+	waittest.Eventually(ts, "ls "+strings.Join(args[1:], " ")+" prints "+args[0], func() bool {
 		err := ts.Exec("dynplane", append([]string{"ls", "-o", "json"}, args[1:]...)...)
 		return err == nil && pattern.MatchString(ts.ReadFile("stdout"))
 	})
@@ -96,7 +96,7 @@ func put(ts *testscript.TestScript, _ bool, args []string) {
 	nc, err := nats.Connect(ts.Getenv("NATS_SERVER"))
 	ts.Check(err)
 	defer nc.Close()
-	_, err = nc.Request("$KV.dynplane."+args[0], []byte(ts.ReadFile(args[1])), natstest.Patience)
+	_, err = nc.Request("$KV.dynplane."+args[0], []byte(ts.ReadFile(args[1])), waittest.Patience)
 	ts.Check(err)
 }
 
@@ -108,15 +108,6 @@ func send(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(nc.Publish(args[0], []byte(line)))
 	}
 	ts.Check(nc.Flush())
-}
-
-func eventually(ts *testscript.TestScript, ok func() bool) {
-	for deadline := time.Now().Add(natstest.Patience); !ok(); {
-		if time.Now().After(deadline) {
-			ts.Fatalf("waited %v in vain", natstest.Patience)
-		}
-		<-time.After(20 * time.Millisecond)
-	}
 }
 
 // outcome is what a command line in this process came to.

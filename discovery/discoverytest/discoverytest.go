@@ -16,13 +16,10 @@ import (
 	"reflect"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
-
-// patience bounds the wait for what must happen.
-const patience = 30 * time.Second
 
 // Opener makes a registry for one test and returns what opens a store of
 // another owner on it.
@@ -57,7 +54,7 @@ func Run(t *testing.T, open Opener, without ...string) {
 		}
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*waittest.Patience)
 			t.Cleanup(cancel)
 			c.run(&fixture{t: t, ctx: ctx, open: open(t)})
 		})

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 type fixture struct {
@@ -17,7 +18,7 @@ type fixture struct {
 func (f *fixture) client() *discovery.Client {
 	c := discovery.NewClient(f.open(), discovery.Options{})
 	f.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), waittest.Patience)
 		defer cancel()
 		if err := c.Shutdown(ctx); err != nil {
 			f.t.Errorf("shutdown: %v", err)

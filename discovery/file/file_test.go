@@ -18,10 +18,8 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/discoverytest"
 	"github.com/dynplane/dynplane/discovery/file"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
-
-// patience bounds the wait for what must happen.
-const patience = 30 * time.Second
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
@@ -86,7 +84,7 @@ type stream struct {
 
 func watch(t *testing.T, c *discovery.Client, kind discovery.Kind) *stream {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
 	next, stop := iter.Pull2(c.Watch(ctx, discovery.Query{Kind: kind}))
 	t.Cleanup(func() { stop(); cancel() })
 	return &stream{t, next}
@@ -114,22 +112,6 @@ func (s *stream) expectAll(want discovery.EventType, n int) {
 			s.t.Fatalf("got %v %x (%v) after %d, want %d %v", ev.Type, ev.Instance.InstanceID, err, len(ids), n, want)
 		}
 		ids[ev.Instance.InstanceID] = struct{}{}
-	}
-}
-
-// until waits for a condition that no event tells about.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("not in time: %s", what)
-		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // The runtime's writers, by hand: whole in a temporary file, then a link or a
@@ -95,7 +96,7 @@ func TestForeignWriterByTheRules(t *testing.T) {
 	runtimeInsert(t, path, endpointJSON(7, "cuda"))
 	w.expect(discovery.Added, 7)
 	w.expect(discovery.Removed, 7) // nobody touches it
-	until(t, "the expired file removed", func() bool { return !exists(path) })
+	waittest.Eventually(t, "the expired file removed", func() bool { return !exists(path) })
 	if s := log.String(); s != "" {
 		t.Errorf("warned:\n%s", s)
 	}
@@ -117,7 +118,7 @@ func TestForeignWriterInPlace(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	until(t, "two warnings", func() bool {
+	waittest.Eventually(t, "two warnings", func() bool {
 		runtimeReplace(t, endpointPath(root, 3), endpointJSON(3, fmt.Sprint("d", rand.Uint64())))
 		w.expect(discovery.Added, 3)
 		return log.count("no valid registration") >= 2
@@ -208,7 +209,7 @@ func TestExpiredAreNotListed(t *testing.T) {
 	if err != nil || len(list) != 0 {
 		t.Errorf("listed %v, %v", list, err)
 	}
-	until(t, "both removed", func() bool { return !exists(stale) && !exists(temp) })
+	waittest.Eventually(t, "both removed", func() bool { return !exists(stale) && !exists(temp) })
 }
 
 // TestTwoGenerations: a file of each names the same channel, and it is there

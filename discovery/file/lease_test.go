@@ -12,6 +12,7 @@ import (
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/file"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // TestKeptAlive needs no more than that a registration outlives its TTL.
@@ -26,7 +27,7 @@ func TestKeptAlive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	until(t, "a heartbeat later than the TTL", func() bool {
+	waittest.Eventually(t, "a heartbeat later than the TTL", func() bool {
 		now, err := os.Stat(endpointPath(root, 1))
 		if err != nil || !os.SameFile(first, now) {
 			t.Fatalf("the file is lost or was written anew: %v", err)
@@ -48,11 +49,11 @@ func TestLostIsRegisteredAgain(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(root, "v1")); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "registered again", func() bool {
+	waittest.Eventually(t, "registered again", func() bool {
 		list, err := reader.List(t.Context(), discovery.Query{Kind: discovery.KindEndpoint})
 		return err == nil && len(list) == 3
 	})
-	until(t, "the warning", func() bool { return log.count("registered again") > 0 })
+	waittest.Eventually(t, "the warning", func() bool { return log.count("registered again") > 0 })
 	if log.count("registered again") > 2 { // two if the removal fell between two beats
 		t.Errorf("warned more than once:\n%v", log)
 	}
@@ -89,7 +90,7 @@ func TestTakenOverByForeigner(t *testing.T) {
 				t.Fatal(err)
 			}
 			overwrite(t, endpointPath(root, 1))
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
 			defer cancel()
 			if err := reg.Wait(ctx); !errors.Is(err, discovery.ErrTakenOver) {
 				t.Fatalf("the former owner hears %v, want ErrTakenOver", err)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // process is a worker of its own: see child.
@@ -108,7 +109,7 @@ func TestKilledProcessIsRemoved(t *testing.T) {
 	p.signal(t, syscall.SIGKILL)
 	_ = p.cmd.Wait()
 	w.expect(discovery.Removed, 1)
-	until(t, "its file removed", func() bool { return !exists(endpointPath(root, 1)) })
+	waittest.Eventually(t, "its file removed", func() bool { return !exists(endpointPath(root, 1)) })
 }
 
 // TestStoppedProcessComesBack: the others cannot know that it lives, and when
@@ -124,7 +125,7 @@ func TestStoppedProcessComesBack(t *testing.T) {
 	w.expect(discovery.Added, 1)
 	p.signal(t, syscall.SIGSTOP)
 	w.expect(discovery.Removed, 1)
-	until(t, "its file removed", func() bool { return !exists(endpointPath(root, 1)) })
+	waittest.Eventually(t, "its file removed", func() bool { return !exists(endpointPath(root, 1)) })
 	p.signal(t, syscall.SIGCONT)
 	w.expect(discovery.Added, 1)
 	p.in.Close()

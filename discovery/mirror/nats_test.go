@@ -15,6 +15,7 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/mirror"
 	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 const ttl = 2 * time.Second
@@ -30,7 +31,7 @@ func bucket(t *testing.T, server *natstest.Server, name string, ttl time.Duratio
 	}
 	client := discovery.NewClient(store, discovery.Options{})
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), waittest.Patience)
 		defer cancel()
 		if err := client.Shutdown(ctx); err != nil && !nc.IsClosed() {
 			t.Errorf("shutdown: %v", err)
@@ -62,7 +63,7 @@ func follow(t *testing.T, c *discovery.Client) *tally {
 		}
 	}()
 	t.Cleanup(func() { cancel(); <-done })
-	natstest.Eventually(t, "the watch is synced", func() bool {
+	waittest.Eventually(t, "the watch is synced", func() bool {
 		y.mu.Lock()
 		defer y.mu.Unlock()
 		return y.synced
@@ -115,7 +116,7 @@ func (y *tally) marked(mark string) (n int) {
 
 func (y *tally) await(t *testing.T, want int) {
 	t.Helper()
-	natstest.Eventually(t, "the entries are there", func() bool {
+	waittest.Eventually(t, "the entries are there", func() bool {
 		present, _ := y.state()
 		return present == want
 	})
@@ -152,7 +153,7 @@ func run(t *testing.T, from, to *discovery.Client, log *slog.Logger) (stop func(
 	t.Cleanup(func() { _ = stop() })
 	select {
 	case <-inSync:
-	case <-time.After(natstest.Patience):
+	case <-time.After(waittest.Patience):
 		t.Fatal("the mirror does not come in sync")
 	}
 	return stop
@@ -213,7 +214,7 @@ func TestKill(t *testing.T) {
 
 	kill.Close()
 	began := time.Now()
-	natstest.Eventually(t, "all are there again, from the other mirror", func() bool {
+	waittest.Eventually(t, "all are there again, from the other mirror", func() bool {
 		present, _ := seen.state()
 		return present == many && seen.marked(mark) == 0
 	})
@@ -266,7 +267,7 @@ func TestServersComeAndGo(t *testing.T) {
 	}
 	<-time.After(2 * ttl)
 	destination.Start()
-	natstest.Eventually(t, "what came and what went is seen", func() bool {
+	waittest.Eventually(t, "what came and what went is seen", func() bool {
 		present, removed := seen.state()
 		return present == 51 && removed > 0
 	})
@@ -299,7 +300,7 @@ func TestUnknownFieldsInTheBucket(t *testing.T) {
 	to, _ := bucket(t, server, "b", ttl)
 	run(t, from, to, nil)
 	kv := natstest.KV(t, server.Connect(t), "b")
-	natstest.Eventually(t, "the entry is in the bucket", func() bool {
+	waittest.Eventually(t, "the entry is in the bucket", func() bool {
 		entry, err := kv.Get(t.Context(), "endpoints.dynamo.backend.generate.1")
 		return err == nil && bytes.HasPrefix(entry.Value(), bytes.TrimSuffix(in.Raw, []byte("}"))) &&
 			bytes.Contains(entry.Value(), []byte(`"dynplane_mirror":"`))

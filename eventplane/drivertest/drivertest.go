@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // Harness opens the publishers and subscribers of one test. What it opens can
@@ -27,10 +28,7 @@ type Harness struct {
 	NewSubscriber func(t *testing.T, subject string) driver.Subscriber
 }
 
-const (
-	subject  = "kv-events"
-	patience = 30 * time.Second
-)
+const subject = "kv-events"
 
 // Run tests a driver. It calls open once per test, so that tests, which run in
 // parallel, do not hear each other.
@@ -192,7 +190,7 @@ func testDropped(t *testing.T, h Harness) {
 		t.Fatalf("%d dropped before anything was", n)
 	}
 	body := make([]byte, 64<<10)
-	for end := time.Now().Add(patience); sub.Dropped() == 0; {
+	for end := time.Now().Add(waittest.Patience); sub.Dropped() == 0; {
 		if time.Now().After(end) {
 			t.Fatal("nobody reads, and nothing is dropped")
 		}
@@ -221,7 +219,7 @@ func testCloseWakes(t *testing.T, h Harness) {
 		if !errors.Is(err, driver.ErrClosed) {
 			t.Errorf("Next: %v, want ErrClosed", err)
 		}
-	case <-time.After(patience):
+	case <-time.After(waittest.Patience):
 		t.Error("Next still blocks")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // probe begins the body of what is published only to see whether it arrives.
@@ -28,13 +29,10 @@ func connected(t *testing.T, h Harness) (driver.Publisher, driver.Subscriber) {
 func connect(t *testing.T, pub driver.Publisher, sub driver.Subscriber, subject string) {
 	t.Helper()
 	body := strconv.AppendUint(bytes.Clone(probe), rand.Uint64(), 10)
-	for end := time.Now().Add(patience); time.Now().Before(end); {
+	waittest.Eventually(t, "a subscriber of "+strconv.Quote(subject)+" receives a message", func() bool {
 		publish(t, pub, &driver.Message{Subject: subject, Body: body})
-		if heard(t, sub, body, 20*time.Millisecond) {
-			return
-		}
-	}
-	t.Fatalf("a subscriber of %q hears nothing", subject)
+		return heard(t, sub, body, 20*time.Millisecond)
+	})
 }
 
 // heard tells whether a message with that body arrives in time.
@@ -66,7 +64,7 @@ func publish(t *testing.T, pub driver.Publisher, m *driver.Message) {
 // next returns the next message that is no probe.
 func next(t *testing.T, sub driver.Subscriber) driver.Message {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
 	defer cancel()
 	for {
 		var m driver.Message

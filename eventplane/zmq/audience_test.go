@@ -14,6 +14,7 @@ import (
 	"github.com/dynplane/dynplane/broker"
 	"github.com/dynplane/dynplane/eventplane/driver"
 	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // Nothing of what a new publisher sends right after Ready is lost.
@@ -70,18 +71,14 @@ func subscribed(t *testing.T, xpub, subject string, publish func(*driver.Message
 	if err := errors.Join(sub.SetSubscribe(subject), sub.Connect(xpub), sub.SetRcvtimeo(20*time.Millisecond)); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(patience); ; {
+	waittest.Eventually(t, "the subscriber receives a message", func() bool {
 		if err := publish(&driver.Message{Subject: subject, Body: []byte("probe")}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := sub.RecvMessageBytes(0); err == nil {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal("the subscriber hears nothing")
-		}
-	}
-	if err := sub.SetRcvtimeo(patience); err != nil {
+		_, err := sub.RecvMessageBytes(0)
+		return err == nil
+	})
+	if err := sub.SetRcvtimeo(waittest.Patience); err != nil {
 		t.Fatal(err)
 	}
 	return sub
@@ -175,7 +172,7 @@ func TestLiveAfterReconnect(t *testing.T) {
 		sub := subscribed(t, b.XPubEndpoint(), "kv-events", func(m *driver.Message) error { return pub.Publish(t.Context(), m) })
 		stop()
 		// It is gone when nothing is heard; until then Ready still means the last connection.
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
 		for gone := false; !gone; {
 			short, end := context.WithTimeout(ctx, 10*time.Millisecond)
 			gone = pub.Ready(short) != nil

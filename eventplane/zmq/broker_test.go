@@ -7,12 +7,12 @@ import (
 	"errors"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/dynplane/dynplane/broker"
 	"github.com/dynplane/dynplane/eventplane/driver"
 	"github.com/dynplane/dynplane/eventplane/drivertest"
 	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 func TestConformanceThroughBroker(t *testing.T) {
@@ -45,15 +45,11 @@ func startBroker(t testing.TB) *broker.Broker {
 // runBroker waits for the port to become free. It stops with the test or before.
 func runBroker(t testing.TB, opts broker.Options) (b *broker.Broker, stop func()) {
 	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	b, err := broker.New(opts)
-	for end := time.Now().Add(patience); err != nil; b, err = broker.New(opts) {
-		if time.Now().After(end) {
-			t.Fatal(err)
-		}
-		<-tick.C
-	}
+	waittest.Eventually(t, "the broker can bind", func() bool {
+		var err error
+		b, err = broker.New(opts)
+		return err == nil
+	})
 	ended := make(chan error, 1)
 	go func() { ended <- b.Run(context.Background()) }()
 	stop = sync.OnceFunc(func() {

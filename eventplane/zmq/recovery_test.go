@@ -16,6 +16,7 @@ import (
 
 	"github.com/dynplane/dynplane/eventplane/driver"
 	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // libzmq never connects again to a peer that it cut off for an oversized
@@ -65,13 +66,7 @@ func TestPublisherComesBack(t *testing.T) {
 // bindAgain binds to a port that libzmq is about to let go.
 func bindAgain(t *testing.T, s *zmq.Socket, endpoint string) {
 	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(patience); s.Bind(endpoint) != nil; <-tick.C {
-		if time.Now().After(end) {
-			t.Fatalf("%s is still taken", endpoint)
-		}
-	}
+	waittest.Eventually(t, endpoint+" is free", func() bool { return s.Bind(endpoint) == nil })
 }
 
 // Something else listens where the peers are expected, and later the real ones.
@@ -118,7 +113,7 @@ func TestConcurrentUse(t *testing.T) {
 	sub := subscribe(t, zc, "kv-events")
 	dialled := dial(t, zc, "kv-events")
 	pubs := []*zmqdriver.Publisher{bind(t, zc), bind(t, zc), bind(t, zc)}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
 	defer cancel()
 	var work sync.WaitGroup
 	for _, pub := range pubs {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -15,9 +16,8 @@ import (
 
 	"github.com/dynplane/dynplane/eventplane/driver"
 	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
-
-const patience = 30 * time.Second
 
 // foreign opens a socket of another implementation's making, so to speak.
 func foreign(t testing.TB, kind zmq.Type) *zmq.Socket {
@@ -31,7 +31,7 @@ func foreign(t testing.TB, kind zmq.Type) *zmq.Socket {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = errors.Join(s.Close(), zctx.Term()) })
-	err = errors.Join(s.SetLinger(200*time.Millisecond), s.SetSndhwm(0), s.SetRcvhwm(0), s.SetRcvtimeo(patience))
+	err = errors.Join(s.SetLinger(200*time.Millisecond), s.SetSndhwm(0), s.SetRcvhwm(0), s.SetRcvtimeo(waittest.Patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func event(body string) []string {
 // of the stream heard before.
 func await(t testing.TB, s *zmq.Socket, sub *zmqdriver.Subscriber, body string) (malformed []string) {
 	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); {
+	waittest.Eventually(t, fmt.Sprintf("%q is received", body), func() bool {
 		send(t, s, event(body)...)
 		for {
 			m, err := next(t, sub, 20*time.Millisecond)
@@ -77,16 +77,12 @@ func await(t testing.TB, s *zmq.Socket, sub *zmqdriver.Subscriber, body string) 
 				malformed = append(malformed, bad.Reason)
 				continue
 			}
-			if err != nil {
-				break
-			}
-			if string(m.Body) == body {
-				return malformed
+			if err != nil || string(m.Body) == body {
+				return err == nil
 			}
 		}
-	}
-	t.Fatalf("%q is not heard", body)
-	return nil
+	})
+	return malformed
 }
 
 // next passes on only the errors that a stream may go on after.
@@ -105,7 +101,7 @@ func next(t testing.TB, sub *zmqdriver.Subscriber, within time.Duration) (driver
 
 func live(t testing.TB, c interface{ Ready(context.Context) error }) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
 	defer cancel()
 	if err := c.Ready(ctx); err != nil {
 		t.Fatal(err)
@@ -189,7 +185,7 @@ func TestTrailingBytesAreIgnored(t *testing.T) {
 	e[3] += "rest"
 	send(t, s, e...)
 	for {
-		m, err := next(t, sub, patience)
+		m, err := next(t, sub, waittest.Patience)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,7 +213,7 @@ func TestConnectIsASet(t *testing.T) {
 	send(t, s, event("end")...)
 	seen := 0
 	for {
-		m, err := next(t, sub, patience)
+		m, err := next(t, sub, waittest.Patience)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -237,15 +233,11 @@ func TestConnectIsASet(t *testing.T) {
 		}
 	}
 	// What was sent before it left is heard, and in the end nothing more.
-	for deadline := time.Now().Add(patience); ; {
+	waittest.Eventually(t, "nothing more is received from a disconnected publisher", func() bool {
 		send(t, s, event("gone")...)
-		if _, err := next(t, sub, 200*time.Millisecond); err != nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("a publisher that is disconnected is heard on and on")
-		}
-	}
+		_, err := next(t, sub, 200*time.Millisecond)
+		return err != nil
+	})
 	connect(t, sub, endpoint)
 	await(t, s, sub, "again")
 }
@@ -266,7 +258,7 @@ func TestLastEventsOfOneThatLeaves(t *testing.T) {
 		t.Fatal(err)
 	}
 	for heard := 0; heard < burst; {
-		m, err := next(t, sub, patience)
+		m, err := next(t, sub, waittest.Patience)
 		if err != nil {
 			t.Fatalf("heard %d of %d: %v", heard, burst, err)
 		}
@@ -280,7 +272,7 @@ func TestLastEventsOfOneThatLeaves(t *testing.T) {
 		send(t, s, event("back")...)
 	}
 	for heard := 0; heard < burst; {
-		m, err := next(t, sub, patience)
+		m, err := next(t, sub, waittest.Patience)
 		if err != nil {
 			t.Fatalf("heard %d of %d after coming back: %v", heard, burst, err)
 		}

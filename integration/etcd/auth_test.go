@@ -21,6 +21,7 @@ import (
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/etcd"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // fromEnv opens a store as a program would.
@@ -38,7 +39,7 @@ func fromEnv(t *testing.T, env map[string]string) (*discovery.Client, error) {
 	}
 	client := discovery.NewClient(store, discovery.Options{})
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), waittest.Patience)
 		defer cancel()
 		if err := client.Shutdown(ctx); err != nil {
 			t.Errorf("shutdown: %v", err)

@@ -17,6 +17,7 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/discoverytest"
 	"github.com/dynplane/dynplane/discovery/etcd"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 var (
@@ -186,7 +187,7 @@ func (w *watch) count(what string) (n int) {
 func (w *watch) await(what ...string) {
 	w.t.Helper()
 	for _, ev := range what {
-		eventually(w.t, ev, func() bool { return w.count(ev) > 0 })
+		waittest.Eventually(w.t, ev, func() bool { return w.count(ev) > 0 })
 	}
 }
 

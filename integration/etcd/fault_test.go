@@ -12,6 +12,7 @@ import (
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/etcd"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 const (
@@ -206,7 +207,7 @@ func TestLeaseRevokedFromOutside(t *testing.T) {
 	if _, err := raw.Revoke(t.Context(), leases.Leases[0].ID); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "warning", func() bool { return log.count(registeredAgain) > 0 })
+	waittest.Eventually(t, "warning", func() bool { return log.count(registeredAgain) > 0 })
 	in, err := client.List(t.Context(), endpoints)
 	if err != nil || len(in) != 40 {
 		t.Errorf("listed %d, %v; want 40", len(in), err)
@@ -234,10 +235,10 @@ func TestForeignWritesOverOurs(t *testing.T) {
 	if _, err := raw.Delete(t.Context(), keyOf(2)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "warnings", func() bool {
+	waittest.Eventually(t, "warnings", func() bool {
 		return log.count("a foreign writer overwrote") == 1 && log.count(registeredAgain) > 0
 	})
-	eventually(t, "both again", func() bool {
+	waittest.Eventually(t, "both again", func() bool {
 		resp, err := raw.Get(t.Context(), "v1/instances/", clientv3.WithPrefix())
 		return err == nil && len(resp.Kvs) == 2 && string(resp.Kvs[0].Value) == string(written.Kvs[0].Value)
 	})
@@ -269,7 +270,7 @@ func TestFailedRequestsLeaveNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.mend()
-	eventually(t, "one entry", func() bool {
+	waittest.Eventually(t, "one entry", func() bool {
 		resp, err := raw.Get(t.Context(), "v1/instances/", clientv3.WithPrefix(), clientv3.WithCountOnly())
 		return err == nil && resp.Count == 1
 	})
@@ -285,8 +286,8 @@ func TestOwnerThatWasCutOffComesBack(t *testing.T) {
 	p.cut()
 	w.await("-1")
 	p.mend()
-	eventually(t, "added again", func() bool { return w.count("+1") == 2 })
-	eventually(t, "the end of the failure", func() bool { return log.count("are kept alive again") == 1 })
+	waittest.Eventually(t, "added again", func() bool { return w.count("+1") == 2 })
+	waittest.Eventually(t, "the end of the failure", func() bool { return log.count("are kept alive again") == 1 })
 	if n := log.count("cannot be kept alive"); n != 1 {
 		t.Errorf("%d warnings that it cannot be kept alive, want 1", n)
 	}

@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -21,9 +20,6 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 )
-
-// patience bounds the wait for what must happen.
-const patience = 40 * time.Second
 
 // serverConfig goes to the server's process as JSON.
 type serverConfig struct {
@@ -178,19 +174,6 @@ func rest(t *testing.T, d time.Duration) {
 	select {
 	case <-time.After(d):
 	case <-t.Context().Done():
-	}
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("after %v still not: %s", patience, what)
-		case <-time.After(10 * time.Millisecond):
-		}
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/kube"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // place is a namespace of a cluster.
@@ -43,7 +44,7 @@ func (p place) open(o kube.Options) *discovery.Client {
 	}
 	client := discovery.NewClient(store, discovery.Options{InstanceID: o.InstanceID()})
 	p.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), waittest.Patience)
 		defer cancel()
 		if err := client.Shutdown(ctx); err != nil {
 			p.Errorf("shutdown: %v", err)
@@ -116,7 +117,7 @@ type watching struct {
 }
 
 func (p place) watch(client *discovery.Client, q discovery.Query) watching {
-	ctx, cancel := context.WithTimeout(p.Context(), 3*patience)
+	ctx, cancel := context.WithTimeout(p.Context(), 3*waittest.Patience)
 	p.Cleanup(cancel)
 	next, stop := iter.Pull2(client.Watch(ctx, q))
 	p.Cleanup(stop)

@@ -20,7 +20,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -28,6 +27,8 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
+
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 var (
@@ -97,7 +98,7 @@ func startCluster(t *testing.T) *cluster {
 		}
 	}
 	for _, resource := range []schema.GroupVersionResource{workers, slices} {
-		eventually(t, "the API server serves "+resource.Resource, func(ctx context.Context) error {
+		succeeds(t, "the API server serves "+resource.Resource, func(ctx context.Context) error {
 			_, err := c.client.Resource(resource).List(ctx, metav1.ListOptions{})
 			return err
 		})
@@ -176,7 +177,7 @@ func (c *cluster) restartAPI(t *testing.T, hold bool, meanwhile func()) {
 		c.startAPI(t)
 		for _, r := range []schema.GroupVersionResource{workers, slices} {
 			path := fmt.Sprintf("/apis/%s/%s/%s?resourceVersion=0", r.Group, r.Version, r.Resource)
-			eventually(t, path, func(context.Context) error {
+			succeeds(t, path, func(context.Context) error {
 				answer := httptest.NewRecorder()
 				c.backend.Load().ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
 				if answer.Code != http.StatusOK {
@@ -237,20 +238,19 @@ func fromYAML(t *testing.T, text string) *unstructured.Unstructured {
 	return obj
 }
 
-// eventually tries until it works.
-func eventually(t *testing.T, what string, try func(ctx context.Context) error) {
+// succeeds waits until a call returns no error.
+func succeeds(t *testing.T, what string, try func(ctx context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
 	defer cancel()
-	for {
-		err := try(ctx)
-		if err == nil {
-			return
+	var err error
+	defer func() {
+		if err != nil {
+			t.Logf("%s: %v", what, err)
 		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
+	}()
+	waittest.Eventually(t, what, func() bool {
+		err = try(ctx)
+		return err == nil
+	})
 }

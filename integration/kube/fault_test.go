@@ -92,7 +92,7 @@ func (p place) elsewhere(write func(place)) {
 		p.Fatal(err)
 	}
 	other.client = client
-	eventually(p.T, "another API server serves", func(ctx context.Context) error {
+	succeeds(p.T, "another API server serves", func(ctx context.Context) error {
 		_, err := client.Resource(workers).Namespace(p.namespace).List(ctx, metav1.ListOptions{})
 		return err
 	})

@@ -23,9 +23,6 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// patience bounds the wait for what must happen.
-const patience = 60 * time.Second
-
 // The tests start themselves as the servers they need.
 const roleVar = "DYNPLANE_TEST_ROLE"
 
