@@ -101,6 +101,9 @@ func (c *Client) RegisterAs(ctx context.Context, instance uint64, spec Spec) (*R
 // stored is its Raw if it has one, with the fields that are not known here.
 func (c *Client) RegisterInstance(ctx context.Context, in Instance) (*Registration, error) {
 	spec, id := in.Spec, in.ID()
+	if spec == nil {
+		return nil, errors.New("discovery: register: the instance has no spec: want an Endpoint, Model, EventChannel or EventSource")
+	}
 	if err := errors.Join(id.validate(), spec.validate()); err != nil {
 		return nil, fmt.Errorf("discovery: register: %w", err)
 	}
@@ -212,10 +215,21 @@ func (t EventType) String() string {
 	return fmt.Sprintf("EventType(%d)", uint8(t))
 }
 
-// Event is an element of a watch. Instance is zero for Synced.
+// Event is an element of a watch.
 type Event struct {
-	Type     EventType
+	Type EventType
+
+	// Instance is the zero Instance for Synced, whose ID is the zero ID.
 	Instance Instance
+}
+
+// String returns the type and the path of the registration, such as
+// "added dynamo/backend/generate/2a", and "synced" for Synced.
+func (e Event) String() string {
+	if e.Type == Synced {
+		return e.Type.String()
+	}
+	return e.Type.String() + " " + e.Instance.ID().Path()
 }
 
 // Watch yields the instances that match q as Added, then Synced once, then each

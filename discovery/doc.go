@@ -1,11 +1,13 @@
-// Package discovery says who is there: workers register endpoints, model
-// cards and event channels, and readers list or watch them.
+// Package discovery finds the workers of a cluster: workers register endpoints,
+// model cards, event channels and event sources, and readers list or watch them.
 //
-// A [Client] stands on a [Store]: [NewJetStream] keeps registrations in a NATS
-// JetStream KV bucket, each under a lease of its owner; [NewMemory] keeps them
-// in the process, for tests and single-process programs.
+// A [Client] stands on a [Store], the driver of a backend. Package natskv keeps
+// registrations in a NATS JetStream KV bucket and is the default; file, etcd and
+// kube are the stores of NVIDIA Dynamo's own workers; memory is for tests and
+// for programs of one process. Package backend opens the one that the
+// environment names.
 //
-//	store, err := discovery.NewJetStream(nc, discovery.JetStreamOptions{})
+//	store, err := natskv.New(nc, natskv.Options{})
 //	client := discovery.NewClient(store, discovery.Options{})
 //	reg, err := client.Register(ctx, discovery.Endpoint{
 //		Scope:     discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"},
@@ -17,15 +19,18 @@
 //		...
 //	}
 //
-// # What is promised
+// # Guarantees
 //
-// In quiet times an owner that dies is Removed within its TTL + 1 s, and one
-// that unregisters is Removed at once. An open watch never shows a living owner
-// as Removed, also not across a restart of the server, the loss of its store or
-// a lost connection: after such a disturbance a watch lists again, compares,
-// and gives owners one TTL to come back before it reports them Removed. A
-// one-shot list, or a watch opened right after an outage longer than the TTL,
-// can miss owners that have not been heard yet.
+// While the store is undisturbed, the registrations of an owner that dies are
+// Removed within its TTL + 1 s, and those that it unregisters at once. An open
+// watch never reports the registrations of a living owner as Removed, not even
+// across a restart of the server, the loss of its data or a lost connection:
+// after such a fault a watch lists again, compares, and gives owners one TTL to
+// come back before it reports them Removed. A one-shot list, or a watch opened
+// right after an outage longer than the TTL, may miss owners that have not
+// registered again yet.
 //
-// The JSON of an [Instance] is that of NVIDIA Dynamo's runtime (docs/protocol.md).
+// The JSON of an [Instance] is that of NVIDIA Dynamo's runtime; its source is
+// in docs/protocol.md. The package imports the standard library alone and starts
+// no goroutine.
 package discovery

@@ -4,18 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/dynplane/dynplane/discovery"
-	"github.com/dynplane/dynplane/natsconn"
+	"github.com/dynplane/dynplane/discovery/memory"
 )
 
 // A worker registers an endpoint, and a reader hears it come and go.
 func ExampleClient_Watch() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	registry := discovery.NewMemory()
+	registry := memory.New()
 	worker := discovery.NewClient(registry.Open(), discovery.Options{InstanceID: 42})
 	reader := discovery.NewClient(registry.Open(), discovery.Options{})
 
@@ -50,7 +49,7 @@ func ExampleClient_Watch() {
 // The models of one endpoint must go together.
 func ExampleClient_Register_modelConflict() {
 	ctx := context.Background()
-	registry := discovery.NewMemory()
+	registry := memory.New()
 	scope := discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}
 	for _, name := range []string{"llama", "llama", "qwen"} {
 		worker := discovery.NewClient(registry.Open(), discovery.Options{})
@@ -71,7 +70,7 @@ func ExampleClient_Register_modelConflict() {
 // A query finds what lies in its scope.
 func ExampleClient_List() {
 	ctx := context.Background()
-	client := discovery.NewClient(discovery.NewMemory().Open(), discovery.Options{InstanceID: 42})
+	client := discovery.NewClient(memory.New().Open(), discovery.Options{InstanceID: 42})
 	for _, scope := range []discovery.Scope{
 		{Namespace: "dynamo"},
 		{Namespace: "dynamo", Component: "backend"},
@@ -100,37 +99,4 @@ func ExampleClient_List() {
 	// Output:
 	// dynamo//kv-events/2a tcp://10.0.0.7:41877
 	// dynamo/backend/kv-events/2a tcp://10.0.0.7:41877
-}
-
-// On a NATS server the registration ends with the process, however that ends.
-func ExampleNewJetStream() {
-	ctx := context.Background()
-	cfg, err := natsconn.FromEnv(os.LookupEnv)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	nc, err := natsconn.Connect(ctx, cfg)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer nc.Close()
-	store, err := discovery.NewJetStream(nc, discovery.JetStreamOptions{TTL: 5 * time.Second})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	client := discovery.NewClient(store, discovery.Options{})
-	defer func() { _ = client.Shutdown(ctx) }()
-	reg, err := client.Register(ctx, discovery.Endpoint{
-		Scope:     discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"},
-		Transport: discovery.TCP("10.0.0.7:41231/2a/generate"),
-	})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	// Lives until another owner takes the id over, or ctx is done.
-	fmt.Println(reg.Wait(ctx))
 }

@@ -32,6 +32,10 @@ func (k Kind) String() string {
 	return kindNames[k]
 }
 
+// HasTopic reports whether registrations of the kind belong to a topic of a scope:
+// event channels and event sources do.
+func (k Kind) HasTopic() bool { return k == KindEventChannel || k == KindEventSource }
+
 func parseKind(name string) (Kind, error) {
 	for k := KindEndpoint; int(k) < len(kindNames); k++ {
 		if kindNames[k] == name {
@@ -82,9 +86,14 @@ func (id ID) Expect(want Kind) error {
 //
 // The id is lower-case hex without padding. A slash or percent sign in a name
 // is written %2F or %25; the last two forms write names as EncodeSegment does.
+//
+// The path of the zero ID is empty.
 func (id ID) Path() string {
+	if id == (ID{}) {
+		return ""
+	}
 	hex := strconv.FormatUint(id.Instance, 16)
-	if id.hasTopic() {
+	if id.Kind.HasTopic() {
 		if id.Kind == KindEventSource || id.Scope.Endpoint != "" {
 			return strings.Join(append(id.Scope.segments(), "topic", EncodeSegment(id.Topic), hex), "/")
 		}
@@ -96,9 +105,6 @@ func (id ID) Path() string {
 	}
 	return path
 }
-
-// hasTopic reports whether the kind is one that belongs to a topic of a scope.
-func (id ID) hasTopic() bool { return id.Kind == KindEventChannel || id.Kind == KindEventSource }
 
 // String is Path.
 func (id ID) String() string { return id.Path() }
@@ -228,6 +234,16 @@ func decodeAll(parts []string, decode func(string) (string, error)) ([]string, e
 	return out, nil
 }
 
+// Validate returns an error that names what is missing or wrong if id cannot be
+// that of a registration: a part of its scope, its topic, or a name that is not
+// UTF-8.
+func (id ID) Validate() error {
+	if err := id.validate(); err != nil {
+		return fmt.Errorf("discovery: %w", err)
+	}
+	return nil
+}
+
 func (id ID) validate() error {
 	if err := id.Scope.validate(); err != nil {
 		return err
@@ -271,7 +287,7 @@ func (id ID) MarshalJSON() ([]byte, error) {
 		return nil, err
 	}
 	j := idJSON{Namespace: id.Scope.Namespace, Component: id.Scope.Component, Topic: id.Topic, Instance: id.Instance}
-	if id.hasTopic() {
+	if id.Kind.HasTopic() {
 		j.Scope = &id.Scope
 	} else {
 		j.Endpoint = id.Scope.Endpoint

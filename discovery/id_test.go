@@ -6,25 +6,25 @@ import (
 	"testing"
 )
 
-// someIDs are ids with their paths and keys.
+// someIDs are ids with their paths.
 var someIDs = []struct {
-	id        ID
-	path, key string
+	id   ID
+	path string
 }{
-	{ID{Kind: KindEndpoint, Scope: Scope{"dynamo", "backend", "generate"}, Instance: 0x2a}, "dynamo/backend/generate/2a", "endpoints.dynamo.backend.generate.2a"},
-	{ID{Kind: KindEndpoint, Scope: Scope{"a/b", "c%d", "e f"}, Instance: 1<<64 - 1}, "a%2Fb/c%25d/e f/ffffffffffffffff", "endpoints.a=2Fb.c=25d.e=20f.ffffffffffffffff"},
-	{ID{Kind: KindModel, Scope: Scope{"dynamo", "backend", "generate"}, Instance: 1}, "dynamo/backend/generate/1", "models.dynamo.backend.generate.1"},
-	{ID{Kind: KindModel, Scope: Scope{"dynamo", "backend", "generate"}, Suffix: "my/lora", Instance: 1}, "dynamo/backend/generate/1/my%2Flora", "models.dynamo.backend.generate.1.my=2Flora"},
-	{ID{Kind: KindEventChannel, Scope: Scope{"dynamo", "backend", ""}, Topic: "kv-events"}, "dynamo/backend/kv-events/0", "channels.dynamo.backend.=.kv-events.0"},
-	{ID{Kind: KindEventChannel, Scope: Scope{"dynamo", "", ""}, Topic: "kv-events", Instance: 10}, "dynamo//kv-events/a", "channels.dynamo.=.=.kv-events.a"},
+	{ID{Kind: KindEndpoint, Scope: Scope{"dynamo", "backend", "generate"}, Instance: 0x2a}, "dynamo/backend/generate/2a"},
+	{ID{Kind: KindEndpoint, Scope: Scope{"a/b", "c%d", "e f"}, Instance: 1<<64 - 1}, "a%2Fb/c%25d/e f/ffffffffffffffff"},
+	{ID{Kind: KindModel, Scope: Scope{"dynamo", "backend", "generate"}, Instance: 1}, "dynamo/backend/generate/1"},
+	{ID{Kind: KindModel, Scope: Scope{"dynamo", "backend", "generate"}, Suffix: "my/lora", Instance: 1}, "dynamo/backend/generate/1/my%2Flora"},
+	{ID{Kind: KindEventChannel, Scope: Scope{"dynamo", "backend", ""}, Topic: "kv-events"}, "dynamo/backend/kv-events/0"},
+	{ID{Kind: KindEventChannel, Scope: Scope{"dynamo", "", ""}, Topic: "kv-events", Instance: 10}, "dynamo//kv-events/a"},
 	{
 		ID{Kind: KindEventChannel, Scope: Scope{"ns.one", "b", "e"}, Topic: "kv.events/*", Instance: 10},
-		"namespace/ns%2Eone/component/b/endpoint/e/topic/kv%2Eevents%2F%2A/a", "channels.ns=2Eone.b.e.kv=2Eevents=2F=2A.a",
+		"namespace/ns%2Eone/component/b/endpoint/e/topic/kv%2Eevents%2F%2A/a",
 	},
-	{ID{Kind: KindEventChannel, Scope: Scope{"=", ">", ""}, Topic: "ü"}, "=/>/ü/0", "channels.=3D.=3E.=.=C3=BC.0"},
+	{ID{Kind: KindEventChannel, Scope: Scope{"=", ">", ""}, Topic: "ü"}, "=/>/ü/0"},
 }
 
-func TestPathsAndKeys(t *testing.T) {
+func TestPaths(t *testing.T) {
 	t.Parallel()
 	seen := map[ID]bool{}
 	for _, c := range someIDs {
@@ -33,12 +33,6 @@ func TestPathsAndKeys(t *testing.T) {
 		}
 		if id, err := ParseID(c.id.Kind, c.path); err != nil || id != c.id {
 			t.Errorf("%q is read as %+v, %v", c.path, id, err)
-		}
-		if got := encodeKey(c.id); got != c.key {
-			t.Errorf("key of %+v is %q, want %q", c.id, got, c.key)
-		}
-		if id, err := decodeKey(c.key); err != nil || id != c.id {
-			t.Errorf("key %q is read as %+v, %v", c.key, id, err)
 		}
 		data, err := json.Marshal(c.id)
 		var id ID
@@ -104,21 +98,6 @@ func TestBadPaths(t *testing.T) {
 		_, err := ParseID(c.kind, c.path)
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Count(err.Error(), "discovery: ") != 1 {
 			t.Errorf("%q: got %v, want one that says %s", c.path, err, c.want)
-		}
-	}
-}
-
-func TestBadKeys(t *testing.T) {
-	t.Parallel()
-	for _, key := range []string{
-		"", ".", "junk", "endpoints", "endpoints.a.b.c", "endpoints.a.b.c.1.x", "Endpoints.a.b.c.1",
-		"models.a.b.c.1.x.y", "models.a.b.c.1.=", "models.a.b.c.1.", "channels.a.b.c.1", "channels.a.b.c.=.1",
-		"endpoints.=.b.c.1", "endpoints.a.=.c.1", "endpoints.a.b.=.1", "endpoints.a.b.c.xx", "endpoints.a.b.c.=",
-		"endpoints.a.b.c.01", "endpoints..b.c.1", "endpoints.a=2fb.b.c.1", "endpoints.a=41.b.c.1", "endpoints.a=2.b.c.1",
-		"endpoints.a=FF.b.c.1", "endpoints.a b.b.c.1",
-	} {
-		if id, err := decodeKey(key); err == nil {
-			t.Errorf("key %q is read as %+v", key, id)
 		}
 	}
 }
@@ -211,20 +190,6 @@ func FuzzParseID(f *testing.F) {
 		}
 		if again, err := ParseID(id.Kind, id.Path()); err != nil || again != id {
 			t.Errorf("%q: %+v has the path %q, which is read as %+v, %v", path, id, id.Path(), again, err)
-		}
-		if again, err := decodeKey(encodeKey(id)); err != nil || again != id {
-			t.Errorf("%q: %+v has the key %q, which is read as %+v, %v", path, id, encodeKey(id), again, err)
-		}
-	})
-}
-
-func FuzzDecodeKey(f *testing.F) {
-	for _, c := range someIDs {
-		f.Add(c.key)
-	}
-	f.Fuzz(func(t *testing.T, key string) {
-		if id, err := decodeKey(key); err == nil && encodeKey(id) != key {
-			t.Errorf("%q is read as %+v, whose key is %q", key, id, encodeKey(id))
 		}
 	})
 }

@@ -20,8 +20,14 @@ type Instance struct {
 	Raw json.RawMessage
 }
 
-// ID returns the id of the registration.
-func (i Instance) ID() ID { return i.Spec.ID(i.InstanceID) }
+// ID returns the id of the registration. It is the zero ID if Spec is nil, as
+// on the Instance of a Synced event.
+func (i Instance) ID() ID {
+	if i.Spec == nil {
+		return ID{}
+	}
+	return i.Spec.ID(i.InstanceID)
+}
 
 // stored is the JSON that a store keeps of the instance.
 func (i Instance) stored() (json.RawMessage, error) {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/memory"
 )
 
 const sourceDoc = `{"type":"EventSource","scope":{"kind":"endpoint","endpoint":{"namespace":"dynamo","component":"backend","name":"generate"}},` +
@@ -50,7 +51,7 @@ func TestEventSource(t *testing.T) {
 
 func TestEventSourceNeverChanges(t *testing.T) {
 	t.Parallel()
-	registry := discovery.NewMemory()
+	registry := memory.New()
 	a := discovery.NewClient(registry.Open(), discovery.Options{})
 	b := discovery.NewClient(registry.Open(), discovery.Options{})
 	source := discovery.EventSource{Scope: discovery.Scope{Namespace: "ns"}, Topic: "t", Metadata: json.RawMessage(`{"a":1,"b":2}`)}
@@ -146,7 +147,7 @@ func TestMetadataReadsBothGenerations(t *testing.T) {
 
 func TestSnapshot(t *testing.T) {
 	t.Parallel()
-	registry := discovery.NewMemory()
+	registry := memory.New()
 	client := discovery.NewClient(registry.Open(), discovery.Options{})
 	snapshot := func() discovery.Snapshot {
 		t.Helper()
@@ -188,7 +189,7 @@ func TestSnapshot(t *testing.T) {
 
 func TestWatchField(t *testing.T) {
 	t.Parallel()
-	registry := discovery.NewMemory()
+	registry := memory.New()
 	client := discovery.NewClient(registry.Open(), discovery.Options{})
 	scope := discovery.Scope{Namespace: "ns", Component: "c", Endpoint: "e"}
 	type card struct {

@@ -24,7 +24,7 @@ func (q Query) Match(id ID) bool {
 // a topic is one, and the endpoint above it is not.
 func (q Query) Level() int {
 	last := q.Scope.Endpoint
-	if (ID{Kind: q.Kind}).hasTopic() {
+	if q.Kind.HasTopic() {
 		last = q.Topic
 	}
 	n := 0

@@ -42,7 +42,7 @@ func DynamoKey(id ID) (string, error) {
 		return "", fmt.Errorf("discovery: %w", err)
 	}
 	hex := fmt.Sprintf("%x", id.Instance)
-	if id.hasTopic() {
+	if id.Kind.HasTopic() {
 		return strings.Join(append(id.Scope.segments(), "topic", EncodeSegment(id.Topic), hex), "/"), nil
 	}
 	for _, name := range []string{id.Scope.Namespace, id.Scope.Component, id.Scope.Endpoint, id.Suffix} {
@@ -78,7 +78,7 @@ func parseDynamoKey(kind Kind, parts []string) (ID, error) {
 		return parseFlat(kind, parts, 4, raw)
 	case kind == KindModel:
 		return parseFlat(kind, parts, 5, raw)
-	case !(ID{Kind: kind}).hasTopic():
+	case !kind.HasTopic():
 		return ID{}, fmt.Errorf("unknown kind %v", kind)
 	case len(parts) == 4:
 		return parseChannel(kind, parts, raw)
@@ -89,7 +89,7 @@ func parseDynamoKey(kind Kind, parts []string) (ID, error) {
 // DynamoPrefix returns what the keys of all that a query finds begin with, in
 // either generation where one prefix can say that, else "".
 func DynamoPrefix(q Query) string {
-	if (ID{Kind: q.Kind}).hasTopic() || q.Scope.Namespace == "" {
+	if q.Kind.HasTopic() || q.Scope.Namespace == "" {
 		return ""
 	}
 	prefix := q.Scope.Namespace + "/"

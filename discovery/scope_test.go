@@ -90,31 +90,27 @@ func TestQueries(t *testing.T) {
 	channel := ID{Kind: KindEventChannel, Scope: Scope{"dynamo", "backend", "generate"}, Topic: "kv-events", Instance: 1}
 	ofNamespace := ID{Kind: KindEventChannel, Scope: Scope{Namespace: "dynamo"}, Topic: "kv-events", Instance: 1}
 	for _, c := range []struct {
-		q      Query
-		level  int
-		filter string
-		finds  []ID
-		not    []ID
+		q     Query
+		level int
+		finds []ID
+		not   []ID
 	}{
-		{Query{}, 0, "=.*.*.*.>", nil, []ID{endpoint, channel}},
-		{Query{Kind: KindEndpoint}, 0, "endpoints.*.*.*.>", []ID{endpoint}, []ID{channel}},
-		{Query{Kind: KindEndpoint, Scope: Scope{Namespace: "dynamo"}}, 1, "endpoints.dynamo.*.*.>", []ID{endpoint}, []ID{channel}},
-		{Query{Kind: KindEndpoint, Scope: Scope{"dynamo", "backend", ""}}, 2, "endpoints.dynamo.backend.*.>", []ID{endpoint}, nil},
-		{Query{Kind: KindEndpoint, Scope: Scope{"dynamo", "backend", "generate"}}, 3, "endpoints.dynamo.backend.generate.>", []ID{endpoint}, nil},
-		{Query{Kind: KindEndpoint, Scope: Scope{"dynamo", "backend", "gen"}}, 3, "endpoints.dynamo.backend.gen.>", nil, []ID{endpoint}},
-		{Query{Kind: KindModel, Scope: Scope{Namespace: "a.b"}}, 1, "models.a=2Eb.*.*.>", nil, []ID{endpoint}},
-		{Query{Kind: KindEventChannel}, 0, "channels.*.*.*.*.*", []ID{channel, ofNamespace}, []ID{endpoint}},
-		{Query{Kind: KindEventChannel, Topic: "kv-events"}, 1, "channels.*.*.*.kv-events.*", []ID{channel, ofNamespace}, nil},
-		{Query{Kind: KindEventChannel, Scope: Scope{Namespace: "dynamo"}, Topic: "kv-events"}, 2, "channels.dynamo.*.*.kv-events.*", []ID{channel, ofNamespace}, nil},
-		{Query{Kind: KindEventChannel, Scope: Scope{"dynamo", "backend", ""}, Topic: "kv-events"}, 3, "channels.dynamo.backend.*.kv-events.*", []ID{channel}, []ID{ofNamespace}},
-		{Query{Kind: KindEventChannel, Scope: Scope{"dynamo", "backend", "generate"}}, 2, "channels.dynamo.backend.generate.*.*", []ID{channel}, []ID{ofNamespace}},
-		{Query{Kind: KindEventChannel, Topic: "kv"}, 1, "channels.*.*.*.kv.*", nil, []ID{channel}},
+		{Query{}, 0, nil, []ID{endpoint, channel}},
+		{Query{Kind: KindEndpoint}, 0, []ID{endpoint}, []ID{channel}},
+		{Query{Kind: KindEndpoint, Scope: Scope{Namespace: "dynamo"}}, 1, []ID{endpoint}, []ID{channel}},
+		{Query{Kind: KindEndpoint, Scope: Scope{"dynamo", "backend", ""}}, 2, []ID{endpoint}, nil},
+		{Query{Kind: KindEndpoint, Scope: Scope{"dynamo", "backend", "generate"}}, 3, []ID{endpoint}, nil},
+		{Query{Kind: KindEndpoint, Scope: Scope{"dynamo", "backend", "gen"}}, 3, nil, []ID{endpoint}},
+		{Query{Kind: KindModel, Scope: Scope{Namespace: "a.b"}}, 1, nil, []ID{endpoint}},
+		{Query{Kind: KindEventChannel}, 0, []ID{channel, ofNamespace}, []ID{endpoint}},
+		{Query{Kind: KindEventChannel, Topic: "kv-events"}, 1, []ID{channel, ofNamespace}, nil},
+		{Query{Kind: KindEventChannel, Scope: Scope{Namespace: "dynamo"}, Topic: "kv-events"}, 2, []ID{channel, ofNamespace}, nil},
+		{Query{Kind: KindEventChannel, Scope: Scope{"dynamo", "backend", ""}, Topic: "kv-events"}, 3, []ID{channel}, []ID{ofNamespace}},
+		{Query{Kind: KindEventChannel, Scope: Scope{"dynamo", "backend", "generate"}}, 2, []ID{channel}, []ID{ofNamespace}},
+		{Query{Kind: KindEventChannel, Topic: "kv"}, 1, nil, []ID{channel}},
 	} {
 		if got := c.q.Level(); got != c.level {
 			t.Errorf("%+v has level %d, want %d", c.q, got, c.level)
-		}
-		if got := keyFilter(c.q); got != c.filter {
-			t.Errorf("%+v has the filter %q, want %q", c.q, got, c.filter)
 		}
 		for _, id := range c.finds {
 			if !c.q.Match(id) {

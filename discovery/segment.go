@@ -24,11 +24,6 @@ func escapePath(name string) string {
 
 func unescapePath(s string) (string, error) { return unescape(s, '%') }
 
-// A NATS KV key can hold no '%', so keys escape with '='.
-func encodeToken(name string) string { return escape(name, '=', isPlain) }
-
-func decodeToken(s string) (string, error) { return unescape(s, '=') }
-
 func isPlain(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-'
 }

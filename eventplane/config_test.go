@@ -11,6 +11,7 @@ import (
 
 	"github.com/dynplane/dynplane/codec"
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/memory"
 	"github.com/dynplane/dynplane/eventplane"
 )
 
@@ -195,7 +196,7 @@ func TestNewLogsWhatWasResolved(t *testing.T) {
 	must(t, err)
 	var log bytes.Buffer
 	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
-	newPlane(t, cfg, discovery.NewClient(discovery.NewMemory().Open(), discovery.Options{}))
+	newPlane(t, cfg, discovery.NewClient(memory.New().Open(), discovery.Options{}))
 	got := log.String()
 	for _, part := range []string{"level=INFO", "transport=nats", "codec=msgpack", "wire=gen2", "broker=none", "DYN_EVENT_PLANE_CODEC"} {
 		if strings.Count(got, "\n") != 1 || !strings.Contains(got, part) {

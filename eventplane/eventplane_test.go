@@ -11,6 +11,7 @@ import (
 
 	"github.com/dynplane/dynplane/codec"
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/memory"
 	"github.com/dynplane/dynplane/eventplane"
 	"github.com/dynplane/dynplane/integration/natstest"
 	"github.com/dynplane/dynplane/natsconn"
@@ -60,7 +61,7 @@ func transports() map[string]func(testing.TB) eventplane.Config {
 // connect makes a pair whose publisher is heard by its subscriber.
 func connect(tb testing.TB, cfg eventplane.Config) *pair {
 	tb.Helper()
-	ctx, m := patient(tb), discovery.NewMemory()
+	ctx, m := patient(tb), memory.New()
 	pub, err := newPlane(tb, cfg, newDiscovery(tb, m)).Publisher(ctx, backend, "kv-events")
 	must(tb, err)
 	must(tb, pub.Ready(ctx))
@@ -250,7 +251,7 @@ func TestShutdownOfThePublisher(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cfg := setup(t)
-			ctx, d := patient(t), newDiscovery(t, discovery.NewMemory())
+			ctx, d := patient(t), newDiscovery(t, memory.New())
 			plane := newPlane(t, cfg, d)
 			pub, err := plane.Publisher(ctx, backend, "kv-events")
 			must(t, err)
@@ -285,7 +286,7 @@ func TestGen1(t *testing.T) {
 			cfg.Wire = eventplane.WireGen1
 			connect(t, cfg)
 			endpoint := discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}
-			plane := newPlane(t, cfg, newDiscovery(t, discovery.NewMemory()))
+			plane := newPlane(t, cfg, newDiscovery(t, memory.New()))
 			if _, err := plane.Publisher(patient(t), endpoint, "kv-events"); err == nil || !strings.Contains(err.Error(), "gen1") {
 				t.Errorf("publisher of an endpoint: %v: want an error that says gen1", err)
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/memory"
 	"github.com/dynplane/dynplane/eventplane"
 )
 
@@ -20,7 +21,7 @@ func Example() {
 }
 
 func run(ctx context.Context) error {
-	registry := discovery.NewClient(discovery.NewMemory().Open(), discovery.Options{})
+	registry := discovery.NewClient(memory.New().Open(), discovery.Options{})
 	defer func() { _ = registry.Shutdown(ctx) }()
 	plane, err := eventplane.New(eventplane.Config{Transport: discovery.TransportZMQ, Host: "127.0.0.1"}, registry)
 	if err != nil {

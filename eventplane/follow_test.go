@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/memory"
 )
 
 var (
@@ -117,7 +118,7 @@ type followTest struct {
 
 func newFollowTest(t *testing.T) *followTest {
 	t.Helper()
-	m := discovery.NewMemory()
+	m := memory.New()
 	f := &followTest{
 		t: t, writer: discovery.NewClient(m.Open(), discovery.Options{}),
 		store: &breakable{Store: m.Open(), broken: make(chan struct{})},

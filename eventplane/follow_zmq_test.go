@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/memory"
 	"github.com/dynplane/dynplane/eventplane"
 )
 
@@ -36,7 +37,7 @@ func hears(tb testing.TB, sub *eventplane.Subscriber, pub *eventplane.Publisher)
 
 func TestPublishersComeAndGo(t *testing.T) {
 	t.Parallel()
-	ctx, m := patient(t), discovery.NewMemory()
+	ctx, m := patient(t), memory.New()
 	sub, err := newPlane(t, directConfig(), newDiscovery(t, m)).Subscriber(ctx, backend, "kv-events")
 	must(t, err)
 	must(t, sub.Ready(ctx))
@@ -58,7 +59,7 @@ func TestASubscriberHearsItsOwnScopeAndTopic(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cfg := setup(t)
-			ctx, d := patient(t), newDiscovery(t, discovery.NewMemory())
+			ctx, d := patient(t), newDiscovery(t, memory.New())
 			plane := newPlane(t, cfg, d)
 			sub, err := plane.Subscriber(ctx, backend, "kv-events")
 			must(t, err)
@@ -101,7 +102,7 @@ func (p *proxy) register(t *testing.T, d *discovery.Client, id uint64) *discover
 
 func TestBrokersComeAndGo(t *testing.T) {
 	t.Parallel()
-	ctx, m := patient(t), discovery.NewMemory()
+	ctx, m := patient(t), memory.New()
 	cfg := directConfig()
 	cfg.Broker.Discover = true
 	sub, err := newPlane(t, cfg, newDiscovery(t, m)).Subscriber(ctx, backend, "kv-events")
@@ -162,7 +163,7 @@ func TestNothingIsLostWithTheOneOfTwoBrokers(t *testing.T) {
 
 func TestIncompatibleChannelsAreCounted(t *testing.T) {
 	t.Parallel()
-	ctx, m := patient(t), discovery.NewMemory()
+	ctx, m := patient(t), memory.New()
 	_, err := newPlane(t, brokerConfig(startProxy(t)), newDiscovery(t, m)).Publisher(ctx, backend, "kv-events")
 	must(t, err)
 	sub, err := newPlane(t, directConfig(), newDiscovery(t, m)).Subscriber(ctx, backend, "kv-events")

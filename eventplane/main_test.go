@@ -7,6 +7,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/memory"
 	"github.com/dynplane/dynplane/eventplane"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
@@ -23,7 +24,7 @@ func patient(tb testing.TB) context.Context {
 }
 
 // newDiscovery is a client of its own on a shared registry.
-func newDiscovery(tb testing.TB, m *discovery.Memory) *discovery.Client {
+func newDiscovery(tb testing.TB, m *memory.Registry) *discovery.Client {
 	tb.Helper()
 	d := discovery.NewClient(m.Open(), discovery.Options{})
 	tb.Cleanup(func() { must(tb, d.Shutdown(context.Background())) })

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/integration/natstest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
@@ -31,11 +32,11 @@ func endpoint(name string) discovery.Endpoint {
 
 // newClient opens an owner on a connection of its own. die ends it as a crash
 // would: without a word to the server.
-func newClient(t *testing.T, url string, o discovery.JetStreamOptions) (client *discovery.Client, die func()) {
+func newClient(t *testing.T, url string, o natskv.Options) (client *discovery.Client, die func()) {
 	t.Helper()
 	nc := natstest.Connect(t, url)
 	o.Bucket = bucket
-	store, err := discovery.NewJetStream(nc, o)
+	store, err := natskv.New(nc, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +160,7 @@ func TestDeadOwnerIsRemovedInTime(t *testing.T) {
 	server := natstest.Run(t)
 	for _, ttl := range []time.Duration{time.Second, 3 * time.Second} {
 		t.Run(ttl.String(), func(t *testing.T) {
-			o := discovery.JetStreamOptions{TTL: ttl}
+			o := natskv.Options{TTL: ttl}
 			reader, _ := newClient(t, server.URL(), o)
 			living, _ := newClient(t, server.URL(), o)
 			dying, die := newClient(t, server.URL(), o)
@@ -225,7 +226,7 @@ func TestServerRestart(t *testing.T) {
 			t.Parallel()
 			server := natstest.Run(t)
 			log := newLogRecorder()
-			o := discovery.JetStreamOptions{TTL: ttl, Memory: c.memory, Logger: log.logger()}
+			o := natskv.Options{TTL: ttl, Memory: c.memory, Logger: log.logger()}
 			reader, _ := newClient(t, server.URL(), o)
 			living, _ := newClient(t, server.URL(), o)
 			dying, die := newClient(t, server.URL(), o)
@@ -274,7 +275,7 @@ func TestClusterLosesItsLeader(t *testing.T) {
 	t.Parallel()
 	servers := natstest.Cluster(t, 3)
 	const ttl = 10 * time.Second
-	o := discovery.JetStreamOptions{TTL: ttl, Replicas: 3}
+	o := natskv.Options{TTL: ttl, Replicas: 3}
 	url := natstest.URLs(servers)
 	reader, _ := newClient(t, url, o)
 	living, _ := newClient(t, url, o)
@@ -310,8 +311,8 @@ func TestOwnerWhoseClockIsOff(t *testing.T) {
 			log := newLogRecorder()
 			const ttl = time.Second
 			now := func() time.Time { return time.Now().Add(off) }
-			reader, _ := newClient(t, server.URL(), discovery.JetStreamOptions{TTL: ttl})
-			owner, die := newClient(t, server.URL(), discovery.JetStreamOptions{TTL: ttl, Now: now, Logger: log.logger()})
+			reader, _ := newClient(t, server.URL(), natskv.Options{TTL: ttl})
+			owner, die := newClient(t, server.URL(), natskv.Options{TTL: ttl, Now: now, Logger: log.logger()})
 			w := startWatch(t, reader, endpoints)
 			register(t, owner, 1, endpoint("generate"))
 			w.awaitAdded(1)
@@ -333,7 +334,7 @@ func TestTwoOwnersOfOneID(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
 	const ttl = 2 * time.Second
-	o := discovery.JetStreamOptions{TTL: ttl}
+	o := natskv.Options{TTL: ttl}
 	reader, _ := newClient(t, server.URL(), o)
 	w := startWatch(t, reader, endpoints)
 	former, _ := newClient(t, server.URL(), o)
@@ -353,10 +354,10 @@ func TestTwoOwnersOfOneID(t *testing.T) {
 func TestWatcherThatLostItsConnection(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
-	o := discovery.JetStreamOptions{TTL: 2 * time.Second}
+	o := natskv.Options{TTL: 2 * time.Second}
 	readerConn := natstest.Connect(t, server.URL())
 	o.Bucket = bucket
-	store, err := discovery.NewJetStream(readerConn, o)
+	store, err := natskv.New(readerConn, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -388,7 +389,7 @@ func TestForeignHandsInTheBucket(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
 	log := newLogRecorder()
-	o := discovery.JetStreamOptions{TTL: time.Second, Logger: log.logger()}
+	o := natskv.Options{TTL: time.Second, Logger: log.logger()}
 	reader, _ := newClient(t, server.URL(), o)
 	owner, _ := newClient(t, server.URL(), o)
 	w := startWatch(t, reader, endpoints) // before there is a bucket
@@ -458,16 +459,16 @@ func TestBucketsThatCannotHoldLeases(t *testing.T) {
 	if _, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: bucket}); err != nil {
 		t.Fatal(err)
 	}
-	c, _ := newClient(t, server.URL(), discovery.JetStreamOptions{})
+	c, _ := newClient(t, server.URL(), natskv.Options{})
 	_, err = c.Register(t.Context(), endpoint("generate"))
-	if !errors.Is(err, discovery.ErrBucket) || !strings.Contains(err.Error(), "AllowMsgSchedules") {
+	if !errors.Is(err, natskv.ErrBucket) || !strings.Contains(err.Error(), "AllowMsgSchedules") {
 		t.Fatalf("register in a plain bucket: %v, want ErrBucket that says what is missing", err)
 	}
-	for _, o := range []discovery.JetStreamOptions{
+	for _, o := range []natskv.Options{
 		{TTL: 300 * time.Millisecond}, {TTL: 1500 * time.Millisecond}, {TTL: -time.Second},
 		{Replicas: 2}, {Replicas: 3, TTL: 5 * time.Second}, {Bucket: "a.b"},
 	} {
-		if _, err := discovery.NewJetStream(nc, o); err == nil {
+		if _, err := natskv.New(nc, o); err == nil {
 			t.Errorf("settings %+v are taken, want an error", o)
 		}
 	}
@@ -476,7 +477,7 @@ func TestBucketsThatCannotHoldLeases(t *testing.T) {
 func TestMissingBucketIsEmpty(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
-	c, _ := newClient(t, server.URL(), discovery.JetStreamOptions{})
+	c, _ := newClient(t, server.URL(), natskv.Options{})
 	got, err := c.List(t.Context(), endpoints)
 	if err != nil || len(got) != 0 {
 		t.Fatalf("list of a missing bucket: %v, %v", got, err)

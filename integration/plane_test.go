@@ -10,6 +10,7 @@ import (
 
 	"github.com/dynplane/dynplane/broker"
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/eventplane"
 	"github.com/dynplane/dynplane/integration/natstest"
 	"github.com/dynplane/dynplane/internal/waittest"
@@ -60,7 +61,7 @@ func newNode(t *testing.T, server *natstest.Server, e env, log *slog.Logger) *no
 		t.Fatal(err)
 	}
 	cfg.Logger = log
-	client, _ := newClient(t, server.URL(), discovery.JetStreamOptions{TTL: 2 * time.Second})
+	client, _ := newClient(t, server.URL(), natskv.Options{TTL: 2 * time.Second})
 	plane, err := eventplane.New(cfg, client)
 	if err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/backend"
+	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/eventplane"
 	"github.com/dynplane/dynplane/integration/natstest"
 	"github.com/dynplane/dynplane/internal/waittest"
@@ -59,7 +60,7 @@ func run(m *testing.M) int {
 func child() error {
 	ctx := context.Background()
 	lookup := os.LookupEnv //nolint:forbidigo // the main of the child
-	client, err := backend.Open(ctx, lookup, backend.Options{JetStream: discovery.JetStreamOptions{TTL: time.Second}})
+	client, err := backend.Open(ctx, lookup, backend.Options{Bucket: natskv.Options{TTL: time.Second}})
 	if err != nil {
 		return err
 	}
@@ -182,7 +183,7 @@ func startBroker(t *testing.T, e env, args ...string) *process {
 func TestKilledProcessIsRemoved(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
-	reader, _ := newClient(t, server.URL(), discovery.JetStreamOptions{TTL: time.Second})
+	reader, _ := newClient(t, server.URL(), natskv.Options{TTL: time.Second})
 	w := startWatch(t, reader, endpoints)
 	self, err := os.Executable()
 	if err != nil {
@@ -204,7 +205,7 @@ func TestKilledProcessIsRemoved(t *testing.T) {
 func TestBrokerProcess(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
-	reader, _ := newClient(t, server.URL(), discovery.JetStreamOptions{})
+	reader, _ := newClient(t, server.URL(), natskv.Options{})
 	w := startWatch(t, reader, discovery.Query{Kind: discovery.KindEventChannel})
 	p := startBroker(t, env{"NATS_SERVER": server.URL(), "ZMQ_BROKER_NAMESPACE": "dynamo"})
 	url, err := eventplane.ParseBroker(p.line())

@@ -16,6 +16,7 @@ import (
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/backend"
+	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
@@ -202,10 +203,11 @@ func (a *app) discoverIn(ctx context.Context, name string) (*discovery.Client, e
 	defer cancel()
 	client, err := backend.Open(ctx, a.env, backend.Options{
 		Name: name,
-		JetStream: discovery.JetStreamOptions{
-			Bucket: a.bucket, TTL: a.ttl, Logger: a.logger(),
+		Bucket: natskv.Options{
+			Bucket: a.bucket, TTL: a.ttl,
 			Replicas: a.replicas, Memory: a.storage == "memory",
 		},
+		Logger: a.logger(),
 	})
 	return client, hint(err)
 }

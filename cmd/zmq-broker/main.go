@@ -20,6 +20,7 @@ import (
 	"github.com/dynplane/dynplane/broker"
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/backend"
+	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/eventplane"
 	"github.com/dynplane/dynplane/natsconn"
 )
@@ -191,8 +192,9 @@ func (s *settings) register(ctx context.Context, url eventplane.BrokerConfig) (u
 		return none, nil
 	}
 	client, err := backend.Open(ctx, s.lookup, backend.Options{
-		Server:    s.server,
-		JetStream: discovery.JetStreamOptions{Bucket: s.bucket, TTL: s.ttl, Logger: s.log},
+		Server: s.server,
+		Bucket: natskv.Options{Bucket: s.bucket, TTL: s.ttl},
+		Logger: s.log,
 	})
 	if err != nil && name == backend.NATS {
 		err = fmt.Errorf("%w (dynplane hub starts a server)", err)

@@ -14,15 +14,16 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
-
-	"github.com/nats-io/nats.go"
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/etcd"
 	filestore "github.com/dynplane/dynplane/discovery/file"
 	"github.com/dynplane/dynplane/discovery/kube"
+	"github.com/dynplane/dynplane/discovery/memory"
+	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
@@ -53,13 +54,16 @@ type Options struct {
 	// ignore it.
 	Server string
 
-	// JetStream are the settings of the bucket. Its Logger is the one of the
-	// client and the connection too.
-	JetStream discovery.JetStreamOptions
+	// Bucket are the settings of the JetStream KV bucket. Other backends ignore
+	// them.
+	Bucket natskv.Options
 
-	// Client are the settings of the client. Its Logger is JetStream.Logger if
-	// nil.
+	// Client are the settings of the client.
 	Client discovery.Options
+
+	// Logger is for the store, its connection and the client, unless Bucket or
+	// Client has one of its own; nil disables logging.
+	Logger *slog.Logger
 }
 
 // Name returns the backend that the environment picks, or an error that lists
@@ -88,9 +92,8 @@ func Open(ctx context.Context, lookup func(string) (string, bool), o Options) (*
 	if err != nil {
 		return nil, err
 	}
-	if o.Client.Logger == nil {
-		o.Client.Logger = o.JetStream.Logger
-	}
+	o.Client.Logger = cmp.Or(o.Client.Logger, o.Logger)
+	o.Bucket.Logger = cmp.Or(o.Bucket.Logger, o.Logger)
 	store, err := open(ctx, name, lookup, &o)
 	if err != nil {
 		return nil, err
@@ -102,18 +105,18 @@ func Open(ctx context.Context, lookup func(string) (string, bool), o Options) (*
 func open(ctx context.Context, name string, lookup func(string) (string, bool), o *Options) (discovery.Store, error) {
 	switch name {
 	case Memory:
-		return discovery.NewMemory().Open(), nil
+		return memory.New().Open(), nil
 	case File:
 		options, err := filestore.FromEnv(lookup)
-		options.Logger = o.JetStream.Logger
+		options.Logger = o.Logger
 		return opened(options, err, filestore.New)
 	case Etcd:
 		options, err := etcd.FromEnv(lookup)
-		options.Logger = o.JetStream.Logger
+		options.Logger = o.Logger
 		return opened(options, err, func(e etcd.Options) (*etcd.Store, error) { return etcd.Open(ctx, e) })
 	case Kubernetes:
 		options, err := kube.FromEnv(lookup)
-		options.Logger = o.JetStream.Logger
+		options.Logger = o.Logger
 		o.Client.InstanceID = cmp.Or(o.Client.InstanceID, options.InstanceID())
 		return opened(options, err, kube.New)
 	default:
@@ -140,17 +143,12 @@ func openNATS(ctx context.Context, lookup func(string) (string, bool), o Options
 	if err != nil {
 		return nil, fmt.Errorf("backend: %w", err)
 	}
-	config.Name, config.Logger = "dynplane discovery", o.JetStream.Logger
-	nc, err := natsconn.Connect(ctx, config)
+	config.Name, config.Logger = "dynplane discovery", o.Bucket.Logger
+	store, err := natskv.Dial(ctx, config, o.Bucket)
 	if err != nil {
 		return nil, fmt.Errorf("backend: %w", err)
 	}
-	store, err := discovery.NewJetStream(nc, o.JetStream)
-	if err != nil {
-		nc.Close()
-		return nil, err
-	}
-	return dialled{store, nc}, nil
+	return store, nil
 }
 
 func override(lookup func(string) (string, bool), name, value string) func(string) (string, bool) {
@@ -160,15 +158,4 @@ func override(lookup func(string) (string, bool), name, value string) func(strin
 		}
 		return lookup(asked)
 	}
-}
-
-// dialled is a store whose connection is its own.
-type dialled struct {
-	*discovery.JetStream
-	nc *nats.Conn
-}
-
-func (d dialled) Shutdown(ctx context.Context) error {
-	defer d.nc.Close()
-	return d.JetStream.Shutdown(ctx)
 }

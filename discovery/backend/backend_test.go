@@ -9,6 +9,7 @@ import (
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/backend"
+	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/integration/natstest"
 )
 
@@ -43,7 +44,7 @@ func TestOpen(t *testing.T) {
 		{"EtcdHalfAPair", map[string]string{"DYN_DISCOVERY_BACKEND": "etcd", "ETCD_AUTH_USERNAME": "me"}, backend.Options{}, "ETCD_AUTH_PASSWORD"},
 		{"KubernetesMode", map[string]string{"DYN_DISCOVERY_BACKEND": "kubernetes", "DYN_KUBE_DISCOVERY_MODE": "node"}, backend.Options{}, "DYN_KUBE_DISCOVERY_MODE"},
 		{"BadServer", map[string]string{"NATS_SERVER": "http://127.0.0.1"}, backend.Options{}, "NATS_SERVER"},
-		{"BadSettings", map[string]string{"NATS_SERVER": server.URL()}, backend.Options{JetStream: discovery.JetStreamOptions{Replicas: 2}}, "2 replicas"},
+		{"BadSettings", map[string]string{"NATS_SERVER": server.URL()}, backend.Options{Bucket: natskv.Options{Replicas: 2}}, "2 replicas"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -3,7 +3,7 @@
 // owner, on one registry made for the test:
 //
 //	discoverytest.Run(t, func(t *testing.T) func() discovery.Store {
-//		registry := discovery.NewMemory()
+//		registry := memory.New()
 //		return registry.Open
 //	})
 package discoverytest

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/memory"
 	"github.com/dynplane/dynplane/discovery/mirror"
 )
 
@@ -38,7 +39,7 @@ func source(metadata string) discovery.EventSource {
 // site is a registry with what its owners do there.
 type site struct {
 	t        *testing.T
-	registry *discovery.Memory
+	registry *memory.Registry
 	natives  *discovery.Client
 	store    discovery.Store // of natives
 	mu       sync.Mutex
@@ -50,7 +51,7 @@ type site struct {
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{t: t, registry: discovery.NewMemory()}
+	s := &site{t: t, registry: memory.New()}
 	s.store = s.registry.Open()
 	s.natives = discovery.NewClient(s.store, discovery.Options{})
 	return s
@@ -595,14 +596,14 @@ func endsWithItsClient(a, b *site) {
 
 func TestRefusals(t *testing.T) {
 	t.Parallel()
-	client := discovery.NewClient(discovery.NewMemory().Open(), discovery.Options{})
+	client := discovery.NewClient(memory.New().Open(), discovery.Options{})
 	if err := mirror.Run(t.Context(), client, client, mirror.Options{}); !errors.Is(err, mirror.ErrSame) {
 		t.Errorf("error %v, want ErrSame", err)
 	}
 }
 
 func Example() {
-	workers, routers := discovery.NewMemory(), discovery.NewMemory()
+	workers, routers := memory.New(), memory.New()
 	worker := discovery.NewClient(workers.Open(), discovery.Options{InstanceID: 42})
 	router := discovery.NewClient(routers.Open(), discovery.Options{})
 	from := discovery.NewClient(workers.Open(), discovery.Options{})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/mirror"
+	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/integration/natstest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
@@ -25,7 +26,7 @@ const ttl = 2 * time.Second
 func bucket(t *testing.T, server *natstest.Server, name string, ttl time.Duration) (*discovery.Client, *nats.Conn) {
 	t.Helper()
 	nc := server.Connect(t)
-	store, err := discovery.NewJetStream(nc, discovery.JetStreamOptions{Bucket: name, TTL: ttl})
+	store, err := natskv.New(nc, natskv.Options{Bucket: name, TTL: ttl})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package discovery_test
+package natskv_test
 
 import (
 	"bytes"
@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/integration/natstest"
 )
 
@@ -35,9 +36,9 @@ func inNamespace(ns string) discovery.Query {
 	return discovery.Query{Kind: discovery.KindEndpoint, Scope: discovery.Scope{Namespace: ns}}
 }
 
-func newClient(tb testing.TB, nc *nats.Conn, o discovery.JetStreamOptions) *discovery.Client {
+func newClient(tb testing.TB, nc *nats.Conn, o natskv.Options) *discovery.Client {
 	tb.Helper()
-	store, err := discovery.NewJetStream(nc, o)
+	store, err := natskv.New(nc, o)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -183,8 +184,8 @@ func TestWatchNoticesWhatWasLostOnTheWay(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
 	p := newProxy(t, strings.TrimPrefix(server.URL(), "nats://"))
-	owner := newClient(t, server.Connect(t), discovery.JetStreamOptions{})
-	reader := newClient(t, natstest.Connect(t, p.url()), discovery.JetStreamOptions{})
+	owner := newClient(t, server.Connect(t), natskv.Options{})
+	reader := newClient(t, natstest.Connect(t, p.url()), natskv.Options{})
 	register(t, owner, 1, endpoint("makes-the-bucket"))
 	// Several, so that some have a pull under way for as long as that lasts.
 	watches := make([]*watch, 16)
@@ -226,8 +227,8 @@ func TestWatchOfASlowReader(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
 	var log lockedBuffer
-	owner := newClient(t, server.Connect(t), discovery.JetStreamOptions{})
-	reader := newClient(t, server.Connect(t), discovery.JetStreamOptions{Logger: log.logger()})
+	owner := newClient(t, server.Connect(t), natskv.Options{})
+	reader := newClient(t, server.Connect(t), natskv.Options{Logger: log.logger()})
 	for id := range uint64(20) {
 		register(t, owner, 1+id, endpoint("ns"))
 	}
@@ -272,7 +273,7 @@ func TestConsumersGoWithTheirWatches(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			nc := natstest.Connect(t, url)
-			client := newClient(t, nc, discovery.JetStreamOptions{})
+			client := newClient(t, nc, natskv.Options{})
 			register(t, client, 1, endpoint("ns"))
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
@@ -301,7 +302,7 @@ func TestWatchWhoseConsumerIsDeleted(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
 	nc := server.Connect(t)
-	client := newClient(t, nc, discovery.JetStreamOptions{})
+	client := newClient(t, nc, natskv.Options{})
 	register(t, client, 1, endpoint("ns"))
 	w := newWatch(t, client, inNamespace("ns"))
 	w.expect(discovery.Added, 1)
@@ -327,7 +328,7 @@ func TestWatchWhoseConsumerIsDeleted(t *testing.T) {
 func TestListOfLargeCards(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
-	store, err := discovery.NewJetStream(server.Connect(t), discovery.JetStreamOptions{})
+	store, err := natskv.New(server.Connect(t), natskv.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -362,7 +363,7 @@ func TestListOfLargeCards(t *testing.T) {
 func TestNamesThatMakeNoSubject(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
-	client := newClient(t, server.Connect(t), discovery.JetStreamOptions{})
+	client := newClient(t, server.Connect(t), natskv.Options{})
 	long := strings.Repeat("ü", 500)
 	_, err := client.Register(t.Context(), endpoint(long))
 	if err == nil || !strings.Contains(err.Error(), "want at most 2048") {

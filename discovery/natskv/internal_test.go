@@ -1,7 +1,8 @@
-package discovery
+package natskv
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,12 +14,28 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/integration/natstest"
 )
 
-func openJetStream(tb testing.TB, nc *nats.Conn, o JetStreamOptions) *JetStream {
+func endpointID(instance uint64) discovery.ID {
+	return discovery.ID{
+		Kind: discovery.KindEndpoint, Instance: instance,
+		Scope: discovery.Scope{Namespace: "ns", Component: "comp", Endpoint: "ep"},
+	}
+}
+
+func endpointValue(instance uint64, address string) []byte {
+	value, _ := json.Marshal(discovery.Instance{
+		InstanceID: instance,
+		Spec:       discovery.Endpoint{Scope: endpointID(instance).Scope, Transport: discovery.TCP(address)},
+	})
+	return value
+}
+
+func openStore(tb testing.TB, nc *nats.Conn, o Options) *Store {
 	tb.Helper()
-	s, err := NewJetStream(nc, o)
+	s, err := New(nc, o)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -33,16 +50,16 @@ func openJetStream(tb testing.TB, nc *nats.Conn, o JetStreamOptions) *JetStream 
 }
 
 // lease registers instance 1 with a TTL in which no heartbeat comes by itself.
-func lease(t *testing.T, s *JetStream) *jetStreamLease {
+func registerOne(t *testing.T, s *Store) *lease {
 	t.Helper()
-	l, err := s.Register(t.Context(), scriptID(1), scriptValue(1, "a"))
+	l, err := s.Register(t.Context(), endpointID(1), endpointValue(1, "a"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return l.(*jetStreamLease)
+	return l.(*lease)
 }
 
-func entry(t *testing.T, s *JetStream, l *jetStreamLease) (owner string, there bool) {
+func entry(t *testing.T, s *Store, l *lease) (owner string, there bool) {
 	t.Helper()
 	seq, header, err := s.readEntry(t.Context(), l.key)
 	if err != nil {
@@ -56,53 +73,53 @@ func TestRecover(t *testing.T) {
 	server := natstest.Run(t)
 	for _, c := range []struct {
 		name  string
-		fault func(*testing.T, *JetStream, *jetStreamLease)
+		fault func(*testing.T, *Store, *lease)
 		again bool // it has to be written again
 		ended error
 		there bool // in the end
 	}{
-		{"nothing is wrong", func(*testing.T, *JetStream, *jetStreamLease) {}, false, nil, true},
-		{"an acknowledgement was lost", func(t *testing.T, _ *JetStream, l *jetStreamLease) {
+		{"nothing is wrong", func(*testing.T, *Store, *lease) {}, false, nil, true},
+		{"an acknowledgement was lost", func(t *testing.T, _ *Store, l *lease) {
 			t.Helper()
 			if _, err := l.write(t.Context(), nil); err != nil {
 				t.Error(err)
 			}
 		}, false, nil, true},
-		{"gone", func(t *testing.T, s *JetStream, l *jetStreamLease) {
+		{"gone", func(t *testing.T, s *Store, l *lease) {
 			t.Helper()
 			if err := natstest.KV(t, s.nc, s.opt.Bucket).Purge(t.Context(), l.key); err != nil {
 				t.Error(err)
 			}
 		}, true, nil, true},
-		{"deleted", func(t *testing.T, s *JetStream, l *jetStreamLease) {
+		{"deleted", func(t *testing.T, s *Store, l *lease) {
 			t.Helper()
 			if err := natstest.KV(t, s.nc, s.opt.Bucket).Delete(t.Context(), l.key); err != nil {
 				t.Error(err)
 			}
 		}, true, nil, true},
-		{"overwritten by a foreigner", func(t *testing.T, s *JetStream, l *jetStreamLease) {
+		{"overwritten by a foreigner", func(t *testing.T, s *Store, l *lease) {
 			t.Helper()
 			if _, err := natstest.KV(t, s.nc, s.opt.Bucket).PutString(t.Context(), l.key, "junk"); err != nil {
 				t.Error(err)
 			}
 		}, true, nil, true},
-		{"overwritten by a foreigner with an operation that there is not", func(t *testing.T, s *JetStream, l *jetStreamLease) {
+		{"overwritten by a foreigner with an operation that there is not", func(t *testing.T, s *Store, l *lease) {
 			t.Helper()
-			m := nats.NewMsg(s.entrySubject(l.key))
+			m := nats.NewMsg(s.opt.entrySubject(l.key))
 			m.Header.Set(hdrOperation, "PUT")
 			if _, err := s.js.PublishMsg(t.Context(), m); err != nil {
 				t.Error(err)
 			}
 		}, true, nil, true},
-		{"taken over by another owner", func(t *testing.T, s *JetStream, _ *jetStreamLease) {
+		{"taken over by another owner", func(t *testing.T, s *Store, _ *lease) {
 			t.Helper()
-			lease(t, openJetStream(t, s.nc, s.opt))
-		}, false, ErrTakenOver, true},
-		{"registered again by the same client", func(t *testing.T, s *JetStream, _ *jetStreamLease) {
+			registerOne(t, openStore(t, s.nc, s.opt))
+		}, false, discovery.ErrTakenOver, true},
+		{"registered again by the same client", func(t *testing.T, s *Store, _ *lease) {
 			t.Helper()
-			lease(t, s)
-		}, false, ErrTakenOver, true},
-		{"given back while it was written again", func(t *testing.T, _ *JetStream, l *jetStreamLease) {
+			registerOne(t, s)
+		}, false, discovery.ErrTakenOver, true},
+		{"given back while it was written again", func(t *testing.T, _ *Store, l *lease) {
 			t.Helper()
 			if err := l.Unregister(t.Context()); err != nil {
 				t.Error(err)
@@ -110,19 +127,19 @@ func TestRecover(t *testing.T) {
 			if _, err := l.write(t.Context(), nil); err != nil {
 				t.Error(err)
 			}
-		}, false, ErrClosed, false},
-		{"given back", func(t *testing.T, _ *JetStream, l *jetStreamLease) {
+		}, false, discovery.ErrClosed, false},
+		{"given back", func(t *testing.T, _ *Store, l *lease) {
 			t.Helper()
 			if err := l.Unregister(t.Context()); err != nil {
 				t.Error(err)
 			}
-		}, false, ErrClosed, false},
+		}, false, discovery.ErrClosed, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			bucket := strings.ReplaceAll(c.name, " ", "-")
-			s := openJetStream(t, server.Connect(t), JetStreamOptions{Bucket: bucket, TTL: time.Hour, Memory: true})
-			l := lease(t, s)
+			s := openStore(t, server.Connect(t), Options{Bucket: bucket, TTL: time.Hour, Memory: true})
+			l := registerOne(t, s)
 			c.fault(t, s, l)
 			again, err := l.recover(t.Context())
 			if err != nil || again != c.again {
@@ -131,13 +148,18 @@ func TestRecover(t *testing.T) {
 			if owner, there := entry(t, s, l); there != c.there || there && (owner == l.owner) != (c.ended == nil) {
 				t.Errorf("the entry is there: %v, and ours: %v", there, owner == l.owner)
 			}
-			if l.Ended() != (c.ended != nil) || !errors.Is(l.err, c.ended) {
-				t.Errorf("the lease has ended: %v, %v", l.Ended(), l.err)
+			if l.Ended() != (c.ended != nil) {
+				t.Errorf("the lease has ended: %v", l.Ended())
+			}
+			if c.ended != nil {
+				if err := l.Wait(t.Context()); !errors.Is(err, c.ended) {
+					t.Errorf("the lease has ended with %v, want %v", err, c.ended)
+				}
 			}
 			if c.ended != nil {
 				return
 			}
-			lost, err := s.gather(t.Context(), s.beatAll())
+			lost, err := s.awaitHeartbeats(t.Context(), s.sendHeartbeats())
 			if len(lost) != 0 || err != nil {
 				t.Errorf("the next heartbeat: %d lost, %v", len(lost), err)
 			}
@@ -157,18 +179,18 @@ func TestRecover(t *testing.T) {
 func TestUnansweredHeartbeatsAreForgotten(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
-	s := openJetStream(t, server.Connect(t), JetStreamOptions{TTL: time.Second})
-	swallow, err := s.nc.Subscribe(s.leaseSubject(">"), func(*nats.Msg) {})
+	s := openStore(t, server.Connect(t), Options{TTL: time.Second})
+	swallow, err := s.nc.Subscribe(s.opt.leaseSubject(">"), func(*nats.Msg) {})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = swallow.Unsubscribe() }()
 	for instance := range uint64(10) {
-		l := s.newLease(scriptID(instance), nil)
+		l := s.newLease(endpointID(instance), nil)
 		s.leases[l.key] = l
 	}
 	defer func() { clear(s.leases) }()
-	lost, err := s.gather(t.Context(), s.beatAll())
+	lost, err := s.awaitHeartbeats(t.Context(), s.sendHeartbeats())
 	if len(lost) != 0 || !isTransient(err) {
 		t.Errorf("%d lost, %v; want a transient error", len(lost), err)
 	}
@@ -178,16 +200,16 @@ func TestUnansweredHeartbeatsAreForgotten(t *testing.T) {
 func TestRegisterAtTheTimeOfShutdown(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
-	reader := NewClient(openJetStream(t, server.Connect(t), JetStreamOptions{}), Options{})
+	reader := discovery.NewClient(openStore(t, server.Connect(t), Options{}), discovery.Options{})
 	for range 5 {
-		s := openJetStream(t, server.Connect(t), JetStreamOptions{TTL: time.Hour})
+		s := openStore(t, server.Connect(t), Options{TTL: time.Hour})
 		var registered atomic.Int64
 		var wg sync.WaitGroup
 		for worker := range uint64(8) {
 			wg.Go(func() {
 				for n := uint64(0); ; n++ {
-					if _, err := s.Register(t.Context(), scriptID(worker<<32+n), scriptValue(worker<<32+n, "a")); err != nil {
-						if !errors.Is(err, ErrClosed) {
+					if _, err := s.Register(t.Context(), endpointID(worker<<32+n), endpointValue(worker<<32+n, "a")); err != nil {
+						if !errors.Is(err, discovery.ErrClosed) {
 							t.Errorf("register: %v", err)
 						}
 						return
@@ -201,7 +223,7 @@ func TestRegisterAtTheTimeOfShutdown(t *testing.T) {
 			t.Error(err)
 		}
 		wg.Wait()
-		left, err := reader.List(t.Context(), Query{Kind: KindEndpoint})
+		left, err := reader.List(t.Context(), discovery.Query{Kind: discovery.KindEndpoint})
 		if err != nil || len(left) != 0 {
 			t.Fatalf("%d registrations are left, %v", len(left), err)
 		}
@@ -214,16 +236,16 @@ func TestClockThatIsSetBack(t *testing.T) {
 	server := natstest.Run(t)
 	var back atomic.Int64
 	now := func() time.Time { return time.Now().Add(-time.Duration(back.Load())) }
-	s := openJetStream(t, server.Connect(t), JetStreamOptions{TTL: time.Second, Now: now})
-	reader := NewClient(openJetStream(t, server.Connect(t), JetStreamOptions{}), Options{})
-	l := lease(t, s)
+	s := openStore(t, server.Connect(t), Options{TTL: time.Second, Now: now})
+	reader := discovery.NewClient(openStore(t, server.Connect(t), Options{}), discovery.Options{})
+	l := registerOne(t, s)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	for ev, err := range reader.Watch(ctx, Query{Kind: KindEndpoint}) {
-		if err == nil && ev.Type == Synced {
+	for ev, err := range reader.Watch(ctx, discovery.Query{Kind: discovery.KindEndpoint}) {
+		if err == nil && ev.Type == discovery.Synced {
 			back.Store(int64(5 * time.Minute))
 		}
-		if err == nil && ev.Type == Removed {
+		if err == nil && ev.Type == discovery.Removed {
 			t.Error("a living owner was removed")
 		}
 	}
@@ -270,8 +292,8 @@ func TestServerClock(t *testing.T) {
 func TestStreamsThatCannotHoldLeases(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
-	s := openJetStream(t, server.Connect(t), JetStreamOptions{})
-	if err := s.checkStream(s.streamConfig()); err != nil {
+	s := openStore(t, server.Connect(t), Options{})
+	if err := s.checkStream(s.opt.streamConfig()); err != nil {
 		t.Errorf("our own: %v", err)
 	}
 	version := s.nc.ConnectedServerVersion()
@@ -284,7 +306,7 @@ func TestStreamsThatCannotHoldLeases(t *testing.T) {
 		"no limits by bytes or age ":       func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
 		"subject dynplane.lease.dynplane.": func(c *jetstream.StreamConfig) { c.Subjects = c.Subjects[:1] },
 	} {
-		config := s.streamConfig()
+		config := s.opt.streamConfig()
 		change(&config)
 		err := s.checkStream(config)
 		if !errors.Is(err, ErrBucket) {
@@ -297,7 +319,7 @@ func TestStreamsThatCannotHoldLeases(t *testing.T) {
 			}
 		}
 	}
-	config := s.streamConfig()
+	config := s.opt.streamConfig()
 	config.Replicas, s.opt.TTL = 3, 5*time.Second
 	if err := s.checkStream(config); !errors.Is(err, ErrBucket) || !strings.Contains(err.Error(), "TTL 5s with 3 replicas: want at least 10s") {
 		t.Errorf("a short TTL with replicas: %v", err)
@@ -318,9 +340,9 @@ func TestTransientErrors(t *testing.T) {
 		{context.DeadlineExceeded, true},
 		{errContended, true},
 		{fmt.Errorf("nats: %w", &jetstream.APIError{Code: 503}), true},
-		{&jetstream.APIError{Code: 400, ErrorCode: errInFlight}, true},
+		{&jetstream.APIError{Code: 400, ErrorCode: jetstream.JSErrCodeStreamWrongLastSequenceConstant}, true},
 		{&jetstream.APIError{Code: 429, ErrorCode: errTooMany}, true},
-		{&jetstream.APIError{Code: 400, ErrorCode: errWrongSequence}, false},
+		{&jetstream.APIError{Code: 400, ErrorCode: jetstream.JSErrCodeStreamWrongLastSequence}, false},
 		{context.Canceled, false},
 		{nats.ErrConnectionClosed, false},
 		{nats.ErrMaxPayload, false},
@@ -350,7 +372,7 @@ func TestConnectionThatBuffersIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	if _, err := NewJetStream(nc, JetStreamOptions{}); err == nil || !strings.Contains(err.Error(), "ReconnectBufSize(-1)") {
+	if _, err := New(nc, Options{}); err == nil || !strings.Contains(err.Error(), "ReconnectBufSize(-1)") {
 		t.Errorf("got %v, want one that names the remedy", err)
 	}
 }

@@ -1,4 +1,4 @@
-package discovery
+package natskv
 
 import (
 	"encoding/json"
@@ -9,23 +9,24 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/integration/natstest"
 )
 
 // fill writes n entries of so many bytes as a foreigner, without leases.
-func fill(b *testing.B, s *JetStream, n, bytes int) {
+func fill(b *testing.B, s *Store, n, bytes int) {
 	b.Helper()
 	if err := s.ensure(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	scope := Scope{"dynamo", "backend", "generate"}
+	scope := discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}
 	for instance := range uint64(n) {
-		in := Instance{InstanceID: instance, Spec: Endpoint{Scope: scope, Transport: TCP(strings.Repeat("x", bytes))}}
+		in := discovery.Instance{InstanceID: instance, Spec: discovery.Endpoint{Scope: scope, Transport: discovery.TCP(strings.Repeat("x", bytes))}}
 		value, err := json.Marshal(in)
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := s.js.PublishAsync(s.entrySubject(encodeKey(in.ID())), value, jetstream.WithStallWait(time.Minute)); err != nil {
+		if _, err := s.js.PublishAsync(s.opt.entrySubject(encodeKey(in.ID())), value, jetstream.WithStallWait(time.Minute)); err != nil {
 			b.Fatal(err)
 		}
 		if instance%1000 == 999 { // no more at once than the server takes
@@ -40,13 +41,13 @@ func fill(b *testing.B, s *JetStream, n, bytes int) {
 func BenchmarkList(b *testing.B) {
 	for _, c := range []struct{ entries, bytes int }{{100, 300}, {30_000, 300}, {200, 100_000}} {
 		name := fmt.Sprintf("%dx%dB", c.entries, c.bytes)
-		s := openJetStream(b, natstest.Run(b).Connect(b), JetStreamOptions{Bucket: name, Memory: true})
+		s := openStore(b, natstest.Run(b).Connect(b), Options{Bucket: name, Memory: true})
 		fill(b, s, c.entries, c.bytes)
 		b.Run(name+"/list", func(b *testing.B) {
-			client := NewClient(s, Options{})
+			client := discovery.NewClient(s, discovery.Options{})
 			b.ReportAllocs()
 			for b.Loop() {
-				if list, err := client.List(b.Context(), Query{Kind: KindEndpoint}); err != nil || len(list) != c.entries {
+				if list, err := client.List(b.Context(), discovery.Query{Kind: discovery.KindEndpoint}); err != nil || len(list) != c.entries {
 					b.Fatalf("%d entries, %v", len(list), err)
 				}
 			}
@@ -78,19 +79,19 @@ func BenchmarkList(b *testing.B) {
 // publishes to the same subjects.
 func BenchmarkHeartbeats(b *testing.B) {
 	const n = 1000
-	s := openJetStream(b, natstest.Run(b).Connect(b), JetStreamOptions{TTL: time.Hour})
-	var leases []*jetStreamLease
+	s := openStore(b, natstest.Run(b).Connect(b), Options{TTL: time.Hour})
+	var leases []*lease
 	for instance := range uint64(n) {
-		l, err := s.Register(b.Context(), scriptID(instance), scriptValue(instance, "a"))
+		l, err := s.Register(b.Context(), endpointID(instance), endpointValue(instance, "a"))
 		if err != nil {
 			b.Fatal(err)
 		}
-		leases = append(leases, l.(*jetStreamLease))
+		leases = append(leases, l.(*lease))
 	}
 	b.Run("round", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if lost, err := s.gather(b.Context(), s.beatAll()); len(lost) != 0 || err != nil {
+			if lost, err := s.awaitHeartbeats(b.Context(), s.sendHeartbeats()); len(lost) != 0 || err != nil {
 				b.Fatalf("%d lost, %v", len(lost), err)
 			}
 		}
@@ -105,39 +106,6 @@ func BenchmarkHeartbeats(b *testing.B) {
 				}
 			}
 			<-s.js.PublishAsyncComplete()
-		}
-	})
-}
-
-// BenchmarkInstance decodes a card of 100 KB beside the library on the same
-// bytes.
-func BenchmarkInstance(b *testing.B) {
-	model, err := NewModel(Scope{"ns", "comp", "ep"}, map[string]string{"display_name": "m", "template": strings.Repeat("x", 100_000)}, "")
-	if err != nil {
-		b.Fatal(err)
-	}
-	data, err := json.Marshal(Instance{InstanceID: 1, Spec: model})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Run("instance", func(b *testing.B) {
-		b.ReportAllocs()
-		b.SetBytes(int64(len(data)))
-		for b.Loop() {
-			var in Instance
-			if err := json.Unmarshal(data, &in); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	b.Run("library", func(b *testing.B) {
-		b.ReportAllocs()
-		b.SetBytes(int64(len(data)))
-		for b.Loop() {
-			var in modelJSON
-			if err := json.Unmarshal(data, &in); err != nil {
-				b.Fatal(err)
-			}
 		}
 	})
 }

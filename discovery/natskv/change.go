@@ -1,0 +1,72 @@
+package natskv
+
+import (
+	"encoding/json"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/dynplane/dynplane/discovery"
+)
+
+// change converts a message of the bucket into a Change.
+func (w *watcher) change(msg *nats.Msg, meta *nats.MsgMetadata) discovery.Change {
+	ch := discovery.Change{Op: discovery.OpPut, Key: strings.TrimPrefix(msg.Subject, w.store.opt.entrySubject(""))}
+	id, err := decodeKey(ch.Key)
+	if err != nil && isMarker(msg.Header) {
+		ch.Op, ch.Cause = discovery.OpDelete, discovery.CauseUnregistered // an invalid key that was removed
+		return ch
+	}
+	if err != nil {
+		ch.Op, ch.Err = discovery.OpInvalid, err
+		return ch
+	}
+	ch.ID = id
+	if !isMarker(msg.Header) {
+		ch.Value, ch.TTL = msg.Data, ownerTTL(msg.Header)
+		return ch
+	}
+	ch.Op, ch.Cause = discovery.OpDelete, cause(msg, meta)
+	return ch
+}
+
+// maxTTL bounds how long a header, which any writer can set, makes a watcher
+// hold a removal.
+const maxTTL = 24 * time.Hour
+
+// ownerTTL returns the TTL in the headers of an entry, or zero if there is none.
+func ownerTTL(h nats.Header) time.Duration {
+	ms, err := strconv.ParseInt(h.Get(hdrOwnerTTL), 10, 64)
+	if err != nil || ms <= 0 || ms >= maxTTL.Milliseconds() {
+		return 0
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
+// isMarker reports whether a message marks an entry as deleted.
+func isMarker(h nats.Header) bool {
+	op := h.Get(hdrOperation)
+	return op == "PURGE" || op == "DEL" || h.Get(jetstream.MarkerReasonHeader) != ""
+}
+
+// lateExpiry is the delay after the deadline within which an undisturbed server
+// always purges. A purge with a larger delay shows that the server could not
+// receive the owner's heartbeats either.
+const lateExpiry = 750 * time.Millisecond
+
+// cause returns why an entry was deleted, by the body of its marker.
+func cause(msg *nats.Msg, meta *nats.MsgMetadata) discovery.Cause {
+	var body leaseBody
+	switch {
+	case msg.Header.Get(jetstream.MarkerReasonHeader) == "MaxAge":
+		return discovery.CauseUncertain // not written under a lease; its owner decides
+	case len(msg.Data) == 0 || json.Unmarshal(msg.Data, &body) != nil || body.Deadline == 0:
+		return discovery.CauseUnregistered
+	case meta.Timestamp.Sub(time.UnixMilli(body.Deadline)) > lateExpiry:
+		return discovery.CauseUncertain
+	}
+	return discovery.CauseExpired
+}
