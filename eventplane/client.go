@@ -43,7 +43,7 @@ func New(cfg Config, d *discovery.Client) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("eventplane: %w", err)
 	}
-	t, err := open(c, d)
+	t, err := openTransport(c, d)
 	if err != nil {
 		return nil, fmt.Errorf("eventplane: %w", err)
 	}

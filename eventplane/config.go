@@ -1,11 +1,9 @@
 package eventplane
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 
 	"github.com/dynplane/dynplane/codec"
 	"github.com/dynplane/dynplane/discovery"
@@ -105,42 +103,6 @@ func defaultCodec(transport string) codec.Codec {
 		return codec.Msgpack
 	}
 	return codec.JSON
-}
-
-// BrokerConfig says which ZMQ brokers to use. Endpoints that are given win over
-// Discover.
-type BrokerConfig struct {
-	// XSub is where publishers connect and XPub is where subscribers do: all
-	// of them to all. Either both are given or none.
-	XSub, XPub []string
-
-	// Discover uses the brokers that are registered in the namespace of a
-	// publisher or subscriber, as component zmq_broker, whatever the topic.
-	Discover bool
-}
-
-func (b BrokerConfig) enabled() bool { return b.Discover || len(b.XSub) > 0 }
-
-// multipath reports whether an event can arrive on more than one path.
-func (b BrokerConfig) multipath() bool {
-	if len(b.XPub) > 0 {
-		return len(distinct(b.XPub)) > 1
-	}
-	return b.Discover
-}
-
-func (b BrokerConfig) validate() error {
-	if (len(b.XSub) == 0) != (len(b.XPub) == 0) {
-		return fmt.Errorf("broker %q: want XSub and XPub endpoints, or neither", b)
-	}
-	if slices.Contains(b.XSub, "") || slices.Contains(b.XPub, "") {
-		return errors.New("broker: an endpoint is empty: want one like tcp://10.0.0.9:5555")
-	}
-	return nil
-}
-
-func distinct(endpoints []string) []string {
-	return slices.Compact(slices.Sorted(slices.Values(endpoints)))
 }
 
 // parseHost refuses what cannot be told to others.

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -107,7 +108,7 @@ func TestConfigFromEnvRefuses(t *testing.T) {
 		"URL, empty":            {"DYN_ZMQ_BROKER_URL", "", []string{"xsub=", "xpub="}, false},
 		"URL, one part":         {"DYN_ZMQ_BROKER_URL", "xsub=tcp://a:1", []string{"1 parts"}, false},
 		"URL, three parts":      {"DYN_ZMQ_BROKER_URL", "xsub=a,xpub=b,xpub=c", []string{"3 parts"}, false},
-		"URL, twice":            {"DYN_ZMQ_BROKER_URL", "xsub=tcp://a:1,xsub=tcp://b:1", []string{"twice"}, false},
+		"URL, twice":            {"DYN_ZMQ_BROKER_URL", "xsub=tcp://a:1,xsub=tcp://b:1", []string{"repeated"}, false},
 		"URL, no endpoint":      {"DYN_ZMQ_BROKER_URL", "xsub=tcp://a:1,xpub= ; ", []string{"xpub is empty"}, false},
 		"URL, other name":       {"DYN_ZMQ_BROKER_URL", "xsub=tcp://a:1,sub=tcp://a:2", []string{"xsub=", "xpub="}, false},
 	} {
@@ -219,4 +220,17 @@ func FuzzParseBroker(f *testing.F) {
 			t.Errorf("%q is %+v, and then %+v, %v", s, b, again, err)
 		}
 	})
+}
+
+// The names are those under which Dynamo's own brokers register.
+func TestBrokerChannel(t *testing.T) {
+	t.Parallel()
+	got := eventplane.BrokerChannel("ns", eventplane.BrokerConfig{XSub: []string{"tcp://a:1"}, XPub: []string{"tcp://a:2"}})
+	want := discovery.EventChannel{
+		Scope: discovery.Scope{Namespace: "ns", Component: "zmq_broker"}, Topic: "broker",
+		Transport: discovery.ZMQBroker{XSubEndpoints: []string{"tcp://a:1"}, XPubEndpoints: []string{"tcp://a:2"}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v: want %+v", got, want)
+	}
 }

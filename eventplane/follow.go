@@ -24,7 +24,7 @@ const (
 type follower struct {
 	discovery *discovery.Client
 	query     discovery.Query
-	endpoints func(discovery.EventChannel) (endpoints []string, incompatible bool)
+	endpoints endpointsFunc
 	to        driver.Connector
 	log       *slog.Logger
 
@@ -37,6 +37,10 @@ type follower struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 }
+
+// endpointsFunc returns the endpoints to connect to for a channel, and whether
+// the channel is one that this transport should but cannot reach.
+type endpointsFunc func(discovery.EventChannel) (endpoints []string, incompatible bool)
 
 // followed is what is known of one channel.
 type followed struct {

@@ -92,10 +92,9 @@ func TestASubscriberHearsItsOwnScopeAndTopic(t *testing.T) {
 // register announces a broker under an id, as zmq-broker does.
 func (p *proxy) register(t *testing.T, d *discovery.Client, id uint64) *discovery.Registration {
 	t.Helper()
-	reg, err := d.RegisterAs(patient(t), id, discovery.EventChannel{
-		Scope: discovery.Scope{Namespace: "dynamo", Component: "zmq_broker"}, Topic: "broker",
-		Transport: discovery.ZMQBroker{XSubEndpoints: []string{p.xsub}, XPubEndpoints: []string{p.xpub}},
-	})
+	reg, err := d.RegisterAs(patient(t), id, eventplane.BrokerChannel(backend.Namespace, eventplane.BrokerConfig{
+		XSub: []string{p.xsub}, XPub: []string{p.xpub},
+	}))
 	must(t, err)
 	return reg
 }

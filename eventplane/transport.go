@@ -2,38 +2,45 @@ package eventplane
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/eventplane/driver"
 )
 
-// transport is a way for events to travel. Its methods are safe for concurrent use.
+// transport opens the connections of publishers and subscribers. Its methods
+// are safe for concurrent use.
 type transport interface {
 	publisher(context.Context, route) (*pubConn, error)
 	subscriber(context.Context, route) (*subConn, error)
-	// close is called once, after what was opened is closed.
+	// close is called once, after all connections are closed.
 	close() error
 }
 
-// open picks the plane; c is resolved.
-func open(c Config, d *discovery.Client) (transport, error) {
-	switch {
-	case c.Transport == discovery.TransportNATS:
+// openTransport opens the transport that c selects. c must be resolved.
+func openTransport(c Config, d *discovery.Client) (transport, error) {
+	if c.Transport == discovery.TransportNATS {
 		return newNATSTransport(c), nil
-	case c.Broker.enabled():
-		return newBrokerTransport(c, d)
-	default:
-		return newDirectTransport(c, d)
 	}
+	return newZMQTransport(c, d)
 }
 
-// pubConn is the open transport of a publisher.
+// pubConn is the connection of a publisher: its driver, and the follower that
+// connects the driver to brokers.
 type pubConn struct {
 	driver.Publisher
 	subject    string
 	advertised discovery.Transport // to be registered
-	follow     *follower           // nil where nothing is followed
+	follow     *follower           // nil if discovery is not followed
+}
+
+// Ready blocks until the brokers that are connected have subscribed. On the
+// other transports peers connect to the publisher, and it returns at once.
+func (c *pubConn) Ready(ctx context.Context) error {
+	waiter, ok := c.Publisher.(interface{ Ready(context.Context) error })
+	if !ok {
+		return ctx.Err()
+	}
+	return waiter.Ready(ctx)
 }
 
 // Close implements driver.Publisher.
@@ -44,21 +51,23 @@ func (c *pubConn) Close() error {
 	return c.Publisher.Close()
 }
 
-// receiver is a driver's subscriber that knows when it hears.
+// receiver is a driver's subscriber that can wait until it receives.
 type receiver interface {
 	driver.Subscriber
 	Ready(context.Context) error
 }
 
-// subConn is the open transport of a subscriber.
+// subConn is the connection of a subscriber: its driver, and the follower that
+// connects the driver to publishers or brokers.
 type subConn struct {
 	receiver
 	subject   string
 	multipath bool      // an event can arrive on more than one path
-	follow    *follower // nil where nothing is followed
+	follow    *follower // nil if discovery is not followed
 }
 
-// Ready blocks until what is known is connected and hears.
+// Ready blocks until the driver is connected to all peers that discovery has
+// found, and ready.
 func (c *subConn) Ready(ctx context.Context) error {
 	if c.follow != nil {
 		if err := c.follow.wait(ctx); err != nil {
@@ -76,28 +85,10 @@ func (c *subConn) Close() error {
 	return c.receiver.Close()
 }
 
+// incompatible returns Stats.Incompatible.
 func (c *subConn) incompatible() int {
 	if c.follow == nil {
 		return 0
 	}
 	return int(c.follow.incompatible.Load())
-}
-
-// Ready blocks until the brokers that are known have subscribed. The other
-// transports need no waiting: others connect to a publisher.
-func (c *pubConn) Ready(ctx context.Context) error {
-	waiter, ok := c.Publisher.(interface{ Ready(context.Context) error })
-	if !ok {
-		return ctx.Err()
-	}
-	return waiter.Ready(ctx)
-}
-
-func connectAll(to driver.Connector, endpoints []string) error {
-	for _, endpoint := range distinct(endpoints) {
-		if err := to.Connect(endpoint); err != nil {
-			return fmt.Errorf("connect to %s: %w", endpoint, err)
-		}
-	}
-	return nil
 }

@@ -13,24 +13,39 @@ import (
 	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
 )
 
-// brokerComponent is where brokers register, in any namespace.
-const brokerComponent = "zmq_broker"
-
-func (c Config) zmq() zmqdriver.Options {
-	return zmqdriver.Options{IOThreads: c.IOThreads, QueueSize: c.QueueSize, Logger: c.Logger}
-}
-
-// directTransport is ZMQ from each publisher to each subscriber.
-type directTransport struct {
+// zmqTransport holds what the direct transport and the broker transport share.
+type zmqTransport struct {
 	ctx       *zmqdriver.Context
 	config    Config
-	discovery *discovery.Client
+	discovery *discovery.Client // may be nil
 }
 
-func newDirectTransport(c Config, d *discovery.Client) (*directTransport, error) {
-	ctx, err := zmqdriver.New(c.zmq())
-	return &directTransport{ctx, c, d}, err
+func newZMQTransport(c Config, d *discovery.Client) (transport, error) {
+	ctx, err := zmqdriver.New(zmqdriver.Options{IOThreads: c.IOThreads, QueueSize: c.QueueSize, Logger: c.Logger})
+	if err != nil {
+		return nil, err
+	}
+	shared := zmqTransport{ctx, c, d}
+	if c.Broker.enabled() {
+		return &brokerTransport{shared}, nil
+	}
+	return &directTransport{shared}, nil
 }
+
+func (z *zmqTransport) close() error { return z.ctx.Close() }
+
+// follow keeps to connected to the endpoints of the channels that match query.
+func (z *zmqTransport) follow(to driver.Connector, query discovery.Query, endpoints endpointsFunc) (*follower, error) {
+	if z.discovery == nil {
+		return nil, ErrNoDiscovery
+	}
+	f := &follower{discovery: z.discovery, log: z.config.Logger, to: to, query: query, endpoints: endpoints}
+	f.start()
+	return f, nil
+}
+
+// directTransport connects each subscriber to each publisher.
+type directTransport struct{ zmqTransport }
 
 func (d *directTransport) publisher(_ context.Context, r route) (*pubConn, error) {
 	host := d.config.Host
@@ -45,7 +60,7 @@ func (d *directTransport) publisher(_ context.Context, r route) (*pubConn, error
 	if err != nil {
 		return nil, err
 	}
-	endpoint, err := advertised(pub.Endpoint(), addr)
+	endpoint, err := advertisedEndpoint(pub.Endpoint(), addr)
 	if err != nil {
 		return nil, errors.Join(err, pub.Close())
 	}
@@ -55,9 +70,9 @@ func (d *directTransport) publisher(_ context.Context, r route) (*pubConn, error
 	}, nil
 }
 
-// listenAddr is where to listen when others are told addr: that address may be
-// of the other side of a NAT, so only loopback, which must not leave this
-// machine, is taken literally.
+// listenAddr returns the address to bind if addr is advertised. The advertised
+// address may be on the other side of a NAT, so the wildcard is bound, except
+// that a loopback address, which must stay on this machine, is bound itself.
 func listenAddr(addr netip.Addr) netip.Addr {
 	switch {
 	case addr.IsLoopback():
@@ -68,8 +83,9 @@ func listenAddr(addr netip.Addr) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// advertised is a bound endpoint with the host that others can reach.
-func advertised(bound string, host netip.Addr) (string, error) {
+// advertisedEndpoint returns the bound endpoint with its host replaced by one
+// that peers can reach.
+func advertisedEndpoint(bound string, host netip.Addr) (string, error) {
 	_, port, err := net.SplitHostPort(strings.TrimPrefix(bound, "tcp://"))
 	if err != nil {
 		return "", fmt.Errorf("bound endpoint %q: want tcp://HOST:PORT: %w", bound, err)
@@ -78,26 +94,21 @@ func advertised(bound string, host netip.Addr) (string, error) {
 }
 
 func (d *directTransport) subscriber(_ context.Context, r route) (*subConn, error) {
-	if d.discovery == nil {
-		return nil, ErrNoDiscovery
-	}
 	sub, err := d.ctx.Subscribe(r.directSubject())
 	if err != nil {
 		return nil, err
 	}
-	follow := &follower{
-		discovery: d.discovery, log: d.config.Logger, to: sub,
-		query:     discovery.Query{Kind: discovery.KindEventChannel, Scope: r.scope, Topic: r.topic},
-		endpoints: r.directEndpoints,
+	conn := &subConn{receiver: sub, subject: r.directSubject()}
+	query := discovery.Query{Kind: discovery.KindEventChannel, Scope: r.scope, Topic: r.topic}
+	conn.follow, err = d.follow(sub, query, r.directEndpoints)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
 	}
-	follow.start()
-	return &subConn{receiver: sub, subject: r.directSubject(), follow: follow}, nil
+	return conn, nil
 }
 
-func (d *directTransport) close() error { return d.ctx.Close() }
-
-// directEndpoints takes the channels of exactly this scope: a query finds those
-// below it too.
+// directEndpoints returns the endpoint of a channel of exactly this scope. The
+// query also matches the scopes below it.
 func (r route) directEndpoints(ch discovery.EventChannel) (endpoints []string, incompatible bool) {
 	if ch.Scope != r.scope || ch.Topic != r.topic {
 		return nil, false
@@ -108,37 +119,28 @@ func (r route) directEndpoints(ch discovery.EventChannel) (endpoints []string, i
 	return nil, true
 }
 
-// brokerTransport is ZMQ through brokers.
-type brokerTransport struct {
-	ctx       *zmqdriver.Context
-	config    Config
-	discovery *discovery.Client
-}
-
-func newBrokerTransport(c Config, d *discovery.Client) (*brokerTransport, error) {
-	ctx, err := zmqdriver.New(c.zmq())
-	return &brokerTransport{ctx, c, d}, err
-}
+// brokerTransport connects publishers and subscribers to brokers.
+type brokerTransport struct{ zmqTransport }
 
 func (b *brokerTransport) publisher(ctx context.Context, r route) (*pubConn, error) {
 	pub, err := b.ctx.BrokerPublisher(r.brokerSubject())
 	if err != nil {
 		return nil, err
 	}
-	out := &pubConn{Publisher: pub, subject: r.brokerSubject()}
-	out.follow, err = b.attach(r, pub, b.config.Broker.XSub, func(t discovery.ZMQBroker) []string { return t.XSubEndpoints })
+	conn := &pubConn{Publisher: pub, subject: r.brokerSubject()}
+	conn.follow, err = b.connect(r, pub, func(c BrokerConfig) []string { return c.XSub })
 	if err == nil {
-		out.advertised, err = b.transport(ctx, r, out.follow)
+		conn.advertised, err = b.advertised(ctx, r, conn.follow)
 	}
 	if err != nil {
-		return nil, errors.Join(err, out.Close())
+		return nil, errors.Join(err, conn.Close())
 	}
-	return out, nil
+	return conn, nil
 }
 
-// transport is what a publisher registers: the brokers that it uses now.
-// Nobody connects by it, so it is not kept up to date.
-func (b *brokerTransport) transport(ctx context.Context, r route, follow *follower) (discovery.Transport, error) {
+// advertised returns the transport that a publisher registers: the brokers in
+// use now. No subscriber connects by it, so it is not kept up to date.
+func (b *brokerTransport) advertised(ctx context.Context, r route, follow *follower) (discovery.Transport, error) {
 	if follow == nil {
 		return discovery.ZMQBroker{XSubEndpoints: b.config.Broker.XSub, XPubEndpoints: b.config.Broker.XPub}, nil
 	}
@@ -149,14 +151,14 @@ func (b *brokerTransport) transport(ctx context.Context, r route, follow *follow
 	found, err := b.discovery.List(ctx, follow.query)
 	for _, in := range found {
 		if ch, ok := in.Spec.(discovery.EventChannel); ok {
-			if t, ok := brokerOf(r, ch); ok {
-				all.XSubEndpoints = append(all.XSubEndpoints, t.XSubEndpoints...)
-				all.XPubEndpoints = append(all.XPubEndpoints, t.XPubEndpoints...)
+			if broker, ok := brokerOf(ch, r.scope.Namespace); ok {
+				all.XSubEndpoints = append(all.XSubEndpoints, broker.XSub...)
+				all.XPubEndpoints = append(all.XPubEndpoints, broker.XPub...)
 			}
 		}
 	}
 	if err == nil && len(all.XSubEndpoints) == 0 {
-		b.config.Logger.Warn("eventplane: no broker is registered yet; until one is, what is published goes nowhere",
+		b.config.Logger.Warn("eventplane: no broker is registered, dropping events until one is",
 			"scope", follow.query.Scope.String(), "topic", r.topic)
 	}
 	return all, err
@@ -167,47 +169,32 @@ func (b *brokerTransport) subscriber(_ context.Context, r route) (*subConn, erro
 	if err != nil {
 		return nil, err
 	}
-	in := &subConn{receiver: sub, subject: r.brokerSubject(), multipath: b.config.Broker.multipath()}
-	in.follow, err = b.attach(r, sub, b.config.Broker.XPub, func(t discovery.ZMQBroker) []string { return t.XPubEndpoints })
+	conn := &subConn{receiver: sub, subject: r.brokerSubject(), multipath: b.config.Broker.multipath()}
+	conn.follow, err = b.connect(r, sub, func(c BrokerConfig) []string { return c.XPub })
 	if err != nil {
-		return nil, errors.Join(err, in.Close())
+		return nil, errors.Join(err, conn.Close())
 	}
-	return in, nil
+	return conn, nil
 }
 
-// attach connects to the endpoints that are given, or follows discovery to
-// those that side takes of each broker.
-func (b *brokerTransport) attach(r route, to driver.Connector, given []string, side func(discovery.ZMQBroker) []string) (*follower, error) {
-	if len(given) > 0 {
-		return nil, connectAll(to, given)
+// connect connects to one side of the brokers: those that are configured, or
+// those of the route's namespace that a follower finds. The follower is nil for
+// the former.
+func (b *brokerTransport) connect(r route, to driver.Connector, side func(BrokerConfig) []string) (*follower, error) {
+	if endpoints := side(b.config.Broker); len(endpoints) > 0 {
+		return nil, connectAll(to, endpoints)
 	}
-	if b.discovery == nil {
-		return nil, ErrNoDiscovery
-	}
-	follow := &follower{
-		discovery: b.discovery, log: b.config.Logger, to: to,
-		query: discovery.Query{Kind: discovery.KindEventChannel, Scope: r.brokerScope()},
-		endpoints: func(ch discovery.EventChannel) ([]string, bool) {
-			t, _ := brokerOf(r, ch)
-			return side(t), false
-		},
-	}
-	follow.start()
-	return follow, nil
+	return b.follow(to, brokerQuery(r.scope.Namespace), func(ch discovery.EventChannel) ([]string, bool) {
+		broker, _ := brokerOf(ch, r.scope.Namespace)
+		return side(broker), false
+	})
 }
 
-// brokerScope is where the brokers register that a route goes through.
-func (r route) brokerScope() discovery.Scope {
-	return discovery.Scope{Namespace: r.scope.Namespace, Component: brokerComponent}
-}
-
-// brokerOf returns the broker that a channel is, if it is one of the route's.
-func brokerOf(r route, ch discovery.EventChannel) (discovery.ZMQBroker, bool) {
-	t, ok := ch.Transport.(discovery.ZMQBroker)
-	if !ok || ch.Scope != r.brokerScope() {
-		return discovery.ZMQBroker{}, false
+func connectAll(to driver.Connector, endpoints []string) error {
+	for _, endpoint := range distinct(endpoints) {
+		if err := to.Connect(endpoint); err != nil {
+			return fmt.Errorf("connect to %s: %w", endpoint, err)
+		}
 	}
-	return t, true
+	return nil
 }
-
-func (b *brokerTransport) close() error { return b.ctx.Close() }

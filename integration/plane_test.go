@@ -173,10 +173,9 @@ func newBroker(t *testing.T) *broker.Broker {
 
 func (n *node) announceBroker(b *broker.Broker) {
 	n.t.Helper()
-	register(n.t, n.discovery, discovery.NewInstanceID(), discovery.EventChannel{
-		Scope: discovery.Scope{Namespace: "dynamo", Component: "zmq_broker"}, Topic: "broker",
-		Transport: discovery.ZMQBroker{XSubEndpoints: []string{b.XSubEndpoint()}, XPubEndpoints: []string{b.XPubEndpoint()}},
-	})
+	register(n.t, n.discovery, discovery.NewInstanceID(), eventplane.BrokerChannel(backendScope.Namespace, eventplane.BrokerConfig{
+		XSub: []string{b.XSubEndpoint()}, XPub: []string{b.XPubEndpoint()},
+	}))
 }
 
 // TestEveryTransportAndCodec sends from two publishers to two subscribers, one

@@ -193,11 +193,9 @@ func (d *demo) startBroker(ctx context.Context, client *discovery.Client) (stop 
 		running.Wait()
 		_ = b.Close() // what it relays has been heard
 	}
-	_, err = client.Register(ctx, discovery.EventChannel{
-		Scope:     discovery.Scope{Namespace: demoScope().Namespace, Component: "zmq_broker"},
-		Topic:     "broker",
-		Transport: discovery.ZMQBroker{XSubEndpoints: []string{b.XSubEndpoint()}, XPubEndpoints: []string{b.XPubEndpoint()}},
-	})
+	_, err = client.Register(ctx, eventplane.BrokerChannel(demoScope().Namespace, eventplane.BrokerConfig{
+		XSub: []string{b.XSubEndpoint()}, XPub: []string{b.XPubEndpoint()},
+	}))
 	if err != nil {
 		stop()
 		return nil, err

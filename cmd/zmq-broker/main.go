@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/dynplane/dynplane/broker"
-	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/backend"
 	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/eventplane"
@@ -207,11 +206,7 @@ func (s *settings) register(ctx context.Context, url eventplane.BrokerConfig) (u
 		defer cancel()
 		return client.Shutdown(ctx)
 	}
-	reg, err := client.Register(ctx, discovery.EventChannel{
-		Scope:     discovery.Scope{Namespace: s.namespace, Component: "zmq_broker"},
-		Topic:     "broker",
-		Transport: discovery.ZMQBroker{XSubEndpoints: url.XSub, XPubEndpoints: url.XPub},
-	})
+	reg, err := client.Register(ctx, eventplane.BrokerChannel(s.namespace, url))
 	if err != nil {
 		return none, errors.Join(err, shutdown())
 	}
