@@ -191,7 +191,7 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-func TestNewLogsWhatWasResolved(t *testing.T) {
+func TestNewLogsTheResolvedConfig(t *testing.T) {
 	t.Parallel()
 	cfg, err := eventplane.ConfigFromEnv(env{"DYN_EVENT_PLANE_CODEC": "msgpack"}.lookup)
 	must(t, err)

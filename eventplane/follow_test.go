@@ -164,7 +164,7 @@ func (f *followTest) wants(connected string) {
 
 func endpoint(e string) discovery.Transport { return discovery.ZMQ{Endpoint: e} }
 
-func TestFollowerConnectsToWhatIsThere(t *testing.T) {
+func TestFollowerConnectsToRegisteredPublishers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFollowTest(t)
@@ -192,7 +192,7 @@ func TestFollowerConnectsToWhatIsThere(t *testing.T) {
 	})
 }
 
-func TestFollowerKeepsWhatItHasWhileTheWatchFails(t *testing.T) {
+func TestFollowerKeepsConnectionsWhileTheWatchFails(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFollowTest(t)

@@ -53,7 +53,7 @@ func TestPublishersComeAndGo(t *testing.T) {
 	}
 }
 
-func TestASubscriberHearsItsOwnScopeAndTopic(t *testing.T) {
+func TestSubscriberReceivesItsOwnScopeAndTopic(t *testing.T) {
 	t.Parallel()
 	for name, setup := range configs() {
 		t.Run(name, func(t *testing.T) {
@@ -173,7 +173,7 @@ func TestIncompatibleChannelsAreCounted(t *testing.T) {
 	}
 }
 
-func TestWhatNeedsDiscoverySaysSo(t *testing.T) {
+func TestMissingDiscoveryIsAnError(t *testing.T) {
 	t.Parallel()
 	ctx := patient(t)
 	discovered := directConfig()

@@ -99,7 +99,7 @@ func TestNextWaitsForTheOtherPath(t *testing.T) {
 }
 
 // What fills a gap may have arrived long ago: while the application was busy.
-func TestABusyApplicationLosesNothing(t *testing.T) {
+func TestBusyApplicationLosesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w, s := newWire(true)
@@ -132,7 +132,7 @@ func TestNextHonoursTheContextWhileItHolds(t *testing.T) {
 	})
 }
 
-func TestTheEndDeliversWhatIsHeld(t *testing.T) {
+func TestShutdownDeliversHeldEvents(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w, s := newWire(true)

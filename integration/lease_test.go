@@ -216,11 +216,11 @@ func TestServerRestart(t *testing.T) {
 		wipe   bool
 		memory bool
 	}{
-		{"ShorterThanTTL", 500 * time.Millisecond, false, false},
-		{"LongerThanTTL", 3 * ttl, false, false},
-		{"StoreLost", 500 * time.Millisecond, true, false},
-		{"StoreLostForLong", 3 * ttl, true, false},
-		{"MemoryBucket", 3 * ttl, false, true},
+		{"shorter than the TTL", 500 * time.Millisecond, false, false},
+		{"longer than the TTL", 3 * ttl, false, false},
+		{"store lost", 500 * time.Millisecond, true, false},
+		{"store lost for long", 3 * ttl, true, false},
+		{"memory bucket", 3 * ttl, false, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -385,7 +385,7 @@ func TestWatcherThatLostItsConnection(t *testing.T) {
 	w.expect(3, 0)
 }
 
-func TestForeignHandsInTheBucket(t *testing.T) {
+func TestOtherWritersInTheBucket(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
 	log := newLogRecorder()

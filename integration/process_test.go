@@ -258,15 +258,15 @@ func TestBrokerProcessErrors(t *testing.T) {
 		code int
 		want string
 	}{
-		{"UnknownFlag", nil, []string{"-frobnicate"}, 2, "frobnicate"},
-		{"Argument", nil, []string{"now"}, 2, "now"},
-		{"PortTaken", nil, []string{"-xsub-bind", "tcp://" + taken.Addr().String()}, 1, taken.Addr().String()},
-		{"BadEndpoint", nil, []string{"-xpub-bind", "5556"}, 2, "want tcp://HOST:PORT"},
-		{"BadVariable", env{"ZMQ_BROKER_XSUB_BIND": "x"}, []string{"-xsub-bind", ""}, 2, "ZMQ_BROKER_XSUB_BIND"},
-		{"BadTTL", nil, []string{"-ttl", "500ms"}, 2, "500ms"},
-		{"BadServer", nil, []string{"-server", "foo"}, 2, "-server"},
-		{"NobodyAtServer", env{"NATS_SERVER": "nats://127.0.0.1:1"}, nil, 1, "127.0.0.1:1"},
-		{"WildcardHost", env{"DYN_EVENT_PLANE_HOST": "0.0.0.0"}, nil, 1, "DYN_EVENT_PLANE_HOST"},
+		{"unknown flag", nil, []string{"-frobnicate"}, 2, "frobnicate"},
+		{"argument", nil, []string{"now"}, 2, "now"},
+		{"port taken", nil, []string{"-xsub-bind", "tcp://" + taken.Addr().String()}, 1, taken.Addr().String()},
+		{"bad endpoint", nil, []string{"-xpub-bind", "5556"}, 2, "want tcp://HOST:PORT"},
+		{"bad variable", env{"ZMQ_BROKER_XSUB_BIND": "x"}, []string{"-xsub-bind", ""}, 2, "ZMQ_BROKER_XSUB_BIND"},
+		{"bad TTL", nil, []string{"-ttl", "500ms"}, 2, "500ms"},
+		{"bad server", nil, []string{"-server", "foo"}, 2, "-server"},
+		{"no server", env{"NATS_SERVER": "nats://127.0.0.1:1"}, nil, 1, "127.0.0.1:1"},
+		{"wildcard host", env{"DYN_EVENT_PLANE_HOST": "0.0.0.0"}, nil, 1, "DYN_EVENT_PLANE_HOST"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -278,13 +278,13 @@ func TestBrokerProcessErrors(t *testing.T) {
 	}
 }
 
-func TestBrokerAdvertisesWhatCanBeReached(t *testing.T) {
+func TestBrokerAdvertisesReachableEndpoints(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, host, bind, want string }{
-		{"Bound", "", "tcp://127.0.0.1:0", "tcp://127.0.0.1:"},
-		{"Host", "192.0.2.7", "tcp://127.0.0.1:0", "tcp://192.0.2.7:"},
-		{"IPv6Host", "2001:db8::7", "tcp://127.0.0.1:0", "tcp://[2001:db8::7]:"},
-		{"Interface", "lo", "tcp://127.0.0.1:0", "tcp://127.0.0.1:"},
+		{"bound", "", "tcp://127.0.0.1:0", "tcp://127.0.0.1:"},
+		{"host", "192.0.2.7", "tcp://127.0.0.1:0", "tcp://192.0.2.7:"},
+		{"IPv6 host", "2001:db8::7", "tcp://127.0.0.1:0", "tcp://[2001:db8::7]:"},
+		{"interface", "lo", "tcp://127.0.0.1:0", "tcp://127.0.0.1:"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -102,9 +102,9 @@ func envelopeFields(t *testing.T, body []byte) (fields struct {
 	return fields
 }
 
-// TestHearsForeignZMQ hears the golden bytes from a foreign socket, between all
+// TestReceivesFromRawZMQ hears the golden bytes from a foreign socket, between all
 // sorts of junk that is counted and stops nothing.
-func TestHearsForeignZMQ(t *testing.T) {
+func TestReceivesFromRawZMQ(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
 	n := newNode(t, server, env{"DYN_EVENT_PLANE": "zmq"}, nil)

@@ -154,7 +154,7 @@ func TestConnectInvalidConfig(t *testing.T) {
 	}
 }
 
-func TestConnectNobodyThere(t *testing.T) {
+func TestConnectWithoutServer(t *testing.T) {
 	t.Parallel()
 	gone := natstest.Run(t)
 	url := gone.URL()

@@ -31,20 +31,20 @@ func TestOpen(t *testing.T) {
 		options backend.Options
 		want    string // in the error; none if empty
 	}{
-		{"Default", map[string]string{"NATS_SERVER": server.URL()}, backend.Options{}, ""},
-		{"Empty", map[string]string{"DYN_DISCOVERY_BACKEND": "", "NATS_SERVER": server.URL()}, backend.Options{}, ""},
-		{"NATS", map[string]string{"DYN_DISCOVERY_BACKEND": "nats", "NATS_SERVER": server.URL()}, backend.Options{}, ""},
-		{"ServerOption", map[string]string{"NATS_SERVER": "nats://127.0.0.1:1"}, backend.Options{Server: server.URL()}, ""},
-		{"Memory", map[string]string{"DYN_DISCOVERY_BACKEND": "mem", "NATS_SERVER": "nats://127.0.0.1:1"}, backend.Options{}, ""},
-		{"NameOption", map[string]string{"DYN_DISCOVERY_BACKEND": "consul", "NATS_SERVER": "nats://127.0.0.1:1"}, backend.Options{Name: "mem"}, ""},
-		{"UnknownNameOption", nil, backend.Options{Name: "consul"}, `"consul": want one of nats, mem, file, etcd, kubernetes`},
-		{"Unknown", map[string]string{"DYN_DISCOVERY_BACKEND": "consul"}, backend.Options{}, `DYN_DISCOVERY_BACKEND "consul": want one of nats, mem, file, etcd, kubernetes`},
-		{"Nobody", map[string]string{"NATS_SERVER": "nats://127.0.0.1:1"}, backend.Options{}, "nats://127.0.0.1:1"},
-		{"File", map[string]string{"DYN_DISCOVERY_BACKEND": "file", "DYN_FILE_KV": t.TempDir()}, backend.Options{}, ""},
-		{"EtcdHalfAPair", map[string]string{"DYN_DISCOVERY_BACKEND": "etcd", "ETCD_AUTH_USERNAME": "me"}, backend.Options{}, "ETCD_AUTH_PASSWORD"},
-		{"KubernetesMode", map[string]string{"DYN_DISCOVERY_BACKEND": "kubernetes", "DYN_KUBE_DISCOVERY_MODE": "node"}, backend.Options{}, "DYN_KUBE_DISCOVERY_MODE"},
-		{"BadServer", map[string]string{"NATS_SERVER": "http://127.0.0.1"}, backend.Options{}, "NATS_SERVER"},
-		{"BadSettings", map[string]string{"NATS_SERVER": server.URL()}, backend.Options{Bucket: natskv.Options{Replicas: 2}}, "2 replicas"},
+		{"default", map[string]string{"NATS_SERVER": server.URL()}, backend.Options{}, ""},
+		{"empty", map[string]string{"DYN_DISCOVERY_BACKEND": "", "NATS_SERVER": server.URL()}, backend.Options{}, ""},
+		{"nats", map[string]string{"DYN_DISCOVERY_BACKEND": "nats", "NATS_SERVER": server.URL()}, backend.Options{}, ""},
+		{"option with a server", map[string]string{"NATS_SERVER": "nats://127.0.0.1:1"}, backend.Options{Server: server.URL()}, ""},
+		{"memory", map[string]string{"DYN_DISCOVERY_BACKEND": "mem", "NATS_SERVER": "nats://127.0.0.1:1"}, backend.Options{}, ""},
+		{"option with a name", map[string]string{"DYN_DISCOVERY_BACKEND": "consul", "NATS_SERVER": "nats://127.0.0.1:1"}, backend.Options{Name: "mem"}, ""},
+		{"option with unknown name", nil, backend.Options{Name: "consul"}, `"consul": want one of nats, mem, file, etcd, kubernetes`},
+		{"unknown", map[string]string{"DYN_DISCOVERY_BACKEND": "consul"}, backend.Options{}, `DYN_DISCOVERY_BACKEND "consul": want one of nats, mem, file, etcd, kubernetes`},
+		{"no server", map[string]string{"NATS_SERVER": "nats://127.0.0.1:1"}, backend.Options{}, "nats://127.0.0.1:1"},
+		{"file", map[string]string{"DYN_DISCOVERY_BACKEND": "file", "DYN_FILE_KV": t.TempDir()}, backend.Options{}, ""},
+		{"etcd user without password", map[string]string{"DYN_DISCOVERY_BACKEND": "etcd", "ETCD_AUTH_USERNAME": "me"}, backend.Options{}, "ETCD_AUTH_PASSWORD"},
+		{"bad Kubernetes mode", map[string]string{"DYN_DISCOVERY_BACKEND": "kubernetes", "DYN_KUBE_DISCOVERY_MODE": "node"}, backend.Options{}, "DYN_KUBE_DISCOVERY_MODE"},
+		{"bad server", map[string]string{"NATS_SERVER": "http://127.0.0.1"}, backend.Options{}, "NATS_SERVER"},
+		{"bad settings", map[string]string{"NATS_SERVER": server.URL()}, backend.Options{Bucket: natskv.Options{Replicas: 2}}, "2 replicas"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

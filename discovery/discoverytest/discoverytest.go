@@ -33,21 +33,21 @@ func Run(t *testing.T, open Opener, without ...string) {
 		name string
 		run  func(*fixture)
 	}{
-		{"ListsWhatIsRegistered", listsWhatIsRegistered},
-		{"IDsOf64Bits", idsOf64Bits},
-		{"QueriesSelect", queriesSelect},
-		{"NamesOfAnyBytes", namesOfAnyBytes},
-		{"WatchBeginsWithThePresent", watchBeginsWithThePresent},
-		{"UnregisterIsSeen", unregisterIsSeen},
-		{"ChangedValueIsAddedAgain", changedValueIsAddedAgain},
-		{"UnchangedValueIsNoEvent", unchangedValueIsNoEvent},
-		{"TakenOver", takenOver},
-		{"ShutdownRemovesItsOwn", shutdownRemovesItsOwn},
-		{"ShutdownEndsWatches", shutdownEndsWatches},
-		{"WatchEndsWithItsContext", watchEndsWithItsContext},
-		{"ModelConflict", modelConflict},
-		{"ModelConflictOfTwoAtOnce", modelConflictOfTwoAtOnce},
-		{"ManyAtOnce", manyAtOnce},
+		{"registered instances are listed", listsWhatIsRegistered},
+		{"ids of 64 bits", idsOf64Bits},
+		{"queries select", queriesSelect},
+		{"names of any bytes", namesOfAnyBytes},
+		{"a watch begins with the present", watchBeginsWithThePresent},
+		{"watchers see unregistering", unregisterIsSeen},
+		{"a changed value is added again", changedValueIsAddedAgain},
+		{"an unchanged value is no event", unchangedValueIsNoEvent},
+		{"a registration is taken over", takenOver},
+		{"shutdown removes its own", shutdownRemovesItsOwn},
+		{"shutdown ends watches", shutdownEndsWatches},
+		{"a watch ends with its context", watchEndsWithItsContext},
+		{"model conflict", modelConflict},
+		{"model conflict of two at once", modelConflictOfTwoAtOnce},
+		{"many at once", manyAtOnce},
 	} {
 		if slices.Contains(without, c.name) {
 			continue

@@ -174,8 +174,8 @@ func TestChanges(t *testing.T) {
 	}
 }
 
-// TestAliveWaitsForTheWatch: a read shows what the watch may not have brought.
-func TestAliveWaitsForTheWatch(t *testing.T) {
+// TestProgressWaitsForTheWatch: a read shows what the watch may not have brought.
+func TestProgressWaitsForTheWatch(t *testing.T) {
 	t.Parallel()
 	asked := time.Now()
 	w := &watcher{come: 5, want: 7, asked: asked}

@@ -4,7 +4,6 @@ package file_test
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,7 +21,7 @@ import (
 func runtimeTemp(t *testing.T, path, value string) string {
 	t.Helper()
 	dir := filepath.Dir(path)
-	temp := filepath.Join(dir, fmt.Sprintf(".tmp_%016x", rand.Uint64()))
+	temp := filepath.Join(dir, fmt.Sprintf(".tmp_%016x", time.Now().UnixNano()))
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +72,7 @@ func flock(t *testing.T, dir string) (unlock func()) {
 	return func() { d.Close() }
 }
 
-func TestForeignWriterByTheRules(t *testing.T) {
+func TestOtherWriterByTheRules(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	reader, log := client(t, root, 2*time.Second)
@@ -102,9 +101,9 @@ func TestForeignWriterByTheRules(t *testing.T) {
 	}
 }
 
-// TestForeignWriterInPlace: half a file is no registration, and none that has
+// TestOtherWriterInPlace: half a file is no registration, and none that has
 // gone; the whole one is.
-func TestForeignWriterInPlace(t *testing.T) {
+func TestOtherWriterInPlace(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	reader, log := client(t, root, 0)
@@ -118,8 +117,10 @@ func TestForeignWriterInPlace(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	replaced := 0
 	waittest.Eventually(t, "two warnings", func() bool {
-		runtimeReplace(t, endpointPath(root, 3), endpointJSON(3, fmt.Sprint("d", rand.Uint64())))
+		replaced++
+		runtimeReplace(t, endpointPath(root, 3), endpointJSON(3, fmt.Sprint("d", replaced)))
 		w.expect(discovery.Added, 3)
 		return log.count("no valid registration") >= 2
 	})
@@ -136,7 +137,7 @@ func TestForeignWriterInPlace(t *testing.T) {
 	w.expect(discovery.Added, 1)
 }
 
-func TestWhatIsNoRegistrationIsSkipped(t *testing.T) {
+func TestUnexpectedFilesAreSkipped(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	dir := filepath.Join(root, endpointsDir)

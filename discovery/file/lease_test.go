@@ -36,7 +36,7 @@ func TestKeptAlive(t *testing.T) {
 	})
 }
 
-func TestLostIsRegisteredAgain(t *testing.T) {
+func TestLostFilesAreRegisteredAgain(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	owner, log := client(t, root, time.Second)
@@ -59,7 +59,7 @@ func TestLostIsRegisteredAgain(t *testing.T) {
 	}
 }
 
-func TestTakenOverByForeigner(t *testing.T) {
+func TestTakenOverByAnotherWriter(t *testing.T) {
 	t.Parallel()
 	for name, overwrite := range map[string]func(t *testing.T, path string){
 		"renamed over": func(t *testing.T, path string) {

@@ -158,7 +158,7 @@ func TestRelistingIsADifference(t *testing.T) {
 	})
 }
 
-func TestBrokenObjectIsToldOnce(t *testing.T) {
+func TestBrokenObjectIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFed(t, nil)
 		null := parse(t, `{"metadata":{"name":"a","uid":"uid-a","ownerReferences":[{"kind":"Pod","uid":""}]},"spec":{"data":null}}`)
@@ -189,7 +189,7 @@ func TestOwnRegistrationsNeedNoReadiness(t *testing.T) {
 	})
 }
 
-func TestHopelessIsAnErrorAtFirst(t *testing.T) {
+func TestHopelessFirstListingFails(t *testing.T) {
 	t.Parallel()
 	forbidden := errors.New("forbidden")
 	f := newFed(t, nil)

@@ -3,8 +3,8 @@ package drivertest
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
-	"math/rand/v2"
 	"strconv"
 	"testing"
 	"time"
@@ -28,7 +28,7 @@ func connected(t *testing.T, h Harness) (driver.Publisher, driver.Subscriber) {
 // thrown away.
 func connect(t *testing.T, pub driver.Publisher, sub driver.Subscriber, subject string) {
 	t.Helper()
-	body := strconv.AppendUint(bytes.Clone(probe), rand.Uint64(), 10)
+	body := append(bytes.Clone(probe), rand.Text()...)
 	waittest.Eventually(t, "a subscriber of "+strconv.Quote(subject)+" receives a message", func() bool {
 		publish(t, pub, &driver.Message{Subject: subject, Body: body})
 		return heard(t, sub, body, 20*time.Millisecond)

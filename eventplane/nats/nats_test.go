@@ -68,7 +68,7 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-func TestWhatIsPublishedAfterLiveIsHeard(t *testing.T) {
+func TestEventsPublishedAfterLiveArrive(t *testing.T) {
 	t.Parallel()
 	srv := natstest.Run(t)
 	pub, ctx := natsdriver.NewPublisher(dial(t, srv)), deadline(t)
@@ -130,7 +130,7 @@ func TestDroppedIsExact(t *testing.T) {
 	}
 }
 
-func TestPublishSaysWhatTheServerTakes(t *testing.T) {
+func TestPublishReportsTheServersLimit(t *testing.T) {
 	t.Parallel()
 	srv := natstest.Run(t, natstest.MaxPayload(1024))
 	pub := natsdriver.NewPublisher(dial(t, srv))
@@ -140,7 +140,7 @@ func TestPublishSaysWhatTheServerTakes(t *testing.T) {
 	}
 }
 
-func TestAStatusWithoutABodyIsAFrameError(t *testing.T) {
+func TestStatusWithoutBodyIsAFrameError(t *testing.T) {
 	t.Parallel()
 	srv := natstest.Run(t)
 	ctx, nc := deadline(t), dial(t, srv)
@@ -155,7 +155,7 @@ func TestAStatusWithoutABodyIsAFrameError(t *testing.T) {
 	must(t, sub.Next(ctx, &m))
 }
 
-func TestARefusedSubscriptionFails(t *testing.T) {
+func TestRefusedSubscriptionFails(t *testing.T) {
 	t.Parallel()
 	srv := natstest.Run(t, natstest.Denied("u", "p", "", "events"))
 	nc := dial(t, srv, nats.UserInfo("u", "p"), nats.PermissionErrOnSubscribe(true))

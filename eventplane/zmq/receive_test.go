@@ -19,7 +19,7 @@ func message(topic string, body []byte) *frames {
 }
 
 // Not parallel: it counts the bytes that are allocated, by anybody.
-func TestOnlyWhatIsKeptIsCopied(t *testing.T) {
+func TestOnlyKeptMessagesAreCopied(t *testing.T) {
 	const size, runs = 3 << 20, 10
 	junk := message("kv-events", make([]byte, size))
 	junk.part[3][0] = 7

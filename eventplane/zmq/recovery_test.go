@@ -72,12 +72,12 @@ func bindAgain(t *testing.T, s *zmq.Socket, endpoint string) {
 // Something else listens where the peers are expected, and later the real ones.
 func TestJunkPeers(t *testing.T) {
 	t.Parallel()
-	for _, junk := range []string{
-		"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" + strings.Repeat(" ", 100),
-		"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03\x00NULL" + strings.Repeat("\x00", 48) + "\x04\xff\xff\xff\xff",
-		strings.Repeat("\xff", 4096),
+	for name, junk := range map[string]string{
+		"an HTTP server":         "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" + strings.Repeat(" ", 100),
+		"a greeting without end": "\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03\x00NULL" + strings.Repeat("\x00", 48) + "\x04\xff\xff\xff\xff",
+		"noise":                  strings.Repeat("\xff", 4096),
 	} {
-		t.Run("", func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {

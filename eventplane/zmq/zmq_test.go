@@ -242,9 +242,9 @@ func TestConnectIsASet(t *testing.T) {
 	await(t, s, sub, "again")
 }
 
-// TestLastEventsOfOneThatLeaves disconnects right after a burst was sent, most
+// TestLastEventsOfDisconnectedPublisher disconnects right after a burst was sent, most
 // of which is still under way.
-func TestLastEventsOfOneThatLeaves(t *testing.T) {
+func TestLastEventsOfDisconnectedPublisher(t *testing.T) {
 	t.Parallel()
 	s, endpoint := foreignPublisher(t)
 	sub := subscribe(t, open(t, zmqdriver.Options{}), "kv-events")

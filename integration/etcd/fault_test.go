@@ -59,9 +59,9 @@ func TestServerRestart(t *testing.T) {
 		wipe   bool
 		end    func(*server)
 	}{
-		{"ShorterThanTheTTL", 500 * time.Millisecond, false, (*server).stop},
-		{"LongerThanTheTTL", 5 * time.Second, false, (*server).kill},
-		{"WithItsDataLost", 3 * time.Second, true, (*server).kill},
+		{"shorter than the TTL", 500 * time.Millisecond, false, (*server).stop},
+		{"longer than the TTL", 5 * time.Second, false, (*server).kill},
+		{"with its data lost", 3 * time.Second, true, (*server).kill},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -113,7 +113,7 @@ func TestStalledServer(t *testing.T) {
 	w.expect("synced", "+1", "+66", "-66")
 }
 
-func TestCompactionUnderAWatchThatWasCut(t *testing.T) {
+func TestCompactionUnderADisconnectedWatch(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
 	client := newClient(t, s.url(), nil)
@@ -166,7 +166,7 @@ func TestCompactionUnderAnOpenWatch(t *testing.T) {
 	}
 }
 
-func TestUnregisterAfterADisturbanceIsSeenAtOnce(t *testing.T) {
+func TestUnregisterAfterUncertaintyIsSeenAtOnce(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
 	client, other := newClient(t, s.url(), nil), newClient(t, s.url(), nil)
@@ -218,7 +218,7 @@ func TestLeaseRevokedFromOutside(t *testing.T) {
 	register(t, client, 41, worker)
 }
 
-func TestForeignWritesOverOurs(t *testing.T) {
+func TestOtherWriterOverwritesOurs(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
 	log := &lines{}
@@ -276,7 +276,7 @@ func TestFailedRequestsLeaveNothing(t *testing.T) {
 	})
 }
 
-func TestOwnerThatWasCutOffComesBack(t *testing.T) {
+func TestDisconnectedOwnerRegistersAgain(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
 	p, log := newProxy(t, s.config.Listen), &lines{}
@@ -293,7 +293,7 @@ func TestOwnerThatWasCutOffComesBack(t *testing.T) {
 	}
 }
 
-func TestNothingListens(t *testing.T) {
+func TestOpenWithoutServer(t *testing.T) {
 	t.Parallel()
 	p := newProxy(t, "127.0.0.1:1")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)

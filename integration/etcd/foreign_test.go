@@ -48,19 +48,19 @@ func writeForeign(t *testing.T, raw *clientv3.Client, ttl int64) clientv3.LeaseI
 	return lease.ID
 }
 
-func TestForeignWriter(t *testing.T) {
+func TestOtherWriter(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name string
 		ttl  int64
 		die  func(*clientv3.Client, clientv3.LeaseID) error
 	}{
-		{"Revokes", 60, func(raw *clientv3.Client, lease clientv3.LeaseID) error {
+		{"revokes", 60, func(raw *clientv3.Client, lease clientv3.LeaseID) error {
 			_, err := raw.Revoke(t.Context(), lease)
 			return err
 		}},
-		{"Expires", 1, func(*clientv3.Client, clientv3.LeaseID) error { return nil }},
-		{"IsDeleted", 60, func(raw *clientv3.Client, _ clientv3.LeaseID) error {
+		{"expires", 1, func(*clientv3.Client, clientv3.LeaseID) error { return nil }},
+		{"is deleted", 60, func(raw *clientv3.Client, _ clientv3.LeaseID) error {
 			_, err := raw.Delete(t.Context(), "v1/", clientv3.WithPrefix())
 			return err
 		}},

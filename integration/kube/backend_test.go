@@ -30,7 +30,7 @@ type place struct {
 // in makes a place of the test's own.
 func (c *cluster) in(t *testing.T) place {
 	t.Helper()
-	name := strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))
+	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
 	return place{t, c, name}
 }
 
@@ -146,13 +146,13 @@ func TestBackend(t *testing.T) {
 		name string
 		run  func(place)
 	}{
-		{"RuntimeObjects", runtimeObjects},
-		{"PodsComeAndGo", podsComeAndGo},
-		{"Containers", containers},
-		{"BrokenObjects", brokenObjects},
-		{"Register", register},
-		{"WriteThatFails", writeThatFails},
-		{"WithoutDefinition", withoutDefinition},
+		{"objects of Dynamo", runtimeObjects},
+		{"pods come and go", podsComeAndGo},
+		{"containers", containers},
+		{"broken objects", brokenObjects},
+		{"register", register},
+		{"write that fails", writeThatFails},
+		{"without definition", withoutDefinition},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -138,5 +138,5 @@ func TestConformance(t *testing.T) {
 		}
 		// Kubernetes keeps numbers exact up to 53 bits. And what another pod has
 		// registered stands in that pod's own object, so it is not taken over.
-	}, "IDsOf64Bits", "TakenOver")
+	}, "ids of 64 bits", "a registration is taken over")
 }
