@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net/netip"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/dynplane/dynplane/codec"
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/natsconn"
@@ -59,8 +61,31 @@ type Config struct {
 	// before it drops the newest; 0 is 100,000. Both concern ZMQ alone.
 	IOThreads, QueueSize int
 
-	// NATS is for the event plane's own connection.
+	// NATS has the settings of the connection that the client dials when it is
+	// first used, and closes in Shutdown. It is ignored on ZMQ.
 	NATS natsconn.Config
+
+	// NATSConn is an open connection of the caller to use instead of dialling
+	// one. NATS must then be its zero value; [ConfigFromEnv] sets it. The
+	// client never closes or drains the connection; Shutdown removes all
+	// subscriptions that the client made. It is ignored on ZMQ.
+	//
+	// The options of the connection apply, and some change how events travel:
+	//
+	//   - While disconnected, a connection buffers what is published, 8 MiB
+	//     unless [nats.ReconnectBufSize] changes it. Publish then succeeds, and
+	//     the events arrive late, after the reconnect. With a size of -1, which
+	//     connections of package natsconn have, Publish fails instead with
+	//     [nats.ErrReconnectBufExceeded].
+	//   - After 60 attempts to reconnect, unless [nats.MaxReconnects] changes
+	//     it, the connection is closed. Next, Publish and the opening of
+	//     publishers and subscribers then fail with [nats.ErrConnectionClosed].
+	//   - A subscription that the server does not permit fails in Next only with
+	//     [nats.PermissionErrOnSubscribe]. Without it, it receives nothing, and
+	//     the error handler of the connection is called.
+	//   - With [nats.NoEcho], the subscribers of a client do not receive the
+	//     events of its own publishers.
+	NATSConn *nats.Conn
 
 	// Reason says in a line why the settings are what they are, for the log.
 	Reason string
@@ -94,6 +119,11 @@ func (c Config) resolve() (Config, error) {
 	}
 	if c.Reason == "" {
 		c.Reason = "set by the program"
+	}
+	if c.Transport == discovery.TransportNATS {
+		if err := c.checkNATS(); err != nil {
+			return c, err
+		}
 	}
 	return c, c.Broker.validate()
 }

@@ -2,6 +2,8 @@ package eventplane
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/nats-io/nats.go"
 
@@ -10,11 +12,13 @@ import (
 	"github.com/dynplane/dynplane/natsconn"
 )
 
-// natsTransport is NATS core. It dials when it is first used.
+// natsTransport uses NATS core subjects, over a connection of the caller or one
+// that it dials when it is first used.
 type natsTransport struct {
 	config  natsconn.Config
-	dialing chan struct{} // holds a token while somebody looks at nc
+	dialing chan struct{} // a mutex around nc that a context can interrupt
 	nc      *nats.Conn
+	dialled bool // nc is closed by close
 }
 
 func newNATSTransport(c Config) *natsTransport {
@@ -25,10 +29,25 @@ func newNATSTransport(c Config) *natsTransport {
 	if conf.Name == "" {
 		conf.Name = "dynplane eventplane"
 	}
-	return &natsTransport{config: conf, dialing: make(chan struct{}, 1)}
+	return &natsTransport{config: conf, dialing: make(chan struct{}, 1), nc: c.NATSConn}
 }
 
-// conn is no mutex around the dialling, so that ctx ends the wait for another.
+// checkNATS checks the settings of the connection; c is resolved to NATS.
+func (c Config) checkNATS() error {
+	switch {
+	case c.NATSConn == nil:
+		return nil
+	case c.NATS != natsconn.Config{}:
+		return errors.New("NATSConn and NATS are both set: want NATSConn to use that connection, or NATS to dial one")
+	case c.NATSConn.IsClosed():
+		return fmt.Errorf("NATSConn: want an open connection: %w", nats.ErrConnectionClosed)
+	case c.NATSConn.IsDraining():
+		return fmt.Errorf("NATSConn: want an open connection: %w", nats.ErrConnectionDraining)
+	}
+	return nil
+}
+
+// conn returns the connection, which it dials if there is none yet.
 func (n *natsTransport) conn(ctx context.Context) (*nats.Conn, error) {
 	select {
 	case n.dialing <- struct{}{}:
@@ -37,12 +56,19 @@ func (n *natsTransport) conn(ctx context.Context) (*nats.Conn, error) {
 		return nil, ctx.Err()
 	}
 	if n.nc != nil {
+		if n.nc.IsClosed() {
+			return nil, nats.ErrConnectionClosed
+		}
 		return n.nc, nil
 	}
-	// A subscription that the server refuses should fail, not stay silent.
+	// Without this option, a subscription that the server refuses would receive
+	// nothing and never fail.
 	nc, err := natsconn.Connect(ctx, n.config, nats.PermissionErrOnSubscribe(true))
-	n.nc = nc
-	return nc, err
+	if err != nil {
+		return nil, err
+	}
+	n.nc, n.dialled = nc, true
+	return nc, nil
 }
 
 func (n *natsTransport) publisher(ctx context.Context, r route) (*pubConn, error) {
@@ -77,7 +103,7 @@ func (n *natsTransport) subscriber(ctx context.Context, r route) (*subConn, erro
 }
 
 func (n *natsTransport) close() error {
-	if n.nc != nil {
+	if n.dialled {
 		n.nc.Close()
 	}
 	return nil

@@ -79,7 +79,9 @@ func (p *Publisher) Close() error {
 	}
 	p.closed = true
 	if !p.nc.IsConnected() {
-		return nil // nothing is queued
+		// There is nothing to wait for. If the connection buffers, it sends
+		// what is buffered once it has reconnected.
+		return nil
 	}
 	if err := p.nc.FlushTimeout(closeFlush); err != nil {
 		return fmt.Errorf("nats: flush at the end: %w", err)

@@ -1,0 +1,169 @@
+package eventplane_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/memory"
+	"github.com/dynplane/dynplane/eventplane"
+	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/waittest"
+	"github.com/dynplane/dynplane/natsconn"
+)
+
+func dial(tb testing.TB, url string, opts ...nats.Option) *nats.Conn {
+	tb.Helper()
+	nc, err := nats.Connect(url, opts...)
+	must(tb, err)
+	tb.Cleanup(nc.Close)
+	return nc
+}
+
+// Publishers, subscribers and their client are shut down, one of each by the
+// client alone. The connection goes on as if they had never been.
+func TestShutdownLeavesTheCallersConnection(t *testing.T) {
+	t.Parallel()
+	srv := natstest.Run(t)
+	nc, ctx := dial(t, srv.URL()), patient(t)
+	own, err := nc.SubscribeSync("own")
+	must(t, err)
+	must(t, nc.Flush())
+	subscriptions := srv.Server().NumSubscriptions()
+
+	plane, err := eventplane.New(eventplane.Config{NATSConn: nc}, newDiscovery(t, memory.New()))
+	must(t, err)
+	for _, topic := range []string{"a", "b"} {
+		sub, err := plane.Subscriber(ctx, backend, topic)
+		must(t, err)
+		must(t, sub.Ready(ctx))
+		pub, err := plane.Publisher(ctx, backend, topic)
+		must(t, err)
+		must(t, pub.Publish(ctx, topic))
+		ev, err := sub.Next(ctx)
+		must(t, err)
+		if ev.PublisherID != pub.ID() {
+			t.Errorf("publisher %d: want %d", ev.PublisherID, pub.ID())
+		}
+		if topic == "a" {
+			must(t, pub.Shutdown(ctx))
+			must(t, sub.Shutdown(ctx))
+		}
+	}
+	must(t, plane.Shutdown(ctx))
+
+	if nc.Status() != nats.CONNECTED || nc.Stats().Reconnects != 0 || nc.NumSubscriptions() != 1 {
+		t.Errorf("status %v, %d subscriptions: want connected, with the caller's one", nc.Status(), nc.NumSubscriptions())
+	}
+	waittest.Eventually(t, "the server has the caller's subscription alone", func() bool {
+		return srv.Server().NumSubscriptions() == subscriptions
+	})
+	must(t, nc.Publish("own", []byte("x")))
+	_, err = own.NextMsgWithContext(ctx)
+	must(t, err)
+}
+
+func TestNewRefusesACallersConnection(t *testing.T) {
+	t.Parallel()
+	url := natstest.Run(t).URL()
+	closed, draining, open := dial(t, url), dial(t, url), dial(t, url)
+	closed.Close()
+	blocked, release := make(chan struct{}), make(chan struct{})
+	_, err := draining.Subscribe("x", func(*nats.Msg) { close(blocked); <-release })
+	must(t, err)
+	must(t, draining.Publish("x", nil))
+	<-blocked // a drain waits for the handler
+	defer close(release)
+	must(t, draining.Drain())
+
+	for name, tc := range map[string]struct {
+		cfg  eventplane.Config
+		want error
+	}{
+		"closed":   {eventplane.Config{NATSConn: closed}, nats.ErrConnectionClosed},
+		"draining": {eventplane.Config{NATSConn: draining}, nats.ErrConnectionDraining},
+		"both":     {eventplane.Config{NATSConn: open, NATS: natsconn.Config{URL: url}}, nil},
+	} {
+		_, err := eventplane.New(tc.cfg, nil)
+		if err == nil || tc.want != nil && !errors.Is(err, tc.want) {
+			t.Errorf("%s: error %v: want %v", name, err, tc.want)
+		}
+	}
+	if !open.IsConnected() {
+		t.Error("a connection that was refused is no longer connected: want it untouched")
+	}
+}
+
+// The connection is closed by its owner while the client uses it.
+func TestACallersConnectionThatIsClosed(t *testing.T) {
+	t.Parallel()
+	nc, ctx, registry := dial(t, natstest.Run(t).URL()), patient(t), newDiscovery(t, memory.New())
+	plane := newPlane(t, eventplane.Config{NATSConn: nc}, registry)
+	pub, err := plane.Publisher(ctx, backend, "kv-events")
+	must(t, err)
+	sub, err := plane.Subscriber(ctx, backend, "kv-events")
+	must(t, err)
+	nc.Close()
+
+	_, next := sub.Next(ctx)
+	_, publisher := plane.Publisher(ctx, backend, "more")
+	_, subscriber := plane.Subscriber(ctx, backend, "more")
+	for name, err := range map[string]error{
+		"Next": next, "Ready": sub.Ready(ctx), "Publish": pub.Publish(ctx, 1), "Publisher": publisher, "Subscriber": subscriber,
+	} {
+		if !errors.Is(err, nats.ErrConnectionClosed) {
+			t.Errorf("%s: error %v: want ErrConnectionClosed", name, err)
+		}
+	}
+	found, err := registry.List(ctx, discovery.Query{Kind: discovery.KindEventChannel})
+	if err != nil || len(found) != 1 {
+		t.Errorf("registered %v, %v: want the first publisher alone", found, err)
+	}
+}
+
+// While the server is away, Publish succeeds on a connection that buffers and
+// fails on one that does not. The buffered event arrives after the reconnect.
+func TestPublishWhileDisconnected(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		opts []nats.Option
+		want error
+	}{
+		"buffered":   {nil, nil},
+		"unbuffered": {[]nats.Option{nats.ReconnectBufSize(-1)}, nats.ErrReconnectBufExceeded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := natstest.Run(t)
+			opts := append(tc.opts, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+			nc, ctx := dial(t, srv.URL(), opts...), patient(t)
+			plane := newPlane(t, eventplane.Config{NATSConn: nc}, newDiscovery(t, memory.New()))
+			sub, err := plane.Subscriber(ctx, backend, "kv-events")
+			must(t, err)
+			must(t, sub.Ready(ctx))
+			pub, err := plane.Publisher(ctx, backend, "kv-events")
+			must(t, err)
+
+			srv.Stop()
+			waittest.Eventually(t, "the connection is lost", nc.IsReconnecting)
+			if err := pub.Publish(ctx, 0); !errors.Is(err, tc.want) {
+				t.Errorf("publish while disconnected: error %v: want %v", err, tc.want)
+			}
+			srv.Start()
+			must(t, sub.Ready(ctx))
+			must(t, pub.Publish(ctx, 1))
+			ev, err := sub.Next(ctx)
+			must(t, err)
+			want := uint64(0)
+			if tc.want != nil {
+				want = 1 // the event that could not be sent used up a sequence
+			}
+			if ev.Sequence != want {
+				t.Errorf("sequence %d: want %d", ev.Sequence, want)
+			}
+		})
+	}
+}
