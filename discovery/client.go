@@ -10,15 +10,17 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // Options are the settings of a Client. The zero value is useful.
 type Options struct {
-	// InstanceID is the id under which Register registers. Zero takes a
-	// random one, which is right unless ids are given out elsewhere.
+	// InstanceID is the id under which Register registers. Zero means a random
+	// one, which is right unless ids are assigned elsewhere.
 	InstanceID uint64
 
-	// Logger hears warnings about foreign values; nil is silent.
+	// Logger receives warnings about invalid entries; nil disables logging.
 	Logger *slog.Logger
 }
 
@@ -31,7 +33,7 @@ type Client struct {
 	snapshots atomic.Uint64 // made so far
 }
 
-// NewClient makes a client over a store, which it shuts down with itself.
+// NewClient returns a client of a store. Its Shutdown shuts the store down.
 func NewClient(store Store, o Options) *Client {
 	if o.InstanceID == 0 {
 		o.InstanceID = NewInstanceID()
@@ -49,10 +51,10 @@ func orSilent(log *slog.Logger) *slog.Logger {
 // InstanceID returns the id under which Register registers.
 func (c *Client) InstanceID() uint64 { return c.instance }
 
-// Stats counts what a client has met.
+// Stats are the counters of a client.
 type Stats struct {
-	// InvalidEntries counts the entries that were skipped because they are no
-	// valid registration. An entry read twice counts twice.
+	// InvalidEntries counts the entries that were skipped because they are not
+	// valid registrations. An entry that is read twice counts twice.
 	InvalidEntries uint64
 }
 
@@ -65,7 +67,7 @@ type Registration struct {
 	lease    Lease
 }
 
-// Unregister removes the registration; readers see it at once. It is
+// Unregister removes the registration; readers see the removal at once. It is
 // idempotent.
 func (r *Registration) Unregister(ctx context.Context) error {
 	if err := r.lease.Unregister(ctx); err != nil {
@@ -74,9 +76,9 @@ func (r *Registration) Unregister(ctx context.Context) error {
 	return nil
 }
 
-// Wait blocks until the registration has ended and says why: an error that
-// wraps ErrTakenOver, ErrClosed after Unregister or Shutdown, or that of ctx.
-// A lease that was lost and taken again is no end.
+// Wait blocks until the registration has ended and returns the cause: an error
+// that wraps ErrTakenOver, ErrClosed after Unregister or Shutdown, or ctx.Err().
+// A lease that is lost and written again does not end the registration.
 func (r *Registration) Wait(ctx context.Context) error {
 	err := r.lease.Wait(ctx)
 	if ctx.Err() != nil {
@@ -90,15 +92,16 @@ func (c *Client) Register(ctx context.Context, spec Spec) (*Registration, error)
 	return c.RegisterAs(ctx, c.instance, spec)
 }
 
-// RegisterAs registers spec under an id of its own, as each publisher of
-// events has one. What is registered under the same id is taken over. A Model
-// that does not go with those of its endpoint is refused with ErrModelConflict.
+// RegisterAs registers spec under the given id, such as that of a publisher of
+// events, and takes over an existing registration of the same id. A Model that
+// conflicts with those of its endpoint is refused with ErrModelConflict.
 func (c *Client) RegisterAs(ctx context.Context, instance uint64, spec Spec) (*Registration, error) {
 	return c.RegisterInstance(ctx, Instance{InstanceID: instance, Spec: spec})
 }
 
-// RegisterInstance registers an instance that was read elsewhere. What is
-// stored is its Raw if it has one, with the fields that are not known here.
+// RegisterInstance registers an instance that was read elsewhere. It stores the
+// instance's Raw if there is one, including the fields that this version of the
+// package does not know.
 func (c *Client) RegisterInstance(ctx context.Context, in Instance) (*Registration, error) {
 	spec, id := in.Spec, in.ID()
 	if spec == nil {
@@ -135,9 +138,9 @@ func (c *Client) RegisterInstance(ctx context.Context, in Instance) (*Registrati
 	return reg, nil
 }
 
-// confirmModel looks for a conflict again once the model is registered, and
-// takes it back if there is one. The list must show our own record: a replica
-// may lag behind the write.
+// confirmModel repeats the conflict check once the model is registered, and
+// unregisters it if there is a conflict. The list must contain the client's own
+// entry: a replica may lag behind the write.
 func (c *Client) confirmModel(ctx context.Context, reg *Registration, model Model) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -147,10 +150,10 @@ func (c *Client) confirmModel(ctx context.Context, reg *Registration, model Mode
 			return nil
 		}
 		if err == nil {
-			err = sleep(ctx, 50*time.Millisecond)
+			err = wait.Sleep(ctx, 50*time.Millisecond)
 		}
 		if err != nil {
-			// The caller's context may be what ended it.
+			// The caller's context may be the cause.
 			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
 			return errors.Join(err, reg.Unregister(undo))
@@ -158,18 +161,7 @@ func (c *Client) confirmModel(ctx context.Context, reg *Registration, model Mode
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// List returns what matches q now, ordered by ID.
+// List returns the instances that match q now, ordered by ID.
 func (c *Client) List(ctx context.Context, q Query) ([]Instance, error) {
 	found := map[ID]Instance{}
 	for ev, err := range c.Watch(ctx, q) {
@@ -179,7 +171,8 @@ func (c *Client) List(ctx context.Context, q Query) ([]Instance, error) {
 		if ev.Type == Synced {
 			break
 		}
-		// What changes while it is listed comes twice, or goes again.
+		// An instance that changes during the listing is delivered twice, or
+		// removed again.
 		if id := ev.Instance.ID(); ev.Type == Added {
 			found[id] = ev.Instance
 		} else {
@@ -189,16 +182,16 @@ func (c *Client) List(ctx context.Context, q Query) ([]Instance, error) {
 	return slices.SortedFunc(maps.Values(found), func(a, b Instance) int { return a.ID().Compare(b.ID()) }), nil
 }
 
-// EventType says what an Event is.
+// EventType is the kind of an Event.
 type EventType uint8
 
 // The events of a watch.
 const (
-	// Added: the instance is there, or its value has changed.
+	// Added: the instance is registered, or its value has changed.
 	Added EventType = iota + 1
-	// Removed: the instance is gone; Instance is its last value.
+	// Removed: the instance is no longer registered; Instance is its last value.
 	Removed
-	// Synced: all that was there at the beginning has been Added.
+	// Synced: everything that was registered when the watch began has been Added.
 	Synced
 )
 
@@ -233,9 +226,9 @@ func (e Event) String() string {
 }
 
 // Watch yields the instances that match q as Added, then Synced once, then each
-// change, until ctx is done or the loop is left. Its last element is an error
-// that says why it ended, ctx.Err() among them. A watch that loses its store
-// finds it again by itself; nothing is reported twice or missed by that.
+// change, until ctx is done or the caller leaves the loop. Its last element is
+// the error that ended it, which may be ctx.Err(). A watch that loses its store
+// reconnects by itself; no change is reported twice or missed thereby.
 func (c *Client) Watch(ctx context.Context, q Query) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		if err := c.watch(ctx, q, func(ev Event) bool { return yield(ev, nil) }); err != nil {
@@ -252,7 +245,7 @@ func (c *Client) watch(ctx context.Context, q Query, emit func(Event) bool) (err
 	}
 	defer func() {
 		if cerr := watcher.Close(); cerr != nil {
-			c.log.Debug("discovery: watch closed with an error", "error", cerr)
+			c.log.Debug("discovery: close of a watch failed", "error", cerr)
 		}
 	}()
 	rec := newReconciler()
@@ -282,13 +275,14 @@ func watchError(ctx context.Context, q Query, err error) error {
 
 func (c *Client) warnBad(key string, err error) {
 	c.bad.Add(1)
-	// Who wrote it chose what the error quotes, and how much of it.
-	c.log.Warn("discovery: skipped an entry that is no valid registration; remove it or mend its writer",
+	// The error quotes untrusted input; truncate it.
+	c.log.Warn("discovery: skipped an invalid entry; remove it or fix its writer",
 		"key", key, "error", fmt.Sprintf("%.300s", err))
 }
 
-// Shutdown unregisters all that the client registered, at once, and releases
-// its store. It is idempotent. Watches end with an error.
+// Shutdown unregisters everything that the client registered, at once, and
+// shuts the store down. It is idempotent. Open watches end with an error that
+// wraps ErrClosed.
 func (c *Client) Shutdown(ctx context.Context) error {
 	if err := c.store.Shutdown(ctx); err != nil {
 		return fmt.Errorf("discovery: shutdown: %w", err)

@@ -9,15 +9,15 @@ import (
 	"reflect"
 )
 
-// ErrModelConflict is wrapped by the error of a Register whose model does not
-// go with one that its endpoint serves already.
+// ErrModelConflict is wrapped by the error of a Register whose model conflicts
+// with one that its endpoint already serves.
 var ErrModelConflict = errors.New("another model is registered there")
 
 // ErrSourceConflict is wrapped by the error of a Register whose EventSource is
-// registered with other metadata: a source never changes.
+// already registered with other metadata: a source never changes.
 var ErrSourceConflict = errors.New("the source is registered with other metadata")
 
-// checkSource lets the same source be registered again, and no other.
+// checkSource refuses a source that is registered with other metadata.
 func (c *Client) checkSource(ctx context.Context, source EventSource, own ID) error {
 	present, err := c.List(ctx, Query{Kind: KindEventSource, Scope: source.Scope, Topic: source.Topic})
 	if err != nil {
@@ -31,7 +31,7 @@ func (c *Client) checkSource(ctx context.Context, source EventSource, own ID) er
 	return nil
 }
 
-// equalJSON compares values, not spelling; numbers exactly.
+// equalJSON compares values, not their spelling, and numbers exactly.
 func equalJSON(a, b json.RawMessage) bool {
 	decode := func(data json.RawMessage) (v any) {
 		d := json.NewDecoder(bytes.NewReader(data))
@@ -44,7 +44,7 @@ func equalJSON(a, b json.RawMessage) bool {
 	return reflect.DeepEqual(decode(a), decode(b))
 }
 
-// modelIdentity is what two cards of one endpoint must agree on.
+// modelIdentity is the part of a card that all models of one endpoint share.
 type modelIdentity struct {
 	displayName string
 	sourcePath  string
@@ -67,7 +67,7 @@ func (m Model) identity() (modelIdentity, error) {
 		displayName: *card.DisplayName,
 		lora:        m.Suffix != "" || card.LoRA != nil && string(card.LoRA) != "null",
 	}
-	// A source path that is no string counts as none, as in the runtime.
+	// A source path that is not a string counts as none, as in Dynamo.
 	_ = json.Unmarshal(card.SourcePath, &id.sourcePath)
 	return id, nil
 }
@@ -79,8 +79,8 @@ func (a modelIdentity) base() string {
 	return a.displayName
 }
 
-// compatible follows the runtime: an adapter goes with its base model, and
-// otherwise the names are equal.
+// compatible follows Dynamo's rule: an adapter is compatible with its base
+// model, and any other two models must have equal names.
 func (a modelIdentity) compatible(b modelIdentity) bool {
 	if a.lora || b.lora {
 		return a.base() == b.base()
@@ -88,7 +88,7 @@ func (a modelIdentity) compatible(b modelIdentity) bool {
 	return a.displayName == b.displayName
 }
 
-// checkConflict lists the models of the endpoint and compares. It is called
+// checkConflict compares model with the others of its endpoint. It is called
 // before and after the registration, since two workers may register at once.
 func (c *Client) checkConflict(ctx context.Context, model Model, own ID) (found bool, err error) {
 	want, err := model.identity()
@@ -101,7 +101,7 @@ func (c *Client) checkConflict(ctx context.Context, model Model, own ID) (found 
 	}
 	for _, instance := range present {
 		if instance.ID() == own {
-			found = true // what is there under our own id is replaced by us
+			found = true // an entry under the client's own id is replaced
 			continue
 		}
 		other, err := instance.Spec.(Model).identity()

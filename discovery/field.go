@@ -8,13 +8,14 @@ import (
 )
 
 // WatchField yields a live view of one field of the model cards that match q:
-// the whole map from instance id to the field, first once all that is there has
-// been read, then whenever it has changed. Each map is the caller's to keep.
+// the whole map from instance id to the field, first when all present cards have
+// been read, then whenever it has changed. The caller may keep each map.
 //
-// Where an instance serves a model and adapters of it, the card without a
-// suffix counts, else that with the first suffix. A card that cannot be decoded
-// is counted in Stats and skipped with a warning. Like Watch, it ends with ctx
-// or the loop, and its last element is an error that says why.
+// If an instance serves a model and adapters of it, the card without a suffix
+// counts, else that with the first suffix. A card that cannot be decoded is
+// counted in Stats and skipped with a warning. Like Watch, it ends with ctx or
+// when the caller leaves the loop, and its last element is the error that ended
+// it.
 func WatchField[Card, V any](ctx context.Context, c *Client, q Query, field func(Card) V) iter.Seq2[map[uint64]V, error] {
 	q.Kind = KindModel
 	return func(yield func(map[uint64]V, error) bool) {

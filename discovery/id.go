@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// Kind says what a registration is.
+// Kind is the type of a registration.
 type Kind uint8
 
 // The kinds of registrations.
@@ -24,7 +24,7 @@ const (
 
 var kindNames = [...]string{"", "Endpoint", "Model", "EventChannel", "EventSource"}
 
-// String returns the name that the JSON of an instance gives in its field type.
+// String returns the name of the kind in the field "type" of an instance's JSON.
 func (k Kind) String() string {
 	if k == 0 || int(k) >= len(kindNames) {
 		return fmt.Sprintf("Kind(%d)", uint8(k))
@@ -49,9 +49,9 @@ func parseKind(name string) (Kind, error) {
 // kind.
 var ErrKind = errors.New("wrong kind of registration")
 
-// ID names one registration. It is comparable and can be the key of a map.
-// Topic is set for event channels and sources only, Suffix for models only and
-// there it is optional.
+// ID identifies one registration. It is comparable and can be the key of a map.
+// Topic is set only for event channels and sources, Suffix only for models, where
+// it is optional.
 type ID struct {
 	Kind     Kind
 	Scope    Scope
@@ -60,14 +60,15 @@ type ID struct {
 	Instance uint64
 }
 
-// maxInstanceID keeps ids exact where JSON numbers pass through a float64.
+// maxInstanceID keeps ids exact in readers that parse JSON numbers as float64.
 const maxInstanceID = 1<<53 - 1
 
-// NewInstanceID returns a random id of 53 bits, never zero.
+// NewInstanceID returns a random id of at most 53 bits, never zero. Two workers
+// draw the same id with negligible probability.
 func NewInstanceID() uint64 { return 1 + rand.Uint64N(maxInstanceID) }
 
-// Expect returns an error that wraps ErrKind and names both kinds if id is not
-// of the kind wanted.
+// Expect returns nil if id is of the given kind, and otherwise an error that
+// wraps ErrKind and names both kinds.
 func (id ID) Expect(want Kind) error {
 	if id.Kind == want {
 		return nil
@@ -85,7 +86,8 @@ func (id ID) Expect(want Kind) error {
 //	source                       namespace/ns[/component/comp[/endpoint/ep]]/topic/topic/id
 //
 // The id is lower-case hex without padding. A slash or percent sign in a name
-// is written %2F or %25; the last two forms write names as EncodeSegment does.
+// is written %2F or %25; the last two forms contain names as EncodeSegment writes
+// them.
 //
 // The path of the zero ID is empty.
 func (id ID) Path() string {
@@ -109,7 +111,8 @@ func (id ID) Path() string {
 // String is Path.
 func (id ID) String() string { return id.Path() }
 
-// Compare orders ids by kind, scope, topic, instance and suffix.
+// Compare orders ids by kind, scope, topic, instance and suffix. It returns -1, 0
+// or 1, as cmp.Compare does.
 func (id ID) Compare(o ID) int {
 	return cmp.Or(
 		cmp.Compare(id.Kind, o.Kind),
@@ -129,9 +132,10 @@ func joinPath(names ...string) string {
 	return strings.Join(names, "/")
 }
 
-// ParseID reads a path as Path writes it. Which parts a path has depends on
-// the kind, so the kind is given. For event channels the paths of the newer
-// generation (namespace/ns[/component/comp]/topic/topic/id) are read too.
+// ParseID parses a path in the form of Path. The parts of a path depend on the
+// kind, which the caller must give. For event channels it also accepts the paths
+// of Dynamo's newer generation (namespace/ns[/component/comp]/topic/topic/id). The
+// error gives the number of parts found, or the part that is wrong.
 func ParseID(kind Kind, path string) (ID, error) {
 	parts := strings.Split(path, "/")
 	id, err := ID{}, error(nil)
@@ -173,45 +177,44 @@ func parseFlat(kind Kind, parts []string, most int, decode func(string) (string,
 	id := ID{Kind: kind, Scope: Scope{names[0], names[1], names[2]}, Instance: instance}
 	if len(names) == 5 {
 		if id.Suffix = names[4]; id.Suffix == "" {
-			return ID{}, errors.New("the suffix is empty: leave out the last slash")
+			return ID{}, errors.New("the suffix is empty: omit the last slash")
 		}
 	}
 	return id, nil
 }
 
+// parseChannel parses the path of an event channel or source, in the flat
+// form or in the one with a word before each name. The number of parts
+// distinguishes them.
 func parseChannel(kind Kind, parts []string, decode func(string) (string, error)) (ID, error) {
-	if len(parts) == 4 {
-		parts = []string{"namespace", parts[0], "component", parts[1], "topic", parts[2], parts[3]}
-	}
-	// Pairs of a word and a name, then the id.
-	if n := len(parts); n != 5 && n != 7 && n != 9 {
-		return ID{}, fmt.Errorf("%d parts: want 4 (ns/comp/topic/id), or 5, 7 or 9 (namespace/ns[/component/comp[/endpoint/ep]]/topic/topic/id)", n)
-	}
-	last := len(parts) - 1
-	instance, err := parseInstance(parts[last])
-	if err != nil {
-		return ID{}, err
-	}
 	names, err := decodeAll(parts, decode)
 	if err != nil {
 		return ID{}, err
 	}
-	id := ID{Kind: kind, Instance: instance}
-	slots := []struct {
-		word string
-		name *string
-	}{{"namespace", &id.Scope.Namespace}, {"component", &id.Scope.Component}, {"endpoint", &id.Scope.Endpoint}}
-	slots = append(slots[:last/2-1], struct {
-		word string
-		name *string
-	}{"topic", &id.Topic})
-	for i, slot := range slots {
-		if names[2*i] != slot.word {
-			return ID{}, fmt.Errorf("part %d is %q: want %q", 2*i+1, names[2*i], slot.word)
-		}
-		*slot.name = names[2*i+1]
+	id := ID{Kind: kind}
+	var words []string
+	switch len(parts) {
+	case 4: // ns/comp/topic/id
+		id.Scope, id.Topic = Scope{Namespace: names[0], Component: names[1]}, names[2]
+	case 5: // namespace/ns/topic/topic/id
+		words = []string{"namespace", "topic"}
+		id.Scope, id.Topic = Scope{Namespace: names[1]}, names[3]
+	case 7: // namespace/ns/component/comp/topic/topic/id
+		words = []string{"namespace", "component", "topic"}
+		id.Scope, id.Topic = Scope{Namespace: names[1], Component: names[3]}, names[5]
+	case 9: // namespace/ns/component/comp/endpoint/ep/topic/topic/id
+		words = []string{"namespace", "component", "endpoint", "topic"}
+		id.Scope, id.Topic = Scope{names[1], names[3], names[5]}, names[7]
+	default:
+		return ID{}, fmt.Errorf("%d parts: want 4 (ns/comp/topic/id), or 5, 7 or 9 (namespace/ns[/component/comp[/endpoint/ep]]/topic/topic/id)", len(parts))
 	}
-	return id, nil
+	for i, word := range words {
+		if names[2*i] != word {
+			return ID{}, fmt.Errorf("part %d is %q: want %q", 2*i+1, names[2*i], word)
+		}
+	}
+	id.Instance, err = parseInstance(parts[len(parts)-1])
+	return id, err
 }
 
 func parseInstance(s string) (uint64, error) {
@@ -248,7 +251,8 @@ func (id ID) validate() error {
 	if err := id.Scope.validate(); err != nil {
 		return err
 	}
-	// JSON would replace other bytes, and the entry would not be that of its id.
+	// The JSON encoder would replace other bytes, and the value would no longer
+	// match its id.
 	for _, name := range []string{id.Scope.Namespace, id.Scope.Component, id.Scope.Endpoint, id.Topic, id.Suffix} {
 		if !utf8.ValidString(name) {
 			return fmt.Errorf("name %q is not UTF-8", name)
@@ -269,7 +273,7 @@ func (id ID) validate() error {
 	return nil
 }
 
-// The JSON of an id is tagged by its kind from outside: {"Endpoint":{…}}.
+// The JSON of an id is an object with the kind as its one key: {"Endpoint":{…}}.
 type idJSON struct {
 	Scope     *Scope  `json:"scope,omitempty"`
 	Namespace string  `json:"namespace"`
@@ -301,8 +305,8 @@ func (id ID) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]idJSON{id.Kind.String(): j})
 }
 
-// UnmarshalJSON reads what MarshalJSON writes, and for event channels also the
-// forms of both generations of the runtime (with or without scope).
+// UnmarshalJSON parses the form of MarshalJSON, and for event channels also the
+// forms of both generations of Dynamo (with or without scope).
 func (id *ID) UnmarshalJSON(data []byte) error {
 	var tagged map[string]idJSON
 	if err := json.Unmarshal(data, &tagged); err != nil {

@@ -7,16 +7,15 @@ import (
 	"fmt"
 )
 
-// Instance is a registration: a spec and the instance id that it is registered
-// under.
+// Instance is a registration: a spec under an instance id.
 type Instance struct {
 	InstanceID uint64
 	Spec       Spec
 
-	// Raw is the JSON that the instance was read from, with the fields that
-	// this version of the package does not know. It is nil on an instance that
-	// was made here, and MarshalJSON does not look at it. A model's Card is part
-	// of it; change neither.
+	// Raw is the JSON that the instance was parsed from, including fields that
+	// this version of the package does not define. It is nil on an instance that
+	// the program made, and MarshalJSON ignores it. A model's Card shares its
+	// memory; modify neither.
 	Raw json.RawMessage
 }
 
@@ -29,7 +28,7 @@ func (i Instance) ID() ID {
 	return i.Spec.ID(i.InstanceID)
 }
 
-// stored is the JSON that a store keeps of the instance.
+// stored returns the JSON that a store keeps of the instance.
 func (i Instance) stored() (json.RawMessage, error) {
 	if i.Raw != nil {
 		return i.Raw, nil
@@ -38,7 +37,7 @@ func (i Instance) stored() (json.RawMessage, error) {
 }
 
 // DecodeCard decodes the card of a model into v. On an instance of another
-// kind the error wraps ErrKind and says which kind it was.
+// kind the error wraps ErrKind and names that kind.
 func (i Instance) DecodeCard(v any) error {
 	model, ok := i.Spec.(Model)
 	if !ok {
@@ -50,9 +49,9 @@ func (i Instance) DecodeCard(v any) error {
 	return nil
 }
 
-// The JSON of an instance, as both generations of the runtime write it: the
-// older has namespace and component on an event channel, the newer scope. We
-// write all three and read either.
+// The JSON of an instance in both generations of Dynamo: on an event channel the
+// older has namespace and component, the newer has scope. Instances are written
+// with all three and read with either.
 type (
 	endpointJSON struct {
 		Type       string           `json:"type"`
@@ -91,7 +90,7 @@ type (
 	}
 )
 
-// MarshalJSON writes the JSON of the runtime's discovery instances.
+// MarshalJSON writes the JSON of Dynamo's discovery instances.
 func (i Instance) MarshalJSON() ([]byte, error) {
 	switch s := i.Spec.(type) {
 	case Endpoint:
@@ -119,8 +118,8 @@ func (i Instance) MarshalJSON() ([]byte, error) {
 	return nil, fmt.Errorf("spec of type %T: want Endpoint, Model, EventChannel or EventSource", i.Spec)
 }
 
-// UnmarshalJSON reads the JSON of both generations of the runtime. The error
-// names what is missing or wrong.
+// UnmarshalJSON parses the JSON of both generations of Dynamo. The error names
+// the field that is missing or wrong.
 func (i *Instance) UnmarshalJSON(data []byte) error {
 	var tag struct {
 		Type       string  `json:"type"`
@@ -188,7 +187,7 @@ func unmarshalModel(data []byte) (Spec, error) {
 	if j.Card == nil {
 		return nil, errors.New("no card_json")
 	}
-	// Cards can be large, and the same bytes are in Raw: they share them.
+	// A card can be large, so it shares the bytes of Raw.
 	if at := bytes.Index(data, j.Card); at >= 0 {
 		j.Card = data[at : at+len(j.Card) : at+len(j.Card)]
 	}

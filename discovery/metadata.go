@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// Metadata is all that one worker has registered, as one document. The zero
-// value is empty and useful. It is not safe for concurrent use.
+// Metadata is the document of all registrations of one worker. The zero value is
+// empty and ready to use. It is not safe for concurrent use.
 type Metadata struct {
 	byID map[ID]Instance
 }
 
-// Add puts a registration in, in the place of one with the same id.
+// Add adds a registration, and replaces one with the same id.
 func (m *Metadata) Add(in Instance) {
 	if m.byID == nil {
 		m.byID = map[ID]Instance{}
@@ -25,26 +25,26 @@ func (m *Metadata) Add(in Instance) {
 	m.byID[in.ID()] = in
 }
 
-// Remove takes a registration out, and reports whether it was there.
+// Remove removes a registration, and reports whether it was present.
 func (m *Metadata) Remove(id ID) bool {
 	_, ok := m.byID[id]
 	delete(m.byID, id)
 	return ok
 }
 
-// Instances returns what is registered, ordered by ID.
+// Instances returns the registrations, ordered by ID.
 func (m Metadata) Instances() []Instance {
 	return slices.SortedFunc(maps.Values(m.byID), func(a, b Instance) int { return a.ID().Compare(b.ID()) })
 }
 
-// Filter returns what a query finds, ordered by ID. One with a kind alone
-// returns all of that kind.
+// Filter returns the registrations that match q, ordered by ID. A query with a
+// kind alone returns all of that kind.
 func (m Metadata) Filter(q Query) []Instance {
 	return slices.DeleteFunc(m.Instances(), func(in Instance) bool { return !q.Match(in.ID()) })
 }
 
-// The fields of the document, as the runtime names them. Each is a map from
-// path to instance.
+// The fields of the document, by Dynamo's names. Each is a map from path to
+// instance.
 var metadataFields = map[Kind]string{
 	KindEndpoint:     "endpoints",
 	KindModel:        "model_cards",
@@ -52,9 +52,8 @@ var metadataFields = map[Kind]string{
 	KindEventSource:  "event_sources",
 }
 
-// MarshalJSON writes the document of the runtime: for each kind a map from
-// path, in the form of DynamoKey, to instance. An instance that was read is
-// written as it was.
+// MarshalJSON writes Dynamo's document: for each kind a map from path, in the form
+// of DynamoKey, to instance. An instance with a Raw is written as its Raw.
 func (m Metadata) MarshalJSON() ([]byte, error) {
 	doc := map[string]map[string]json.RawMessage{}
 	for _, field := range metadataFields {
@@ -74,10 +73,10 @@ func (m Metadata) MarshalJSON() ([]byte, error) {
 	return json.Marshal(doc)
 }
 
-// UnmarshalJSON reads the document of either generation. A map that is missing
-// or null is empty. An instance stands for itself: its path is not looked at.
-// The error joins those of the instances that are not valid, each with its
-// path; the others are there.
+// UnmarshalJSON parses the document of either generation. A map that is missing
+// or null is empty. The path of an instance is ignored: its JSON has all of its
+// id. The error joins those of the invalid instances, each with its path; the
+// valid ones are added all the same.
 func (m *Metadata) UnmarshalJSON(data []byte) error {
 	var doc map[string]json.RawMessage
 	if err := json.Unmarshal(data, &doc); err != nil {
@@ -108,7 +107,7 @@ func (m *Metadata) UnmarshalJSON(data []byte) error {
 	return errors.Join(errs...)
 }
 
-// generation is a number that is another whenever the document is.
+// generation is a hash of the document.
 func (m Metadata) generation() int64 {
 	h := fnv.New64a()
 	for _, in := range m.Instances() {
@@ -118,14 +117,14 @@ func (m Metadata) generation() int64 {
 	return int64(h.Sum64() >> 1)
 }
 
-// Snapshot is the metadata of all workers at a moment, by instance id. An event
-// channel is registered under the id of its publisher, and so stands as a
-// worker of its own where the backend keeps one entry for each registration.
+// Snapshot is the metadata of all workers at one time, by instance id. An event
+// channel is registered under the id of its publisher, and therefore appears as a
+// worker of its own on stores that keep one entry for each registration.
 type Snapshot struct {
 	Instances map[uint64]Metadata `json:"instances"`
 
-	// Generations has a number for each worker that changes with its metadata.
-	// Its order means nothing.
+	// Generations has a hash of each worker's metadata. Its order has no
+	// meaning.
 	Generations map[uint64]int64 `json:"generations"`
 
 	// Sequence counts the snapshots of a client.
@@ -134,13 +133,13 @@ type Snapshot struct {
 	Timestamp time.Time `json:"timestamp"`
 }
 
-// HasChangesFrom reports whether workers have come, gone or changed since prev.
-// It compares generations alone.
+// HasChangesFrom reports whether workers were added, removed or changed since
+// prev. It compares generations alone.
 func (s Snapshot) HasChangesFrom(prev Snapshot) bool {
 	return !maps.Equal(s.Generations, prev.Generations)
 }
 
-// Filter returns what a query finds in all workers, ordered by ID.
+// Filter returns the registrations of all workers that match q, ordered by ID.
 func (s Snapshot) Filter(q Query) []Instance {
 	var out []Instance
 	for _, m := range s.Instances {
@@ -150,7 +149,7 @@ func (s Snapshot) Filter(q Query) []Instance {
 	return out
 }
 
-// Snapshot lists all kinds.
+// Snapshot lists the registrations of all kinds, one kind after another.
 func (c *Client) Snapshot(ctx context.Context) (Snapshot, error) {
 	s := Snapshot{
 		Instances:   map[uint64]Metadata{},

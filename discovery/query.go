@@ -1,13 +1,13 @@
 package discovery
 
-// Query selects registrations of one kind. Each name that is empty matches
-// any, and a query finds everything below it: one for a namespace finds the
-// channels of its components and endpoints too. Topic concerns event channels
-// and sources alone. The zero Kind finds nothing. Some queries:
+// Query selects registrations of one kind. An empty name matches any, and a query
+// is hierarchical: one for a namespace also matches the channels of its components
+// and endpoints. Topic applies to event channels and sources alone. The zero Kind
+// matches nothing. Some queries:
 //
 //	Query{Kind: KindEndpoint}                                            all endpoints
 //	Query{Kind: KindModel, Scope: Scope{Namespace: "dynamo"}}            the models of a namespace
-//	Query{Kind: KindEventChannel, Topic: "kv-events"}                    a topic, wherever it is
+//	Query{Kind: KindEventChannel, Topic: "kv-events"}                    a topic in any scope
 //	Query{Kind: KindEventChannel, Scope: scope, Topic: "kv-events"}      a topic in a scope and below
 type Query struct {
 	Kind  Kind
@@ -15,13 +15,13 @@ type Query struct {
 	Topic string
 }
 
-// Match reports whether the query finds id.
+// Match reports whether id matches the query.
 func (q Query) Match(id ID) bool {
 	return q.Kind == id.Kind && q.Scope.Contains(id.Scope) && (q.Topic == "" || q.Topic == id.Topic)
 }
 
-// Level counts the names that the query gives, from 0 (all of a kind) to 3;
-// a topic is one, and the endpoint above it is not.
+// Level returns how many names the query gives, from 0 (all of a kind) to 3. On
+// event channels and sources the topic counts in place of the endpoint.
 func (q Query) Level() int {
 	last := q.Scope.Endpoint
 	if q.Kind.HasTopic() {

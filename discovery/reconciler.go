@@ -6,38 +6,38 @@ import (
 	"time"
 )
 
-// reconciler turns the changes of a Watcher into the events of a watch. It knows
-// what has been reported, so that a full listing after a disturbance becomes
-// the difference, and it holds removals that a disturbance may have caused:
-// the owner of such an entry has one TTL to come back.
+// reconciler turns the changes of a Watcher into the events of a watch. It keeps
+// what has been reported, so that a full listing after a fault becomes the
+// difference, and it holds removals that a fault may have caused: the owner of
+// such an entry has one TTL to come back.
 //
-// A held removal is reported only by a change whose AliveSince is past the hold. AliveSince is
-// a time since when the store is known to have spoken, so while the store is
-// silent, or while what it said waits in a buffer, no removal is believed.
+// A held removal is reported only on a change whose AliveSince is past the hold.
+// AliveSince is a time after which the store was reached, so no removal is
+// reported while the store is silent, or while its changes wait in a buffer.
 type reconciler struct {
 	entries  map[ID]*reconciledEntry
 	begun    bool      // there has been an OpReset
-	again    bool      // and another one: a disturbance
+	again    bool      // and another one, after a fault
 	listing  bool      // between OpReset and OpSynced
 	reported bool      // Synced has been emitted
-	resynced time.Time // the end of the last listing after a disturbance
-	alive    time.Time // the last AliveSince: what comes now has happened later
+	resynced time.Time // the end of the last listing after a fault
+	alive    time.Time // the last AliveSince: later changes happened after it
 }
 
 type reconciledEntry struct {
 	instance Instance
 	ttl      time.Duration
-	seen     bool      // in the listing that is under way
-	until    time.Time // held until then; zero is not held
+	seen     bool      // in the current listing
+	until    time.Time // its removal is held until then; zero: not removed
 }
 
-// defaultHold is for entries whose owner and its TTL are unknown.
+// defaultHold is for entries without a TTL.
 const defaultHold = 10 * time.Second
 
 func newReconciler() *reconciler { return &reconciler{entries: map[ID]*reconciledEntry{}} }
 
 // apply returns the events that follow from a change. An error concerns that
-// one entry.
+// entry alone.
 func (r *reconciler) apply(q Query, ch Change, now time.Time) ([]Event, error) {
 	switch ch.Op {
 	case OpReset:
@@ -75,15 +75,15 @@ func (r *reconciler) put(q Query, ch Change) ([]Event, error) {
 			return nil, nil
 		}
 	}
-	// A value that cannot be read leaves the last good one in its place, and
-	// held if it was: who overwrites a living entry does not make its owner
-	// dead, and not alive either.
+	// An invalid value leaves the last valid one in place, and held if it was:
+	// a writer that overwrites an entry shows neither that its owner is dead
+	// nor that it is alive.
 	var in Instance
-	if err := in.UnmarshalJSON(ch.Value); err != nil { // json.Unmarshal would scan it twice more
+	if err := in.UnmarshalJSON(ch.Value); err != nil { // json.Unmarshal would scan it two more times
 		return nil, err
 	}
 	if in.ID() != ch.ID {
-		return nil, fmt.Errorf("discovery: the value is that of %v %s", in.ID().Kind, in.ID())
+		return nil, fmt.Errorf("discovery: the entry has the value of %v %s", in.ID().Kind, in.ID())
 	}
 	r.entries[ch.ID] = &reconciledEntry{instance: in, ttl: ch.TTL, seen: true}
 	return []Event{{Added, in}}, nil
@@ -97,14 +97,14 @@ func (r *reconciler) remove(ch Change, now time.Time) []Event {
 	case ch.Cause == CauseUnregistered:
 		return r.drop(ch.ID, e)
 	case r.listing && r.again:
-		e.seen = false // held when the listing ends
+		e.seen = false // the end of the listing holds it
 		return nil
 	case ch.Cause == CauseUncertain:
 		e.until = now.Add(e.hold())
 		return nil
 	case r.again && r.alive.Before(r.resynced.Add(e.hold())):
-		// Its owner may not have had the whole of its TTL since the
-		// disturbance. Now would not tell: the reader may be slow.
+		// The owner may not have had a whole TTL since the fault. The current
+		// time does not show that: the reader may be slow.
 		e.until = r.resynced.Add(e.hold())
 		return nil
 	}
@@ -128,8 +128,8 @@ func (r *reconciler) sync(now time.Time) []Event {
 	return []Event{{Type: Synced}}
 }
 
-// expire reports the held removals whose time was over at a moment since when
-// the store has spoken.
+// expire reports the removals whose hold was over at a time after which the
+// store was reached.
 func (r *reconciler) expire(at time.Time) []Event {
 	if r.listing {
 		return nil

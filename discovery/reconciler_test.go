@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 var errScriptEnds = errors.New("the script has ended")
@@ -38,7 +40,7 @@ func (w *scriptWatcher) Next(ctx context.Context) (Change, error) {
 	}
 	step := w.steps[0]
 	w.steps = w.steps[1:]
-	if err := sleep(ctx, step.wait); err != nil {
+	if err := wait.Sleep(ctx, step.wait); err != nil {
 		return Change{}, err
 	}
 	if step.change.Op == OpProgress && step.change.AliveSince.IsZero() {

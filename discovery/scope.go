@@ -6,17 +6,17 @@ import (
 	"strings"
 )
 
-// Scope is the place of something in the hierarchy namespace, component,
-// endpoint. Endpoints and models have all three parts; an event channel may
-// belong to a namespace, a component or an endpoint. An empty part is one that
-// the scope does not have. It is comparable.
+// Scope is a place in the hierarchy of namespace, component and endpoint.
+// Endpoints and models have all three parts; an event channel may belong to a
+// namespace, a component or an endpoint. An empty part means that the scope ends
+// above it. Scope is comparable.
 type Scope struct {
 	Namespace string
 	Component string
 	Endpoint  string
 }
 
-// ParseScope reads the form NS[/COMP[/EP]], the one that String writes.
+// ParseScope parses NS[/COMP[/EP]], the form that String returns.
 func ParseScope(s string) (Scope, error) {
 	parts := strings.Split(s, "/")
 	if len(parts) > 3 {
@@ -26,7 +26,7 @@ func ParseScope(s string) (Scope, error) {
 	for i, part := range parts {
 		name, err := unescapePath(part)
 		if err != nil || name == "" {
-			return Scope{}, fmt.Errorf("discovery: scope %q: part %d is empty or badly escaped: want NS, NS/COMP or NS/COMP/EP", s, i+1)
+			return Scope{}, fmt.Errorf("discovery: scope %q: part %d is empty or has an invalid escape: want NS, NS/COMP or NS/COMP/EP", s, i+1)
 		}
 		names[i] = name
 	}
@@ -45,7 +45,7 @@ func (s Scope) String() string {
 	return out
 }
 
-// Validate reports a scope that has a part but not the one above it.
+// Validate returns an error if the scope has a part but not the one above it.
 func (s Scope) Validate() error {
 	if err := s.validate(); err != nil {
 		return fmt.Errorf("discovery: %w", err)
@@ -63,15 +63,16 @@ func (s Scope) validate() error {
 	return nil
 }
 
-// Contains reports whether o lies in s or is s. The zero Scope contains all.
+// Contains reports whether o is s or below it. The zero Scope contains every
+// other.
 func (s Scope) Contains(o Scope) bool {
 	return (s.Namespace == "" || s.Namespace == o.Namespace) &&
 		(s.Component == "" || s.Component == o.Component) &&
 		(s.Endpoint == "" || s.Endpoint == o.Endpoint)
 }
 
-// SubjectPrefix returns what the event plane's subjects of this scope begin
-// with, such as namespace.dynamo.component.backend.
+// SubjectPrefix returns the prefix of the event plane's subjects in this scope,
+// such as namespace.dynamo.component.backend.
 func (s Scope) SubjectPrefix() string {
 	return strings.Join(s.segments(), ".")
 }
@@ -92,8 +93,8 @@ func (s Scope) segments() []string {
 	return out
 }
 
-// The JSON form is that of the newer generation of the runtime: a kind beside
-// the names, an endpoint's in an object of its own.
+// The JSON form is that of Dynamo's newer generation: a kind beside the names; the
+// names of an endpoint are in an object of their own.
 type scopeJSON struct {
 	Kind      string             `json:"kind"`
 	Name      string             `json:"name,omitempty"`
@@ -120,7 +121,7 @@ func (s Scope) MarshalJSON() ([]byte, error) {
 	}
 }
 
-// UnmarshalJSON reads what MarshalJSON writes.
+// UnmarshalJSON parses the form that MarshalJSON writes.
 func (s *Scope) UnmarshalJSON(data []byte) error {
 	var j scopeJSON
 	if err := json.Unmarshal(data, &j); err != nil {

@@ -8,16 +8,17 @@ import (
 
 const upperHex = "0123456789ABCDEF"
 
-// EncodeSegment writes a name as one segment of a subject or of an event
-// channel's key: bytes outside [A-Za-z0-9_-] become %XX. The newer generation
-// of the runtime does the same; the older one writes names raw, which is equal
-// for names that need no escape.
+// EncodeSegment encodes a name as one segment of a subject or of an event
+// channel's key: bytes outside [A-Za-z0-9_-] become %XX. Dynamo's newer generation
+// does the same; the older one does not encode, which makes no difference to names
+// without such bytes.
 func EncodeSegment(name string) string { return escape(name, '%', isPlain) }
 
-// DecodeSegment undoes EncodeSegment.
+// DecodeSegment is the inverse of EncodeSegment. It returns an error for an
+// incomplete or invalid escape, and for a name that is not UTF-8.
 func DecodeSegment(s string) (string, error) { return unescape(s, '%') }
 
-// Paths are joined by slashes and otherwise show names as they are.
+// Paths separate names by slashes, and escape nothing but those and '%'.
 func escapePath(name string) string {
 	return escape(name, '%', func(c byte) bool { return c != '/' && c != '%' })
 }

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// Spec describes what a worker registers: an [Endpoint], a [Model], an
-// [EventChannel] or an [EventSource]. Together with an instance id it is an [Instance].
+// Spec is a registration without its instance id: an [Endpoint], a [Model], an
+// [EventChannel] or an [EventSource]. With an id it is an [Instance].
 type Spec interface {
 	// ID returns the id of the registration under an instance id.
 	ID(instance uint64) ID
@@ -20,7 +20,7 @@ const (
 	DeviceCUDA = "cuda"
 )
 
-// Endpoint is a place that takes requests.
+// Endpoint is an address that accepts requests.
 type Endpoint struct {
 	Scope     Scope // all three parts
 	Transport RequestTransport
@@ -29,7 +29,7 @@ type Endpoint struct {
 	Device string
 
 	// RequestCodec names the codec of the request plane, such as "msgpack";
-	// empty on workers that know JSON alone.
+	// empty on workers that support JSON alone.
 	RequestCodec string
 }
 
@@ -49,14 +49,14 @@ func (e Endpoint) validate() error {
 }
 
 // Model is the card of a model that an endpoint serves, as JSON. A worker
-// serves a LoRA adapter under the scope of its base model and a suffix.
+// registers a LoRA adapter under the scope of its base model with a suffix.
 type Model struct {
 	Scope  Scope // all three parts
 	Card   json.RawMessage
 	Suffix string
 }
 
-// NewModel makes a Model from any value that encodes as JSON.
+// NewModel returns a Model whose card is the JSON encoding of a value.
 func NewModel(scope Scope, card any, suffix string) (Model, error) {
 	data, err := json.Marshal(card)
 	if err != nil {
@@ -75,7 +75,7 @@ func (m Model) validate() error {
 	return err
 }
 
-// EventChannel announces where the events of a topic can be heard.
+// EventChannel announces where subscribers receive the events of a topic.
 type EventChannel struct {
 	Scope     Scope // one part or more
 	Topic     string
@@ -94,14 +94,14 @@ func (c EventChannel) validate() error {
 	return nil
 }
 
-// EventSource tells whose state the events of a publisher are about, and where
-// it can be recovered from. The newer generation of the runtime registers one
+// EventSource describes the worker whose state a publisher's events describe, and
+// where that state can be recovered from. Dynamo's newer generation registers one
 // beside the channel, under the id of the publisher.
 type EventSource struct {
 	Scope Scope // one part or more
 	Topic string
 
-	// Metadata is a JSON object of the runtime's, kept as it is.
+	// Metadata is a JSON object that Dynamo defines, kept as it is.
 	Metadata json.RawMessage
 }
 

@@ -8,61 +8,61 @@ import (
 )
 
 var (
-	// ErrTakenOver is wrapped by what Registration.Wait returns once another
-	// owner has registered under the same id.
+	// ErrTakenOver is wrapped by the error that Registration.Wait returns once
+	// another owner has registered under the same id.
 	ErrTakenOver = errors.New("taken over by another owner")
 
 	// ErrClosed is wrapped by the errors of a client that has been shut down.
 	ErrClosed = errors.New("client is shut down")
 )
 
-// Store is the contract between a Client and a backend. Its methods are safe
-// for concurrent use. What all backends share (JSON, conflicts, comparing,
-// holding removals) is in Client; a store keeps bytes alive under ids. The
-// conformance suite is package discovery/discoverytest.
+// Store is the contract between a Client and a backend. Its methods must be
+// safe for concurrent use. A store keeps bytes alive under ids; Client has what
+// all backends share: JSON, the conflict check, the comparison after a fault and
+// the hold of removals. Package discoverytest is the conformance suite, and
+// docs/adding-a-store.md explains how to write a store.
 type Store interface {
-	// Register writes value under id and keeps it alive until the lease is
-	// given back or the store is shut down. An entry that is there already is
-	// taken over, and its former owner is told.
+	// Register writes value under id and keeps the entry alive until the lease
+	// is unregistered or the store is shut down. It takes over an existing
+	// entry, whose former lease ends with ErrTakenOver.
 	Register(ctx context.Context, id ID, value []byte) (Lease, error)
 
-	// Watch begins to follow what matches q (it may deliver more). Changes are
-	// taken from the Watcher; ctx concerns the beginning alone.
+	// Watch begins to follow the entries that match q; it may deliver others
+	// too. The Watcher delivers the changes. ctx bounds the call alone.
 	Watch(ctx context.Context, q Query) (Watcher, error)
 
-	// Shutdown removes at once what the store registered, and releases its
-	// resources. It is idempotent.
+	// Shutdown removes the entries that the store registered, at once, and
+	// releases its resources. It is idempotent.
 	Shutdown(ctx context.Context) error
 }
 
 // Lease is a registration that a Store keeps alive.
 type Lease interface {
-	// Unregister removes the entry; readers see it at once. It is idempotent,
-	// and leaves the entry of another owner alone.
+	// Unregister removes the entry; readers see the removal at once. It is
+	// idempotent, and does not remove the entry of another owner.
 	Unregister(ctx context.Context) error
 
-	// Wait blocks until the entry is not ours any more and says why: an error
-	// that wraps ErrTakenOver, ErrClosed after an Unregister or Shutdown, or
-	// that of ctx.
+	// Wait blocks until the lease ends and returns the cause: an error that
+	// wraps ErrTakenOver, ErrClosed after Unregister or Shutdown, or ctx.Err().
 	Wait(ctx context.Context) error
 }
 
-// LeaseEnd is the end of a Lease: why it came, said once and waited for by many.
-// Those who write a Store embed one, made by NewLeaseEnd, in their leases, which
-// have Wait by it. It is safe for concurrent use.
+// LeaseEnd records why a lease ended. The first cause wins; any number of
+// goroutines may wait for it. A store embeds one, made by NewLeaseEnd, in each of
+// its leases, which thereby implement Wait. It is safe for concurrent use.
 type LeaseEnd struct {
 	once sync.Once
 	done chan struct{}
 	err  error // set before done is closed
 }
 
-// NewLeaseEnd returns one that has not come.
+// NewLeaseEnd returns the LeaseEnd of a lease that has not ended.
 func NewLeaseEnd() *LeaseEnd { return &LeaseEnd{done: make(chan struct{})} }
 
-// End says that the lease has ended. What is said first stands.
-func (e *LeaseEnd) End(why error) {
+// End ends the lease with a cause. Later calls have no effect.
+func (e *LeaseEnd) End(cause error) {
 	e.once.Do(func() {
-		e.err = why
+		e.err = cause
 		close(e.done)
 	})
 }
@@ -89,53 +89,54 @@ func (e *LeaseEnd) Wait(ctx context.Context) error {
 
 // Watcher delivers the changes of a Store to one goroutine.
 type Watcher interface {
-	// Next blocks for the next change. A watcher that loses its store tries
-	// again by itself until ctx is done, and then begins with OpReset; it
-	// returns an error only when trying again is no use. After an error of
-	// ctx, Next can be called again.
+	// Next blocks until there is a change. A watcher that loses its store
+	// retries by itself until ctx is done, and begins anew with OpReset; it
+	// returns an error only when a retry cannot succeed. After an error of ctx,
+	// Next may be called again.
 	Next(ctx context.Context) (Change, error)
 
-	// Close ends the watch and waits for what it started.
+	// Close ends the watch and waits for the goroutines that it started.
 	Close() error
 }
 
-// Op says what a Change is.
+// Op is the kind of a Change.
 type Op uint8
 
 // The operations of a Watcher.
 const (
-	// OpReset begins a full listing: the first, or one after a disturbance.
+	// OpReset begins a full listing: the first one, or one after a fault.
 	OpReset Op = iota + 1
-	// OpPut says that ID has the value Value.
+	// OpPut reports that ID has the value Value.
 	OpPut
-	// OpDelete says that ID is gone, and Cause why.
+	// OpDelete reports that ID was deleted, for Cause.
 	OpDelete
 	// OpSynced ends a full listing.
 	OpSynced
-	// OpProgress says that nothing happened and the store was there to say so,
-	// after all that it had to say before. Removals that are held wait for it,
-	// so a store that can be disturbed sends one at least every second.
+	// OpProgress reports that the store is reachable and that every earlier
+	// change has been delivered. Held removals wait for it, so a store that can
+	// become unreachable delivers one at least every second.
 	OpProgress
-	// OpInvalid says that Key holds something that Err tells about.
+	// OpInvalid reports that Key holds no valid registration; Err is the reason.
 	OpInvalid
 )
 
-// Cause says why an entry is gone.
+// Cause is the reason of an OpDelete.
 type Cause uint8
 
 // The causes of OpDelete.
 const (
-	// CauseUnregistered: its owner, or somebody else, removed it on purpose.
+	// CauseUnregistered: the entry was removed intentionally, by its owner or
+	// another client of the store.
 	CauseUnregistered Cause = iota + 1
-	// CauseExpired: its lease ran out, and the store was there all the time.
+	// CauseExpired: the lease expired while the store was reachable throughout.
 	CauseExpired
-	// CauseUncertain: its lease ran out, but the store was disturbed, so that
-	// the owner may live and have had no chance to say so.
+	// CauseUncertain: the lease expired, but the store was unreachable for some
+	// of that time, so that a living owner may have been unable to prolong it.
 	CauseUncertain
 )
 
-// Change is what a Watcher delivers. Key is how the store calls the entry, for
-// messages.
+// Change is an element of a Watcher. Key is the store's own name of the entry,
+// for messages.
 type Change struct {
 	Op    Op
 	ID    ID
@@ -145,7 +146,7 @@ type Change struct {
 	Cause Cause
 	Err   error
 
-	// AliveSince is set on OpProgress: a time after which the store said so. It may be
-	// earlier than when the change is delivered, never later.
+	// AliveSince is set on OpProgress: a time after which the store was reached.
+	// It may be earlier than the delivery of the change, never later.
 	AliveSince time.Time
 }

@@ -11,14 +11,13 @@ const (
 	TransportZMQ  = "zmq"
 )
 
-// Transport says how the events of a channel travel: [NATS], [ZMQ] or
-// [ZMQBroker].
+// Transport is the way of a channel's events: [NATS], [ZMQ] or [ZMQBroker].
 type Transport interface {
-	// Kind is TransportNATS or TransportZMQ. Both forms of ZMQ are zmq.
+	// Kind returns TransportNATS or TransportZMQ; both forms of ZMQ are zmq.
 	Kind() string
 
-	// Address is the subject prefix, the endpoint, or the first XSUB endpoint
-	// of a broker (empty if there is none).
+	// Address returns the subject prefix, the endpoint, or the first XSUB
+	// endpoint of a broker (empty if the broker has none).
 	Address() string
 
 	json.Marshaler
@@ -92,7 +91,7 @@ func (t ZMQ) MarshalJSON() ([]byte, error) {
 // MarshalJSON implements Transport.
 func (t ZMQBroker) MarshalJSON() ([]byte, error) {
 	type config ZMQBroker
-	// Readers want lists, not null.
+	// Readers require lists, not null.
 	return json.Marshal(transportJSON{"ZmqBroker", config{
 		append([]string{}, t.XSubEndpoints...), append([]string{}, t.XPubEndpoints...),
 	}})
@@ -125,32 +124,33 @@ func unmarshalConfig[T Transport](kind string, data []byte) (Transport, error) {
 	return t, nil
 }
 
-// The values of RequestTransport.Kind that the runtime knows.
+// The values of RequestTransport.Kind that Dynamo defines.
 const (
 	RequestTCP     = "tcp"
 	RequestNATSTCP = "nats_tcp"
 )
 
-// RequestTransport says how an endpoint takes requests. Its JSON is
-// {"tcp":"host:port/…"} or {"nats_tcp":"…"}; a form that is neither is kept in
-// Raw and written back as it was.
+// RequestTransport is the way of an endpoint's requests. Its JSON is
+// {"tcp":"host:port/…"} or {"nats_tcp":"…"}; any other form is kept in Raw and
+// written unchanged.
 type RequestTransport struct {
 	Kind    string
 	Address string
 	Raw     json.RawMessage
 }
 
-// TCP is the address of an endpoint on TCP: host:port/instance/endpoint.
+// TCP returns the transport of an endpoint on TCP, whose address is
+// host:port/instance/endpoint.
 func TCP(address string) RequestTransport {
 	return RequestTransport{Kind: RequestTCP, Address: address}
 }
 
-// NATSTCP is the address of an endpoint that is asked over NATS.
+// NATSTCP returns the transport of an endpoint that receives requests over NATS.
 func NATSTCP(address string) RequestTransport {
 	return RequestTransport{Kind: RequestNATSTCP, Address: address}
 }
 
-// MarshalJSON writes {kind: address}, or Raw where that is set.
+// MarshalJSON writes {kind: address}, or Raw if it is set.
 func (t RequestTransport) MarshalJSON() ([]byte, error) {
 	if t.Raw != nil {
 		return t.Raw, nil
@@ -158,7 +158,7 @@ func (t RequestTransport) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]string{t.Kind: t.Address})
 }
 
-// UnmarshalJSON reads any form; see RequestTransport.
+// UnmarshalJSON parses any JSON but null; see RequestTransport.
 func (t *RequestTransport) UnmarshalJSON(data []byte) error {
 	var tagged map[string]string
 	if err := json.Unmarshal(data, &tagged); err == nil && len(tagged) == 1 {

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// The buckets of the runtime's key-value backends (etcd, files).
+// The buckets of Dynamo's key-value stores (etcd, files).
 const (
 	dynamoEndpoints = "v1/instances"
 	dynamoModels    = "v1/mdc"
@@ -20,8 +20,8 @@ var dynamoBuckets = map[Kind]string{
 	KindEventSource:  dynamoSources,
 }
 
-// DynamoBucket returns the bucket in which the runtime's key-value backends
-// keep a kind of registration, such as v1/instances.
+// DynamoBucket returns the bucket in which Dynamo's key-value stores keep a kind
+// of registration, such as v1/instances.
 func DynamoBucket(kind Kind) (string, error) {
 	bucket, ok := dynamoBuckets[kind]
 	if !ok {
@@ -30,10 +30,10 @@ func DynamoBucket(kind Kind) (string, error) {
 	return bucket, nil
 }
 
-// DynamoKey returns the key of a registration inside its DynamoBucket, as the
-// newer generation of the runtime writes it: names stand raw in the keys of
-// endpoints and models, so one with a slash is an error, and escaped as
-// EncodeSegment does in those of event channels and sources.
+// DynamoKey returns the key of a registration inside its DynamoBucket, in the
+// form of Dynamo's newer generation (1.4 and later). The keys of endpoints and
+// models contain names as they are, so that a name with a slash is an error;
+// those of event channels and sources contain names as EncodeSegment writes them.
 //
 //	ns/comp/ep/id[/suffix]
 //	namespace/ns[/component/comp[/endpoint/ep]]/topic/topic/id
@@ -47,7 +47,7 @@ func DynamoKey(id ID) (string, error) {
 	}
 	for _, name := range []string{id.Scope.Namespace, id.Scope.Component, id.Scope.Endpoint, id.Suffix} {
 		if strings.Contains(name, "/") {
-			return "", fmt.Errorf("discovery: name %q of %v %s: want none with a slash, which this backend's keys cannot hold", name, id.Kind, id)
+			return "", fmt.Errorf("discovery: name %q of %v %s: want one without a slash, which this store's keys cannot contain", name, id.Kind, id)
 		}
 	}
 	key := strings.Join([]string{id.Scope.Namespace, id.Scope.Component, id.Scope.Endpoint, hex}, "/")
@@ -57,9 +57,9 @@ func DynamoKey(id ID) (string, error) {
 	return key, nil
 }
 
-// ParseDynamoKey reads a key of either generation; the older one writes
-// ns/comp/topic/id for event channels, with names raw and an empty comp in the
-// scope of a namespace.
+// ParseDynamoKey parses a key of either generation. The older one writes
+// ns/comp/topic/id for event channels, with names as they are and an empty comp
+// for the scope of a namespace.
 func ParseDynamoKey(kind Kind, key string) (ID, error) {
 	id, err := parseDynamoKey(kind, strings.Split(key, "/"))
 	if err == nil {
@@ -86,8 +86,8 @@ func parseDynamoKey(kind Kind, parts []string) (ID, error) {
 	return parseChannel(kind, parts, DecodeSegment)
 }
 
-// DynamoPrefix returns what the keys of all that a query finds begin with, in
-// either generation where one prefix can say that, else "".
+// DynamoPrefix returns the common prefix of the keys that a query matches, in
+// both generations, or "" if they have none.
 func DynamoPrefix(q Query) string {
 	if q.Kind.HasTopic() || q.Scope.Namespace == "" {
 		return ""
