@@ -48,6 +48,7 @@ test: deps ## Run all tests, and build without cgo (TESTFLAGS="-run X -v")
 
 .PHONY: lint
 lint: deps $(GOLANGCI_LINT) $(GOVULNCHECK) ## Run the linters, and look for known vulnerabilities
+	$(GO) run ./scripts/prose
 	$(GOLANGCI_LINT) run ./...
 	scripts/vulncheck $(GOVULNCHECK)
 

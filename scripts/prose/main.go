@@ -1,0 +1,81 @@
+// Command prose reports words that the comments, string literals and documents
+// of this repository avoid, and fails if there are more than the allowance.
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"go/scanner"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// allowance becomes 0 with the last package that is rewritten.
+const allowance = 640
+
+var (
+	// Verbs of persons, persons without a role, idioms of this project alone, and
+	// sentences that begin with a clause in place of a noun.
+	banned = regexp.MustCompile(`(?i)\b(hear(s|d|ing)?|unheard|say(s|ing)?|said|tell(s|ing)?|told|knows?|believe[sd]?|ask(s|ed|ing)?|wants|` +
+		`nobody|somebody|anybody|everybody|whoever|tr(y|ies|ied|ying) on|disturb(s|ed|ance|ances)?|foreign(ers?)?)\b|` +
+		`(?-i:(^|[-*|.:;!)] |["\x60])(Who|What(ever)?) [^?]*$)`)
+	code    = regexp.MustCompile("`[^`]*`") // and fences
+	except  = map[string]string{}           // phrases that stay, and why
+	skipped = regexp.MustCompile(`(^|/)(bin|testdata|\.git|scripts/prose)$`)
+)
+
+// check prints the banned words of a text and returns their number.
+func check(file string, line int, text string) (found int) {
+	for i, l := range strings.Split(text, "\n") {
+		for phrase := range except {
+			l = strings.ReplaceAll(l, phrase, "")
+		}
+		for _, word := range banned.FindAllString(strings.TrimSpace(strings.TrimPrefix(l, "//")), -1) {
+			fmt.Printf("%s:%d: %s\n", file, line+i, strings.Trim(word, " .:;!)\"`"))
+			found++
+		}
+	}
+	return found
+}
+
+// checkGo checks comments and string literals.
+func checkGo(file string, text []byte) (found int) {
+	f := token.NewFileSet().AddFile(file, -1, len(text))
+	var s scanner.Scanner
+	s.Init(f, text, nil, scanner.ScanComments)
+	for pos, tok, lit := s.Scan(); tok != token.EOF; pos, tok, lit = s.Scan() {
+		if tok == token.COMMENT || tok == token.STRING {
+			found += check(file, f.Line(pos), lit)
+		}
+	}
+	return found
+}
+
+func main() {
+	found := 0
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		ext := filepath.Ext(path)
+		if err != nil || entry.IsDir() && skipped.MatchString(path) {
+			return cmp.Or(err, fs.SkipDir)
+		} else if ext != ".go" && ext != ".md" {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if ext == ".go" && !strings.HasPrefix(string(text), "// Code generated ") {
+			found += checkGo(path, text)
+		} else if ext == ".md" {
+			found += check(path, 1, code.ReplaceAllStringFunc(string(text), func(code string) string {
+				return strings.Repeat("\n", strings.Count(code, "\n"))
+			}))
+		}
+		return err
+	})
+	fmt.Printf("prose: %d words to avoid (see CONTRIBUTING.md), allowance %d, error %v\n", found, allowance, err)
+	if err != nil || found > allowance {
+		os.Exit(1)
+	}
+}
