@@ -7,84 +7,16 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
-	"time"
 )
 
-// ErrLocked is wrapped by the error of an operation whose directory another
-// process kept locked for a second.
-var ErrLocked = errors.New("the directory is locked by another process")
-
 const (
-	// lockTries and lockWait are those of the runtime.
-	lockTries = 100
-	lockWait  = 10 * time.Millisecond
-
-	// maxName is what file systems take.
-	maxName = 255
-
 	// maxValue bounds what is read of a foreign file.
 	maxValue = 16 << 20
 
 	tempPrefix = ".tmp_"
 )
-
-const upperHex = "0123456789ABCDEF"
-
-// encodeName writes a key as a file name: all but ASCII letters and digits
-// become %XX, the escapes of the key itself too.
-func encodeName(key string) (string, error) {
-	var b strings.Builder
-	for i := range len(key) {
-		c := key[i]
-		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' {
-			b.WriteByte(c)
-		} else {
-			b.Write([]byte{'%', upperHex[c>>4], upperHex[c&15]})
-		}
-	}
-	if b.Len() > maxName {
-		return "", fmt.Errorf("key %.60q… makes a file name of %d bytes: want at most %d: shorten the names", key, b.Len(), maxName)
-	}
-	return b.String(), nil
-}
-
-// decodeName undoes encodeName. Like the runtime it does not mind bytes that
-// need no escape and have one, or that need one and have none.
-func decodeName(name string) (string, error) { return url.PathUnescape(name) }
-
-// lock locks a directory as all who write or list in it do. It tries at least
-// once, even if ctx is done.
-func lock(ctx context.Context, dir string) (unlock func(), err error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	timer := time.NewTimer(lockWait)
-	defer timer.Stop()
-	for range lockTries {
-		locked, err := tryLock(d)
-		if locked {
-			return func() { d.Close() }, nil
-		}
-		if err != nil {
-			d.Close()
-			return nil, fmt.Errorf("lock %s: %w", dir, err)
-		}
-		select {
-		case <-timer.C:
-			timer.Reset(lockWait)
-		case <-ctx.Done():
-			d.Close()
-			return nil, fmt.Errorf("lock %s: %w", dir, ctx.Err())
-		}
-	}
-	d.Close()
-	return nil, fmt.Errorf("lock %s: %w for %v", dir, ErrLocked, lockTries*lockWait)
-}
 
 // publish makes a file appear under name, whole and at once, and makes its
 // directory if need be. Unless it may replace, the error wraps fs.ErrExist if

@@ -29,6 +29,62 @@ type lease struct {
 
 func (l *lease) path() string { return filepath.Join(l.dir, l.name) }
 
+// Register implements discovery.Store. What is there already under the same id
+// is replaced, which is the runtime's way to change a value.
+func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (discovery.Lease, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	key, err := discovery.DynamoKey(id)
+	if err != nil {
+		return nil, err
+	}
+	name, err := encodeName(key)
+	if err != nil {
+		return nil, err
+	}
+	if len(value) > maxValue {
+		return nil, fmt.Errorf("value of %d bytes: want at most %d", len(value), maxValue)
+	}
+	l := &lease{store: s, dir: s.dir(id.Kind), name: name, value: value, LeaseEnd: discovery.NewLeaseEnd()}
+	if err := s.use(l.dir); err != nil {
+		return nil, err
+	}
+	if l.file, err = publish(ctx, l.dir, name, value, true); err != nil {
+		return nil, err
+	}
+	former, err := s.keep(l)
+	if err != nil {
+		err = errors.Join(err, l.remove(ctx))
+		l.file.Close()
+		return nil, err
+	}
+	if former != nil {
+		former.takenOver()
+	}
+	return l, nil
+}
+
+// keep hands a lease to the keeper and returns the one whose place it took.
+func (s *Store) keep(l *lease) (former *lease, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isClosed() {
+		return nil, discovery.ErrClosed
+	}
+	former = s.leases[l.path()]
+	s.leases[l.path()] = l
+	return former, nil
+}
+
+func (s *Store) forget(l *lease) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leases[l.path()] == l {
+		delete(s.leases, l.path())
+	}
+}
+
 // Unregister implements discovery.Lease. The lease has ended even if the file
 // could not be removed.
 func (l *lease) Unregister(ctx context.Context) error {

@@ -8,9 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 )
+
+// interval is the time between two heartbeats. The runtime beats no faster than
+// once a second; with a TTL under 3 s that would be too slow.
+func (s *Store) interval() time.Duration { return min(s.opt.TTL, runtimeTTL) / 3 }
 
 // keepAlive is the one goroutine of a store: it touches our files and removes
 // those that nobody has touched.
@@ -136,46 +139,4 @@ func (s *Store) hasExpired(path string) bool {
 
 func (s *Store) expired(info fs.FileInfo, now time.Time) bool {
 	return now.Sub(info.ModTime()) > s.opt.TTL
-}
-
-// clockStep is a step of the wall clock that no clock makes by itself.
-const clockStep = 500 * time.Millisecond
-
-// pulse notices when the ages of files say nothing about their owners: after
-// the clock was set, or after this process did not run for a while, since then
-// theirs may not have run either (a suspended machine, a frozen container).
-type pulse struct {
-	patience  time.Duration // the longest time between two beats in quiet times
-	calmAfter time.Duration // how long after a disturbance ages are believed again
-
-	mu        sync.Mutex
-	last      time.Time
-	disturbed time.Time
-}
-
-// beat is called by whoever runs, and returns the time.
-func (p *pulse) beat() time.Time {
-	now := time.Now()
-	p.note(now, now.Round(0))
-	return now
-}
-
-// note takes the time by the monotonic and by the wall clock.
-func (p *pulse) note(now, wall time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.last.IsZero() {
-		passed := now.Sub(p.last)
-		if step := wall.Sub(p.last.Round(0)) - passed; passed > p.patience || step.Abs() > clockStep {
-			p.disturbed = now
-		}
-	}
-	p.last = now
-}
-
-// calm reports whether there was no disturbance for long enough.
-func (p *pulse) calm(now time.Time) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.disturbed.IsZero() || now.Sub(p.disturbed) >= p.calmAfter
 }
