@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -171,35 +170,4 @@ func (s *Store) remove(ctx context.Context, entries ...*entry) error {
 		}
 	}
 	return nil
-}
-
-// Shutdown implements discovery.Store. It deletes the entries and lets the
-// empty lease run out: were it revoked, watchers that were just disturbed could
-// not tell that from the death of the owner, and would wait before they
-// believe it.
-func (s *Store) Shutdown(ctx context.Context) error {
-	s.mu.Lock()
-	first, stop := !s.shut, s.stop
-	s.shut = true
-	s.mu.Unlock()
-	if stop != nil {
-		stop()
-		<-s.stopped
-	}
-	if !first {
-		return nil
-	}
-	s.mu.Lock()
-	entries := slices.Collect(maps.Values(s.entries))
-	for _, e := range entries {
-		e.end(discovery.ErrClosed)
-	}
-	s.mu.Unlock()
-	err := s.remove(ctx, entries...)
-	if err != nil {
-		err = fmt.Errorf("%w; what is registered goes when its lease runs out, within %v", err, s.opt.TTL)
-	}
-	close(s.closed)
-	_ = s.client.Close() // nothing is under way that matters
-	return err
 }

@@ -5,10 +5,38 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"os"
 	"strconv"
 	"strings"
 	"time"
+)
+
+// Options are the settings of Open. The zero value is useful.
+type Options struct {
+	// Endpoints are the addresses of the members, http://host:port,
+	// https://host:port or host:port; http://localhost:2379 if empty.
+	Endpoints []string
+
+	// Username and Password log in, where etcd asks for it. Either none or both.
+	Username, Password string
+
+	// TLS is for https endpoints and those without a scheme. It is refused
+	// with http endpoints, which would go without it silently.
+	TLS *tls.Config
+
+	// TTL is how long registrations outlive their owner: whole seconds, zero
+	// is 10 s. etcd raises what is below its own least (2 s by default).
+	TTL time.Duration
+
+	// Logger hears what is lost and found again; nil is silent.
+	Logger *slog.Logger
+}
+
+const (
+	defaultEndpoint = "http://localhost:2379"
+	defaultTTL      = 10 * time.Second
 )
 
 // FromEnv reads the variables of the runtime. lookup is os.LookupEnv, or what a
@@ -82,4 +110,47 @@ func tlsConfig(ca, cert, key string) (*tls.Config, error) {
 		config.Certificates = []tls.Certificate{pair}
 	}
 	return config, nil
+}
+
+// withDefaults returns the options as they are used, or what is wrong with them.
+func (o Options) withDefaults() (Options, error) {
+	if len(o.Endpoints) == 0 {
+		o.Endpoints = []string{defaultEndpoint}
+	}
+	if o.TTL == 0 {
+		o.TTL = defaultTTL
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o, o.validate()
+}
+
+func (o Options) validate() error {
+	if o.TTL < time.Second || o.TTL%time.Second != 0 {
+		return fmt.Errorf("TTL %v: want whole seconds, at least 1s", o.TTL)
+	}
+	if (o.Username == "") != (o.Password == "") {
+		return errors.New("user name and password: want both or none")
+	}
+	schemes := map[string]bool{}
+	for _, ep := range o.Endpoints {
+		scheme, host, found := strings.Cut(ep, "://")
+		if !found {
+			scheme, host = "", ep
+		}
+		host, _, _ = strings.Cut(host, "/")
+		_, port, err := net.SplitHostPort(host)
+		if err != nil || port == "" || found && scheme != "http" && scheme != "https" {
+			return fmt.Errorf("endpoint %q: want http://host:port, https://host:port or host:port", ep)
+		}
+		schemes[scheme] = true
+	}
+	if len(schemes) > 1 {
+		return fmt.Errorf("endpoints %s: want the same scheme for all", strings.Join(o.Endpoints, ","))
+	}
+	if schemes["http"] && o.TLS != nil {
+		return fmt.Errorf("endpoints %s with TLS settings: want https", strings.Join(o.Endpoints, ","))
+	}
+	return nil
 }
