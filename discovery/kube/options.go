@@ -106,6 +106,20 @@ func fromEnv(lookup func(string) (string, bool), files fs.FS) (Options, error) {
 	return o, nil
 }
 
+// withDefaults returns the options as they are used, or what is wrong with them.
+func (o Options) withDefaults() (Options, error) {
+	if o.Mode == "" {
+		o.Mode = ModePod
+	}
+	if o.Mode != ModePod && o.Mode != ModeContainer {
+		return o, fmt.Errorf("mode %q: want %s or %s", o.Mode, ModePod, ModeContainer)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o, nil
+}
+
 // InstanceID returns the id under which this worker registers unless it is
 // given another: the hash of the name of its object. Without a pod it is zero.
 func (o Options) InstanceID() uint64 {
