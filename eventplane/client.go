@@ -18,15 +18,18 @@ type Client struct {
 	discovery *discovery.Client
 	transport transport
 
-	life context.Context // until Shutdown; ends what is being opened
-	end  context.CancelFunc
 	once sync.Once
 	err  error // of Shutdown
 
 	mu      sync.Mutex
-	opening sync.WaitGroup // Add only while life has not ended
+	closed  bool
+	calls   map[*call]struct{} // being opened
+	running sync.WaitGroup     // of calls; Add only while closed is false
 	open    map[shutdowner]struct{}
 }
+
+// call is a call of Publisher or Subscriber that has not returned.
+type call struct{ cancel context.CancelCauseFunc }
 
 // shutdowner is a publisher or subscriber.
 type shutdowner interface{ Shutdown(context.Context) error }
@@ -49,9 +52,10 @@ func New(cfg Config, d *discovery.Client) (*Client, error) {
 	}
 	c.Logger.Info("eventplane: configured", "transport", c.Transport, "codec", c.Codec.Name(),
 		"wire", c.Wire.String(), "broker", c.Broker.String(), "reason", c.Reason)
-	client := &Client{config: c, discovery: d, transport: t, open: map[shutdowner]struct{}{}}
-	client.life, client.end = context.WithCancel(context.Background())
-	return client, nil
+	return &Client{
+		config: c, discovery: d, transport: t,
+		calls: map[*call]struct{}{}, open: map[shutdowner]struct{}{},
+	}, nil
 }
 
 // Publisher opens the transport, then registers the channel of scope and topic
@@ -60,7 +64,7 @@ func New(cfg Config, d *discovery.Client) (*Client, error) {
 // begun to: there may be none yet.
 func (c *Client) Publisher(ctx context.Context, scope discovery.Scope, topic string) (*Publisher, error) {
 	var p *Publisher
-	err := c.opened(ctx, func(ctx context.Context) (err error) {
+	err := c.run(ctx, func(ctx context.Context) (err error) {
 		p, err = c.newPublisher(ctx, scope, topic)
 		if err == nil {
 			c.keep(p)
@@ -77,7 +81,7 @@ func (c *Client) Publisher(ctx context.Context, scope discovery.Scope, topic str
 // not wait until it hears; see Subscriber.Ready.
 func (c *Client) Subscriber(ctx context.Context, scope discovery.Scope, topic string) (*Subscriber, error) {
 	var s *Subscriber
-	err := c.opened(ctx, func(ctx context.Context) (err error) {
+	err := c.run(ctx, func(ctx context.Context) (err error) {
 		s, err = c.newSubscriber(ctx, scope, topic)
 		if err == nil {
 			c.keep(s)
@@ -90,31 +94,52 @@ func (c *Client) Subscriber(ctx context.Context, scope discovery.Scope, topic st
 	return s, nil
 }
 
-// opened runs f unless the client is shut down; Shutdown ends the ctx of f and
+// run calls f unless the client is shut down. Shutdown cancels the ctx of f and
 // waits for it.
-func (c *Client) opened(ctx context.Context, f func(context.Context) error) error {
-	if !c.begin() {
-		return ErrClosed
-	}
-	defer c.opening.Done()
+func (c *Client) run(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(c.life, func() { cancel(ErrClosed) })()
+	call := &call{cancel}
+	if !c.begin(call) {
+		return ErrClosed
+	}
+	defer c.end(call)
 	err := f(ctx)
-	if err != nil && c.life.Err() != nil {
+	if err != nil && errors.Is(context.Cause(ctx), ErrClosed) {
 		return fmt.Errorf("%w: %w", ErrClosed, err)
 	}
 	return err
 }
 
-func (c *Client) begin() bool {
+// begin adds a call. It reports false if the client is shut down.
+func (c *Client) begin(call *call) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.life.Err() != nil {
+	if c.closed {
 		return false
 	}
-	c.opening.Add(1)
+	c.calls[call] = struct{}{}
+	c.running.Add(1)
 	return true
+}
+
+func (c *Client) end(call *call) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.calls, call)
+	c.running.Done()
+}
+
+// cancelCalls cancels the calls that are running, waits for them, and makes
+// further ones fail.
+func (c *Client) cancelCalls() {
+	c.mu.Lock()
+	c.closed = true
+	for call := range c.calls {
+		call.cancel(ErrClosed)
+	}
+	c.mu.Unlock()
+	c.running.Wait()
 }
 
 func (c *Client) keep(s shutdowner) {
@@ -134,11 +159,7 @@ func (c *Client) forget(s shutdowner) {
 // released in any case.
 func (c *Client) Shutdown(ctx context.Context) error {
 	c.once.Do(func() {
-		c.mu.Lock()
-		c.end()
-		c.mu.Unlock()
-		c.opening.Wait()
-
+		c.cancelCalls()
 		var errs []error
 		for _, s := range c.all() {
 			errs = append(errs, s.Shutdown(ctx))

@@ -156,50 +156,68 @@ func (c Config) tls() []nats.Option {
 	return opts
 }
 
-// dialer lets the context of Connect cut the first connection short, handshake
-// included, which nats.go has no way to do. It also keeps the error of the last
-// dial: of a refused connection nats.go tells only that no servers are available.
+// dialer lets the context of Connect interrupt the first connection, handshake
+// included, which nats.go cannot do. It also keeps the error of the last dial:
+// if all connections are refused, the error of nats.go does not have the cause.
 type dialer struct {
 	net.Dialer
-	ctx    context.Context // done after abort
-	cancel context.CancelFunc
 
-	mu   sync.Mutex
-	conn net.Conn // the latest
-	err  error
+	mu        sync.Mutex
+	aborted   bool
+	interrupt func() // ends the dial in progress, or closes the latest connection
+	err       error  // of the last dial
 }
 
-func newDialer() *dialer {
-	d := &dialer{Dialer: net.Dialer{Timeout: dialTimeout}}
-	d.ctx, d.cancel = context.WithCancel(context.Background())
-	return d
-}
+func newDialer() *dialer { return &dialer{Dialer: net.Dialer{Timeout: dialTimeout}} }
 
 // Dial implements nats.CustomDialer.
 func (d *dialer) Dial(network, address string) (net.Conn, error) {
-	conn, err := d.DialContext(d.ctx, network, address)
-
+	conn, err := d.dial(network, address)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err == nil && d.ctx.Err() != nil {
-		_ = conn.Close()
-		conn, err = nil, d.ctx.Err()
-	}
-	d.conn, d.err = conn, err
+	d.err = err
 	return conn, err
 }
 
-// abort ends what Dial is doing and closes what it made. Nothing is dialled
-// afterwards.
-func (d *dialer) abort() {
-	d.cancel()
+func (d *dialer) dial(network, address string) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if !d.onAbort(cancel) {
+		return nil, context.Canceled
+	}
+	conn, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	closeConn := func() { _ = conn.Close() }
+	if !d.onAbort(closeConn) {
+		closeConn()
+		return nil, context.Canceled
+	}
+	return conn, nil
+}
+
+// onAbort replaces the function that abort calls. It reports false if abort has
+// been called already.
+func (d *dialer) onAbort(f func()) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.conn != nil {
-		_ = d.conn.Close()
+	d.interrupt = f
+	return !d.aborted
+}
+
+// abort ends the dial in progress and closes the connection that Dial returned.
+// Further dials fail.
+func (d *dialer) abort() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.aborted = true
+	if d.interrupt != nil {
+		d.interrupt()
 	}
 }
 
+// explain adds the error of the last dial to the one that hides it.
 func (d *dialer) explain(err error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -1,0 +1,58 @@
+package eventplane
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/dynplane/dynplane/discovery"
+)
+
+// stuckTransport opens nothing until the context is done.
+type stuckTransport struct{ entered chan struct{} }
+
+func (s stuckTransport) publisher(context.Context, route) (*pubConn, error) { return nil, nil }
+
+func (s stuckTransport) subscriber(ctx context.Context, _ route) (*subConn, error) {
+	close(s.entered)
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (s stuckTransport) close() error { return nil }
+
+func TestShutdownEndsWhatIsBeingOpened(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]struct {
+		by   func(*Client, context.CancelFunc)
+		want error
+	}{
+		"shutdown": {func(c *Client, _ context.CancelFunc) { _ = c.Shutdown(context.Background()) }, ErrClosed},
+		"context":  {func(_ *Client, cancel context.CancelFunc) { cancel() }, context.Canceled},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			client, err := New(Config{}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			stuck := stuckTransport{make(chan struct{})}
+			client.transport = stuck
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			done := make(chan error)
+			go func() {
+				_, err := client.Subscriber(ctx, discovery.Scope{Namespace: "ns"}, "t")
+				done <- err
+			}()
+			<-stuck.entered
+			go end.by(client, cancel)
+			if err := <-done; !errors.Is(err, end.want) || errors.Is(err, ErrClosed) != (end.want == ErrClosed) {
+				t.Errorf("error %v: want %v", err, end.want)
+			}
+			if err := client.Shutdown(context.Background()); err != nil {
+				t.Errorf("shutdown: %v", err)
+			}
+		})
+	}
+}
