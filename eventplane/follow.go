@@ -8,6 +8,7 @@ import (
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // The waits between watches that fail.
@@ -87,7 +88,7 @@ func (f *follower) run(ctx context.Context) {
 			f.log.Warn("eventplane: the watch of channels failed; connections stay as they are until it is back",
 				"scope", f.query.Scope.String(), "topic", f.query.Topic, "error", err)
 		}
-		if sleep(ctx, retry) != nil {
+		if wait.Sleep(ctx, retry) != nil {
 			return
 		}
 		retry = min(2*retry, watchRetryMost)
@@ -205,16 +206,5 @@ func (f *follower) release(endpoints []string) {
 			continue
 		}
 		f.log.Debug("eventplane: disconnected", "endpoint", endpoint)
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

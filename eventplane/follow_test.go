@@ -14,6 +14,7 @@ import (
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/memory"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 var (
@@ -205,10 +206,10 @@ func TestFollowerKeepsConnectionsWhileTheWatchFails(t *testing.T) {
 		f.wants("a b")
 		f.add(3, scope, endpoint("c"))
 		f.remove(1)
-		f.must(sleep(t.Context(), 10*watchRetryMost))
+		f.must(wait.Sleep(t.Context(), 10*watchRetryMost))
 		f.wants("a b")
 		f.store.mend()
-		f.must(sleep(t.Context(), watchRetryMost))
+		f.must(wait.Sleep(t.Context(), watchRetryMost))
 		f.wants("b c")
 		if n := strings.Count(f.log.String(), "level=WARN"); n != 1 {
 			t.Errorf("%d warnings in %s: want one", n, f.log.String())

@@ -11,6 +11,7 @@ import (
 
 	"github.com/dynplane/dynplane/codec"
 	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // wire is a transport in memory: a driver has no more to do than this.
@@ -71,7 +72,7 @@ func TestNextWaitsForTheOtherPath(t *testing.T) {
 		}
 		start := time.Now()
 		go func() {
-			_ = sleep(t.Context(), reorderTimeout/2)
+			_ = wait.Sleep(t.Context(), reorderTimeout/2)
 			w.send(t, codec.Envelope{PublisherID: 1, Sequence: 1})
 			w.send(t, codec.Envelope{PublisherID: 1, Sequence: 5})
 		}()
@@ -111,7 +112,7 @@ func TestBusyApplicationLosesNothing(t *testing.T) {
 			if err != nil || ev.Missed != 0 {
 				t.Fatalf("event %+v, %v", ev, err)
 			}
-			_ = sleep(t.Context(), 10*reorderTimeout)
+			_ = wait.Sleep(t.Context(), 10*reorderTimeout)
 		}
 	})
 }

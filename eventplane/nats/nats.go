@@ -1,15 +1,17 @@
-// Package nats moves the event plane's messages over NATS core subjects.
+// Package nats is the driver that carries the event plane's messages over NATS
+// core subjects. Applications use package eventplane, which is built on it.
 //
-// It is a driver: applications use package eventplane. It stands on a
-// connection that the caller owns, dials nothing and closes nothing:
+// The driver uses a connection that the caller owns, and neither dials nor
+// closes one:
 //
-//	pub := nats.NewPublisher(nc)
-//	sub, err := nats.Subscribe(nc, "namespace.dynamo.component.backend.kv-events")
+//	pub := natsdriver.NewPublisher(nc)
+//	sub, err := natsdriver.Subscribe(nc, "namespace.dynamo.component.backend.kv-events")
 //
-// A message is the encoded envelope as the payload of one NATS message, with
-// no headers, no reply subject and no queue group, as NVIDIA Dynamo's runtime
-// sends it. Delivery is at most once. Import the package as natsdriver beside
-// nats.go.
+// A message is one NATS message whose payload is the encoded envelope. It has
+// no headers and no reply subject, and subscriptions have no queue group, like
+// those of NVIDIA Dynamo. Delivery is at most once.
+//
+// Import the package as natsdriver, since nats.go is package nats too.
 package nats
 
 import (
@@ -23,24 +25,28 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 const (
-	// What a subscription keeps while the application does not call Next.
-	// What comes on top is dropped, the newest first, and counted.
-	pendingMessages = 64 << 10
-	pendingBytes    = 64 << 20
+	// A subscription holds at most maxPendingMessages and maxPendingBytes that
+	// the application has not received with Next. Further messages are dropped
+	// and counted: the newest, not the oldest.
+	maxPendingMessages = 64 << 10
+	maxPendingBytes    = 64 << 20
 
-	// closeFlush bounds how long Publisher.Close waits for the server.
-	closeFlush = 2 * time.Second
+	// closeFlushTimeout bounds the wait of Publisher.Close for the server.
+	closeFlushTimeout = 2 * time.Second
 
-	// flushTry bounds one attempt of Ready; after it, or after the connection
-	// was lost, it tries again.
-	flushTry  = 2 * time.Second
-	flushWait = 50 * time.Millisecond
+	// readyFlushTimeout bounds one attempt of Ready. Ready retries
+	// readyRetryWait after an attempt that failed, because the time was up or
+	// the connection was lost.
+	readyFlushTimeout = 2 * time.Second
+	readyRetryWait    = 50 * time.Millisecond
 )
 
-// Publisher sends messages on a connection. It implements driver.Publisher.
+// Publisher sends messages on a connection. It implements [driver.Publisher],
+// whose rules for concurrent use apply.
 type Publisher struct {
 	nc     *nats.Conn
 	closed bool
@@ -48,12 +54,16 @@ type Publisher struct {
 
 var _ driver.Publisher = (*Publisher)(nil)
 
-// NewPublisher makes a publisher on nc, which stays the caller's.
+// NewPublisher returns a publisher that uses nc. The caller keeps nc open until
+// the publisher is closed, and closes it.
 func NewPublisher(nc *nats.Conn) *Publisher { return &Publisher{nc: nc} }
 
-// Publish implements driver.Publisher. A message larger than the server's
-// max_payload is refused, and so is any while the connection is lost and does
-// not buffer.
+// Publish implements [driver.Publisher]. The error wraps [nats.ErrMaxPayload] if
+// the message is larger than the server accepts, [nats.ErrReconnectBufExceeded]
+// if the connection is lost and cannot buffer the message, and
+// [nats.ErrConnectionClosed] if it is closed. A connection that buffers while it
+// is lost, which is the default of nats.go, sends the message after it has
+// reconnected.
 func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -63,7 +73,7 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	}
 	err := p.nc.Publish(m.Subject, m.Body)
 	if errors.Is(err, nats.ErrMaxPayload) {
-		return fmt.Errorf("nats: message of %d bytes on %q: the server takes %d: %w", len(m.Body), m.Subject, p.nc.MaxPayload(), err)
+		return fmt.Errorf("nats: publish on %q: message has %d bytes: want at most %d: %w", m.Subject, len(m.Body), p.nc.MaxPayload(), err)
 	}
 	if err != nil {
 		return fmt.Errorf("nats: publish on %q: %w", m.Subject, err)
@@ -71,51 +81,57 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	return nil
 }
 
-// Close implements driver.Publisher: it waits, for two seconds at most, until
-// the server has what was published.
+// Close implements [driver.Publisher]. It waits until the server has received
+// all messages published, for two seconds at most; after that it returns an
+// error that wraps [nats.ErrTimeout]. It does not wait while the connection is
+// lost.
 func (p *Publisher) Close() error {
 	if p.closed {
 		return nil
 	}
 	p.closed = true
 	if !p.nc.IsConnected() {
-		// There is nothing to wait for. If the connection buffers, it sends
-		// what is buffered once it has reconnected.
-		return nil
+		return nil // a connection that buffers sends after it has reconnected
 	}
-	if err := p.nc.FlushTimeout(closeFlush); err != nil {
-		return fmt.Errorf("nats: flush at the end: %w", err)
+	if err := p.nc.FlushTimeout(closeFlushTimeout); err != nil {
+		return fmt.Errorf("nats: close publisher: flush: %w", err)
 	}
 	return nil
 }
 
 // Subscriber receives the messages of one subject. It implements
-// driver.Subscriber.
+// [driver.Subscriber], whose rules for concurrent use apply. Ready is safe for
+// concurrent use too.
 type Subscriber struct {
 	nc      *nats.Conn
 	sub     *nats.Subscription
 	subject string
 	once    sync.Once
 	closed  atomic.Bool
-	dropped atomic.Uint64 // as far as it was read
+	dropped atomic.Uint64 // as of the last call of Dropped
 }
 
 var _ driver.Subscriber = (*Subscriber)(nil)
 
-// Subscribe subscribes to subject on nc, which stays the caller's. It does not
-// wait for the server; see Ready.
+// Subscribe subscribes to subject on nc. The caller keeps nc open until the
+// subscriber is closed, and closes it. Subscribe does not wait for the server;
+// [Subscriber.Ready] does.
 func Subscribe(nc *nats.Conn, subject string) (*Subscriber, error) {
 	sub, err := nc.SubscribeSync(subject)
 	if err != nil {
 		return nil, fmt.Errorf("nats: subscribe to %q: %w", subject, err)
 	}
-	if err := sub.SetPendingLimits(pendingMessages, pendingBytes); err != nil {
-		return nil, errors.Join(fmt.Errorf("nats: limits of the subscription to %q: %w", subject, err), sub.Unsubscribe())
+	if err := sub.SetPendingLimits(maxPendingMessages, maxPendingBytes); err != nil {
+		return nil, errors.Join(fmt.Errorf("nats: subscribe to %q: set limits: %w", subject, err), sub.Unsubscribe())
 	}
 	return &Subscriber{nc: nc, sub: sub, subject: subject}, nil
 }
 
-// Next implements driver.Subscriber.
+// Next implements [driver.Subscriber]. Messages arrive again after the
+// connection was lost and has reconnected; those sent meanwhile do not. An
+// error that is final wraps [nats.ErrConnectionClosed] if the connection was
+// closed, or [nats.ErrPermissionViolation] if the server does not permit the
+// subscription and the connection has [nats.PermissionErrOnSubscribe].
 func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
 	for {
 		if s.closed.Load() {
@@ -128,11 +144,12 @@ func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
 		}
 		switch {
 		case errors.Is(err, nats.ErrSlowConsumer):
-			// Said once when messages begin to be dropped. Dropped counts
-			// them, and what is pending can still be read.
+			// nats.go returns this once, when it begins to drop messages.
+			// Dropped counts them, and pending messages can still be received.
 		case errors.Is(err, nats.ErrNoResponders):
-			// nats.go takes an empty message with this status for an answer.
-			return &driver.FrameError{Subject: s.subject, Reason: "a status without a body, want an envelope"}
+			// nats.go treats an empty message with status 503 as the reply to a
+			// request.
+			return &driver.FrameError{Subject: s.subject, Reason: "status without a body: want an envelope"}
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case s.closed.Load():
@@ -143,8 +160,10 @@ func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
 	}
 }
 
-// Ready blocks until the server has the subscription: what is published from
-// then on is heard. While the connection is lost it waits for the next.
+// Ready blocks until the server has the subscription: messages published after
+// Ready returns nil are received. While the connection is lost, Ready blocks
+// until it has reconnected. It returns the error of ctx, [driver.ErrClosed] if
+// the subscriber is closed, or an error that wraps [nats.ErrConnectionClosed].
 func (s *Subscriber) Ready(ctx context.Context) error {
 	for {
 		err := s.flush(ctx)
@@ -156,32 +175,21 @@ func (s *Subscriber) Ready(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case s.nc.IsClosed():
-			return fmt.Errorf("nats: subscription to %q: %w", s.subject, err)
+			return fmt.Errorf("nats: ready on %q: %w", s.subject, err)
 		}
-		if err := sleep(ctx, flushWait); err != nil {
+		if err := wait.Sleep(ctx, readyRetryWait); err != nil {
 			return err
 		}
 	}
 }
 
 func (s *Subscriber) flush(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, flushTry)
+	ctx, cancel := context.WithTimeout(ctx, readyFlushTimeout)
 	defer cancel()
 	return s.nc.FlushWithContext(ctx)
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// Dropped implements driver.Subscriber.
+// Dropped implements [driver.Subscriber].
 func (s *Subscriber) Dropped() uint64 {
 	if n, err := s.sub.Dropped(); err == nil && n > 0 {
 		s.dropped.Store(uint64(n))
@@ -189,15 +197,16 @@ func (s *Subscriber) Dropped() uint64 {
 	return s.dropped.Load()
 }
 
-// Close implements driver.Subscriber.
+// Close implements [driver.Subscriber]. It removes the subscription and leaves
+// the connection open.
 func (s *Subscriber) Close() error {
 	var err error
 	s.once.Do(func() {
-		s.Dropped() // nats.go forgets it with the subscription
+		s.Dropped() // nats.go discards the count with the subscription
 		s.closed.Store(true)
 		err = s.sub.Unsubscribe()
 		if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrBadSubscription) {
-			err = nil // gone with its connection
+			err = nil // the subscription ended with its connection
 		}
 	})
 	if err != nil {
