@@ -16,6 +16,7 @@ import (
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 func endpointID(instance uint64) discovery.ID {
@@ -40,7 +41,7 @@ func openStore(tb testing.TB, nc *nats.Conn, o Options) *Store {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), waittest.Patience)
 		defer cancel()
 		if err := s.Shutdown(ctx); err != nil {
 			tb.Errorf("shutdown: %v", err)
@@ -194,7 +195,7 @@ func TestUnansweredHeartbeatsAreForgotten(t *testing.T) {
 	if len(lost) != 0 || !isTransient(err) {
 		t.Errorf("%d lost, %v; want a transient error", len(lost), err)
 	}
-	natstest.Eventually(t, "nothing is pending", func() bool { return s.js.PublishAsyncPending() == 0 })
+	waittest.Eventually(t, "nothing is pending", func() bool { return s.js.PublishAsyncPending() == 0 })
 }
 
 func TestRegisterAtTheTimeOfShutdown(t *testing.T) {
@@ -218,7 +219,7 @@ func TestRegisterAtTheTimeOfShutdown(t *testing.T) {
 				}
 			})
 		}
-		natstest.Eventually(t, "some are registered", func() bool { return registered.Load() > 50 })
+		waittest.Eventually(t, "some are registered", func() bool { return registered.Load() > 50 })
 		if err := s.Shutdown(t.Context()); err != nil {
 			t.Error(err)
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 const bucket = "dynplane"
@@ -44,7 +45,7 @@ func newClient(tb testing.TB, nc *nats.Conn, o natskv.Options) *discovery.Client
 	}
 	client := discovery.NewClient(store, discovery.Options{})
 	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), waittest.Patience)
 		defer cancel()
 		if err := client.Shutdown(ctx); err != nil {
 			tb.Errorf("shutdown: %v", err)
@@ -70,7 +71,7 @@ type watch struct {
 
 func newWatch(tb testing.TB, c *discovery.Client, q discovery.Query) *watch {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), natstest.Patience)
+	ctx, cancel := context.WithTimeout(tb.Context(), waittest.Patience)
 	next, stop := iter.Pull2(c.Watch(ctx, q))
 	tb.Cleanup(func() { stop(); cancel() })
 	return &watch{tb, next}
@@ -292,7 +293,7 @@ func TestConsumersGoWithTheirWatches(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			natstest.Eventually(t, "the consumers of lists are gone", func() bool { return consumers(t, nc) == 5 })
+			waittest.Eventually(t, "the consumers of lists are gone", func() bool { return consumers(t, nc) == 5 })
 		})
 	}
 }

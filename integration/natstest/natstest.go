@@ -8,6 +8,7 @@ package natstest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -71,16 +72,22 @@ func start(opt *server.Options, dir string) (*server.Server, error) {
 	return srv, nil
 }
 
-// ForExample starts a server without JetStream for an example, which has no
-// testing.TB, and returns its URL and a function that stops it.
+// ForExample starts a server with JetStream for an example, which has no
+// testing.TB. It returns the URL of the server and a function that stops it and
+// removes its store.
 func ForExample() (url string, stop func(), err error) {
-	srv, err := start(&server.Options{Port: server.RANDOM_PORT}, "")
+	dir, err := os.MkdirTemp("", "natstest")
 	if err != nil {
-		return "", nil, err
+		return "", nil, fmt.Errorf("natstest: %w", err)
+	}
+	srv, err := start(&server.Options{JetStream: true, Port: server.RANDOM_PORT}, dir)
+	if err != nil {
+		return "", nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return srv.ClientURL(), func() {
 		srv.Shutdown()
 		srv.WaitForShutdown()
+		_ = os.RemoveAll(dir)
 	}, nil
 }
 
@@ -194,13 +201,4 @@ func FreePort(t testing.TB) int {
 	}
 	defer func() { _ = l.Close() }()
 	return l.Addr().(*net.TCPAddr).Port
-}
-
-// Patience is waittest.Patience, until its last users in discovery have moved.
-const Patience = waittest.Patience
-
-// Eventually is waittest.Eventually, until its last users in discovery have moved.
-func Eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	waittest.Eventually(t, what, ok)
 }
