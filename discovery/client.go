@@ -101,7 +101,7 @@ func (c *Client) RegisterAs(ctx context.Context, instance uint64, spec Spec) (*R
 
 // RegisterInstance registers an instance that was read elsewhere. It stores the
 // instance's Raw if there is one, including the fields that this version of the
-// package does not know.
+// package does not define.
 func (c *Client) RegisterInstance(ctx context.Context, in Instance) (*Registration, error) {
 	spec, id := in.Spec, in.ID()
 	if spec == nil {

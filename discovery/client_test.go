@@ -55,8 +55,8 @@ func TestWarningsOfBadEntriesAreShort(t *testing.T) {
 	}
 }
 
-// blind is a store whose reads never show what was written, as a replica that
-// has been left behind.
+// blind is a store whose reads never show the writes, like a replica that no
+// longer follows its leader.
 type blind struct {
 	script
 	taken bool

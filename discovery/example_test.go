@@ -10,7 +10,7 @@ import (
 	"github.com/dynplane/dynplane/discovery/memory"
 )
 
-// A worker registers an endpoint, and a reader hears it come and go.
+// A reader watches a worker register an endpoint and shut down.
 func ExampleClient_Watch() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -46,7 +46,7 @@ func ExampleClient_Watch() {
 	// removed dynamo/backend/generate/2a
 }
 
-// The models of one endpoint must go together.
+// All models of one endpoint must be compatible.
 func ExampleClient_Register_modelConflict() {
 	ctx := context.Background()
 	registry := memory.New()
@@ -67,7 +67,7 @@ func ExampleClient_Register_modelConflict() {
 	// true discovery: model "qwen" at dynamo/backend/generate: "llama" is served there: another model is registered there
 }
 
-// A query finds what lies in its scope.
+// A query matches the registrations in its scope and below.
 func ExampleClient_List() {
 	ctx := context.Background()
 	client := discovery.NewClient(memory.New().Open(), discovery.Options{InstanceID: 42})

@@ -97,7 +97,7 @@ func TestBadPaths(t *testing.T) {
 	} {
 		_, err := ParseID(c.kind, c.path)
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Count(err.Error(), "discovery: ") != 1 {
-			t.Errorf("%q: got %v, want one that says %s", c.path, err, c.want)
+			t.Errorf("%q: got %v, want one that contains %s", c.path, err, c.want)
 		}
 	}
 }
@@ -127,7 +127,7 @@ func TestJSONOfIDs(t *testing.T) {
 		case c.err == "" && (err != nil || id != c.want):
 			t.Errorf("%s is read as %+v, %v", c.json, id, err)
 		case c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)):
-			t.Errorf("%s: got %v, want one that says %s", c.json, err, c.err)
+			t.Errorf("%s: got %v, want one that contains %s", c.json, err, c.err)
 		}
 	}
 	if data, err := json.Marshal(ID{Kind: KindEndpoint}); err == nil {

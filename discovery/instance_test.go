@@ -11,7 +11,7 @@ import (
 
 var dynamo = Scope{"dynamo", "backend", "generate"}
 
-// someInstances are written by us as they are read.
+// someInstances are instances whose JSON is the same read and written.
 var someInstances = []struct {
 	json string
 	want Instance
@@ -67,7 +67,7 @@ func TestInstances(t *testing.T) {
 	}
 }
 
-// Forms that others write and we only read.
+// Forms that other writers use, and which are only read.
 func TestInstancesOfOthers(t *testing.T) {
 	t.Parallel()
 	const transport = `"transport":{"kind":"Zmq","config":{"endpoint":"tcp://10.0.0.7:41877"}}`
@@ -82,7 +82,7 @@ func TestInstancesOfOthers(t *testing.T) {
 		// The newer one.
 		{`{"type":"EventChannel","scope":{"kind":"endpoint","endpoint":{"namespace":"dynamo","component":"backend","name":"generate"}},"topic":"kv-events","instance_id":42,` + transport + `}`, EventChannel{dynamo, "kv-events", zmq}},
 		{`{"type":"EventChannel","scope":{"kind":"namespace","name":"dynamo"},"topic":"kv-events","instance_id":42,` + transport + `}`, EventChannel{Scope{"dynamo", "", ""}, "kv-events", zmq}},
-		// In any order, with blanks and with what we do not know.
+		// Fields in any order, with white space and unknown fields.
 		{"{ \"later\": [1],\n\"instance_id\":42, \"topic\":\"t\"," + transport + `,"component":"c","namespace":"n","type":"EventChannel"}`, EventChannel{Scope{"n", "c", ""}, "t", zmq}},
 		{`{"type":"EventChannel","namespace":"n","component":"c","topic":"t","instance_id":42,"transport":{"kind":"ZmqBroker","config":{"xsub_endpoints":[],"xpub_endpoints":null}}}`, EventChannel{Scope{"n", "c", ""}, "t", ZMQBroker{XSubEndpoints: []string{}}}},
 		{`{"type":"Model","namespace":"dynamo","component":"backend","endpoint":"generate","instance_id":42,"card_json":"any JSON"}`, Model{Scope: dynamo, Card: json.RawMessage(`"any JSON"`)}},
@@ -122,7 +122,7 @@ func TestBadInstances(t *testing.T) {
 	} {
 		var got Instance
 		if err := json.Unmarshal([]byte(c.json), &got); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%.80s: got %v, want one that says %s", c.json, err, c.want)
+			t.Errorf("%.80s: got %v, want one that contains %s", c.json, err, c.want)
 		}
 	}
 }
@@ -201,7 +201,7 @@ func FuzzInstance(f *testing.F) {
 		if json.Unmarshal(data, &in) != nil {
 			return
 		}
-		// What has been read can be written, and is the same when it is read again.
+		// An instance that was read can be written, and is equal when read again.
 		written, err := json.Marshal(in)
 		if err != nil {
 			t.Fatalf("%s: %v", data, err)

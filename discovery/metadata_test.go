@@ -68,7 +68,7 @@ func TestEventSourceNeverChanges(t *testing.T) {
 	}
 }
 
-func TestRuntimeKeys(t *testing.T) {
+func TestDynamoKeys(t *testing.T) {
 	t.Parallel()
 	ep := discovery.Scope{Namespace: "ns.one", Component: "worker", Endpoint: "generate"}
 	for _, c := range []struct {
@@ -166,7 +166,7 @@ func TestSnapshot(t *testing.T) {
 	}
 	full := snapshot()
 	if !full.HasChangesFrom(empty) || full.HasChangesFrom(snapshot()) || full.Sequence <= empty.Sequence {
-		t.Error("changes are not told from none")
+		t.Error("HasChangesFrom reports the same for changes and for none")
 	}
 	if got := full.Filter(discovery.Query{Kind: discovery.KindEndpoint, Scope: scope}); len(got) != 2 || got[1].InstanceID != 1<<64-1 {
 		t.Errorf("filtered %v", got)

@@ -15,7 +15,7 @@ import (
 
 var errScriptEnds = errors.New("the script has ended")
 
-// script is a Store whose watches play the same changes, each after a wait.
+// script is a Store whose watches deliver the same changes, each after a wait.
 type script struct {
 	steps []scriptStep
 }
@@ -80,7 +80,8 @@ func gone(instance uint64, cause Cause) scriptStep {
 	return scriptStep{change: Change{Op: OpDelete, ID: scriptID(instance), Cause: cause}}
 }
 
-// quiet is a time in which the store says that it is there, twice a second.
+// quiet is a time in which the store delivers nothing but OpProgress, twice a
+// second.
 func quiet(d time.Duration) []scriptStep {
 	const beat = 500 * time.Millisecond
 	return slices.Repeat([]scriptStep{{beat, Change{Op: OpProgress}}}, int(d/beat))
@@ -104,7 +105,7 @@ func steps(parts ...any) []scriptStep {
 	return out
 }
 
-// listing is a full one with these instances in it.
+// listing is a full listing of the given instances.
 func listing(instances ...uint64) []scriptStep {
 	out := []scriptStep{play(OpReset)}
 	for _, instance := range instances {
@@ -113,10 +114,10 @@ func listing(instances ...uint64) []scriptStep {
 	return append(out, play(OpSynced))
 }
 
-func TestView(t *testing.T) {
+func TestReconciler(t *testing.T) {
 	t.Parallel()
 	const ttl = scriptTTL
-	// Events are written as the time since the beginning and what happened.
+	// An event is written as the time since the beginning and its type.
 	for _, c := range []struct {
 		name  string
 		steps []scriptStep
@@ -144,12 +145,12 @@ func TestView(t *testing.T) {
 			[]string{"0s synced"}, 0,
 		},
 		{
-			"expired in quiet times",
+			"expired while the store is undisturbed",
 			steps(listing(1), quiet(time.Second), gone(1, CauseExpired)),
 			[]string{"0s added 1 a", "0s synced", "1s removed 1 a"}, 0,
 		},
 		{
-			"expired before the store has ever said that it is there",
+			"expired before the first OpProgress",
 			steps(listing(1), gone(1, CauseExpired)),
 			[]string{"0s added 1 a", "0s synced", "0s removed 1 a"}, 0,
 		},
@@ -199,17 +200,17 @@ func TestView(t *testing.T) {
 			[]string{"0s added 1 a", "0s added 2 a", "0s synced"}, 0,
 		},
 		{
-			"expired on time, soon after a disturbance",
+			"expired on time, soon after a fault",
 			steps(listing(1), listing(1), quiet(time.Second), gone(1, CauseExpired), quiet(2*ttl)),
 			[]string{"0s added 1 a", "0s synced", "4s removed 1 a"}, 0,
 		},
 		{
-			"expired on time, long after a disturbance",
+			"expired on time, long after a fault",
 			steps(listing(1), listing(1), quiet(ttl), gone(1, CauseExpired)),
 			[]string{"0s added 1 a", "0s synced", "4s removed 1 a"}, 0,
 		},
 		{
-			"expired on time soon after a disturbance, to a reader who is slow to hear it and that it is back",
+			"expired on time soon after a fault, with a slow reader, and registered again",
 			steps(listing(1), listing(1), quiet(time.Second), after(3*ttl, gone(1, CauseExpired)), put(1, "a"), quiet(2*ttl)),
 			[]string{"0s added 1 a", "0s synced"}, 0,
 		},
@@ -229,7 +230,7 @@ func TestView(t *testing.T) {
 			[]string{"0s added 1 a", "0s synced"}, 0,
 		},
 		{
-			"the first listing is disturbed",
+			"a fault during the first listing",
 			steps(play(OpReset), put(1, "a"), put(2, "a"), listing(2), gone(2, CauseExpired), quiet(ttl/2), put(2, "a"), quiet(2*ttl)),
 			[]string{"0s added 1 a", "0s added 2 a", "0s synced", "4s removed 1 a"}, 0,
 		},
@@ -258,7 +259,7 @@ func TestView(t *testing.T) {
 			[]string{"0s added 1 a", "0s synced"}, 2,
 		},
 		{
-			"a foreign entry has no TTL: the usual one is its hold",
+			"an entry without a TTL is held for the default",
 			steps(
 				play(OpReset),
 				scriptStep{change: Change{Op: OpPut, ID: scriptID(1), Value: scriptValue(1, "a")}},
@@ -266,7 +267,7 @@ func TestView(t *testing.T) {
 			[]string{"0s added 1 a", "0s synced", "10s removed 1 a"}, 0,
 		},
 		{
-			"what the query does not ask for is left out",
+			"entries that do not match the query are skipped",
 			steps(play(OpReset), scriptStep{change: Change{Op: OpPut, ID: ID{Kind: KindModel}}}, play(OpSynced)),
 			[]string{"0s synced"}, 0,
 		},

@@ -38,7 +38,7 @@ func TestRegisterRefuses(t *testing.T) {
 			t.Parallel()
 			_, err := discovery.NewClient(memory.New().Open(), discovery.Options{}).Register(t.Context(), c.spec)
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "discovery: register") {
-				t.Fatalf("got %v, want one that says %s", err, c.want)
+				t.Fatalf("got %v, want one that contains %s", err, c.want)
 			}
 			if n := strings.Count(err.Error(), "discovery: "); n != 1 {
 				t.Errorf("the package is named %d times: %v", n, err)

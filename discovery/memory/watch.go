@@ -9,7 +9,7 @@ import (
 )
 
 // watcher records which ids have changed, and reads their state when Next is
-// called. What it keeps is therefore bounded by the number of ids.
+// called. Its memory is therefore bounded by the number of ids.
 type watcher struct {
 	store   *store
 	query   discovery.Query

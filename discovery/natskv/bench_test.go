@@ -13,7 +13,7 @@ import (
 	"github.com/dynplane/dynplane/integration/natstest"
 )
 
-// fill writes n entries of so many bytes as a foreigner, without leases.
+// fill writes n entries of the given size without leases.
 func fill(b *testing.B, s *Store, n, bytes int) {
 	b.Helper()
 	if err := s.ensure(b.Context()); err != nil {
@@ -36,8 +36,8 @@ func fill(b *testing.B, s *Store, n, bytes int) {
 	<-s.js.PublishAsyncComplete()
 }
 
-// BenchmarkList lists beside the watch of nats.go's KV API, which only counts
-// what it gets.
+// BenchmarkList compares a list with the watch of nats.go's KV API, which only
+// counts its messages.
 func BenchmarkList(b *testing.B) {
 	for _, c := range []struct{ entries, bytes int }{{100, 300}, {30_000, 300}, {200, 100_000}} {
 		name := fmt.Sprintf("%dx%dB", c.entries, c.bytes)
@@ -75,7 +75,7 @@ func BenchmarkList(b *testing.B) {
 	}
 }
 
-// BenchmarkHeartbeats is one round for 1000 leases, beside as many plain
+// BenchmarkHeartbeats compares one round for 1,000 leases with as many plain
 // publishes to the same subjects.
 func BenchmarkHeartbeats(b *testing.B) {
 	const n = 1000

@@ -50,7 +50,8 @@ func openStore(tb testing.TB, nc *nats.Conn, o Options) *Store {
 	return s
 }
 
-// lease registers instance 1 with a TTL in which no heartbeat comes by itself.
+// registerOne registers instance 1. The TTL of s should be so long that the
+// keep-alive sends no heartbeat during the test.
 func registerOne(t *testing.T, s *Store) *lease {
 	t.Helper()
 	l, err := s.Register(t.Context(), endpointID(1), endpointValue(1, "a"))
@@ -86,7 +87,7 @@ func TestRecover(t *testing.T) {
 				t.Error(err)
 			}
 		}, false, nil, true},
-		{"gone", func(t *testing.T, s *Store, l *lease) {
+		{"purged", func(t *testing.T, s *Store, l *lease) {
 			t.Helper()
 			if err := natstest.KV(t, s.nc, s.opt.Bucket).Purge(t.Context(), l.key); err != nil {
 				t.Error(err)
@@ -98,13 +99,13 @@ func TestRecover(t *testing.T) {
 				t.Error(err)
 			}
 		}, true, nil, true},
-		{"overwritten by a foreigner", func(t *testing.T, s *Store, l *lease) {
+		{"overwritten by a plain KV client", func(t *testing.T, s *Store, l *lease) {
 			t.Helper()
 			if _, err := natstest.KV(t, s.nc, s.opt.Bucket).PutString(t.Context(), l.key, "junk"); err != nil {
 				t.Error(err)
 			}
 		}, true, nil, true},
-		{"overwritten by a foreigner with an operation that there is not", func(t *testing.T, s *Store, l *lease) {
+		{"overwritten by a message with an unknown operation", func(t *testing.T, s *Store, l *lease) {
 			t.Helper()
 			m := nats.NewMsg(s.opt.entrySubject(l.key))
 			m.Header.Set(hdrOperation, "PUT")
@@ -120,7 +121,7 @@ func TestRecover(t *testing.T) {
 			t.Helper()
 			registerOne(t, s)
 		}, false, discovery.ErrTakenOver, true},
-		{"given back while it was written again", func(t *testing.T, _ *Store, l *lease) {
+		{"unregistered while it was written again", func(t *testing.T, _ *Store, l *lease) {
 			t.Helper()
 			if err := l.Unregister(t.Context()); err != nil {
 				t.Error(err)
@@ -129,7 +130,7 @@ func TestRecover(t *testing.T) {
 				t.Error(err)
 			}
 		}, false, discovery.ErrClosed, false},
-		{"given back", func(t *testing.T, _ *Store, l *lease) {
+		{"unregistered", func(t *testing.T, _ *Store, l *lease) {
 			t.Helper()
 			if err := l.Unregister(t.Context()); err != nil {
 				t.Error(err)
@@ -175,8 +176,8 @@ func TestRecover(t *testing.T) {
 	}
 }
 
-// A server can take heartbeats for long without a word about them. They must
-// not pile up: nats.go would block when there are too many.
+// A server can fail to acknowledge heartbeats for a long time. They must not
+// accumulate: nats.go blocks when too many are pending.
 func TestUnansweredHeartbeatsAreForgotten(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
@@ -231,7 +232,7 @@ func TestRegisterAtTheTimeOfShutdown(t *testing.T) {
 	}
 }
 
-// A machine that was suspended has a clock that stood still.
+// The clock of a machine that was suspended is behind.
 func TestClockThatIsSetBack(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
@@ -268,28 +269,28 @@ func TestServerClock(t *testing.T) {
 	if got := clock.serverNow().Sub(t0); got != time.Hour+ms(5000) {
 		t.Errorf("the server's time is %v from the beginning", got)
 	}
-	// A slow answer says less than an old one.
+	// The stamp of a slow answer is less accurate than an old one.
 	if first, _ = clock.set(t0, t0.Add(ms(1000)), t0.Add(ms(3000))); first {
 		t.Error("it is the first again")
 	}
 	if got := clock.serverNow().Sub(t0); got != time.Hour+ms(5000) {
 		t.Errorf("after a slow answer the server's time is %v from the beginning", got)
 	}
-	// A later one counts.
+	// A later fast answer replaces the first.
 	clock.set(t0.Add(2*time.Hour), t0.Add(ms(4000)), t0.Add(ms(4000)))
 	if got := clock.serverNow().Sub(t0); got != 2*time.Hour+ms(1000) {
 		t.Errorf("after a later answer the server's time is %v from the beginning", got)
 	}
-	// The time that passes is that of the monotonic clock, which no step of
-	// the wall clock touches. A Time shows that it has it.
+	// Time advances by the monotonic clock, which a step of the wall clock does
+	// not affect. The string of a Time shows whether it has a monotonic reading.
 	clock.set(time.Unix(0, 0), t0, t0)
 	if !strings.Contains(clock.local.String(), " m=") {
 		t.Error("the clock has lost the monotonic reading")
 	}
 }
 
-// A server before 2.12 takes the stream and leaves out of its answer what it
-// does not know.
+// A server before 2.12 creates the stream, and its answer lacks the properties
+// that it does not support.
 func TestStreamsThatCannotHoldLeases(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
@@ -355,7 +356,7 @@ func TestTransientErrors(t *testing.T) {
 	}
 }
 
-func TestRetryTellsTheLastFailure(t *testing.T) {
+func TestRetryReturnsTheLastFailure(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()

@@ -239,7 +239,7 @@ func (w *watcher) receive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Told apart by the subject: an entry of any writer may have any header.
+	// The subject decides, since any writer can put any header on an entry.
 	if strings.HasPrefix(msg.Subject, w.inbox) {
 		return w.status(ctx, msg, msg.Header.Get("Status"))
 	}

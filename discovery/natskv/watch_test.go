@@ -107,8 +107,8 @@ func (b *lockedBuffer) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(b, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// proxy passes connections on to a server, until it is deaf: then those that
-// there are lose what the server sends.
+// proxy forwards connections to a server. Once it is deaf, the existing ones
+// lose everything that the server sends.
 type proxy struct {
 	t        *testing.T
 	listener net.Listener
@@ -170,7 +170,7 @@ func (p *proxy) accept() {
 	}
 }
 
-// Write passes on what the server sends.
+// Write forwards bytes of the server.
 func (pair *proxyPair) Write(b []byte) (int, error) {
 	if pair.deaf.Load() {
 		return len(b), nil
@@ -178,17 +178,17 @@ func (pair *proxyPair) Write(b []byte) (int, error) {
 	return pair.client.Write(b)
 }
 
-// A network can swallow what the server sends before either side knows that
-// the connection is dead. The server counts it as delivered, and answers the
-// pull on the next connection.
-func TestWatchNoticesWhatWasLostOnTheWay(t *testing.T) {
+// A network can drop messages of the server before either side detects that the
+// connection is dead. The server counts them as delivered, and answers the pull
+// on the next connection.
+func TestWatchDetectsLostMessages(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
 	p := newProxy(t, strings.TrimPrefix(server.URL(), "nats://"))
 	owner := newClient(t, server.Connect(t), natskv.Options{})
 	reader := newClient(t, natstest.Connect(t, p.url()), natskv.Options{})
 	register(t, owner, 1, endpoint("makes-the-bucket"))
-	// Several, so that some have a pull under way for as long as that lasts.
+	// Several watches, so that some have a pull pending during the whole outage.
 	watches := make([]*watch, 16)
 	for i := range watches {
 		watches[i] = newWatch(t, reader, inNamespace(fmt.Sprint("ns-", i)))
@@ -216,12 +216,12 @@ func TestWatchNoticesWhatWasLostOnTheWay(t *testing.T) {
 	<-done
 	for i, err := range heard {
 		if err != nil {
-			t.Errorf("watch %d has not heard of what came: %v", i, err)
+			t.Errorf("watch %d missed a registration: %v", i, err)
 		}
 	}
 }
 
-// outage is a time that a test has to let pass.
+// outage blocks for the duration of an outage, which is part of the test.
 func outage(d time.Duration) { <-time.After(d) }
 
 func TestWatchOfASlowReader(t *testing.T) {
@@ -244,7 +244,7 @@ func TestWatchOfASlowReader(t *testing.T) {
 	}
 }
 
-// consumers counts those of the bucket.
+// consumers returns the number of consumers of the bucket.
 func consumers(t *testing.T, nc *nats.Conn) (n int) {
 	t.Helper()
 	js, err := jetstream.New(nc)
@@ -298,7 +298,7 @@ func TestConsumersGoWithTheirWatches(t *testing.T) {
 	}
 }
 
-// Whoever deletes consumers behind our back costs a listing, and no event.
+// A consumer that is deleted by another client costs a listing, and no event.
 func TestWatchWhoseConsumerIsDeleted(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
@@ -325,7 +325,7 @@ func TestWatchWhoseConsumerIsDeleted(t *testing.T) {
 	w.expect(discovery.Added, 2)
 }
 
-// Cards of 900 KB do not all go into one pull.
+// Cards of 900 KB exceed the limit of one pull.
 func TestListOfLargeCards(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
@@ -361,7 +361,7 @@ func TestListOfLargeCards(t *testing.T) {
 	}
 }
 
-func TestNamesThatMakeNoSubject(t *testing.T) {
+func TestNamesThatAreNotSubjects(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
 	client := newClient(t, server.Connect(t), natskv.Options{})
