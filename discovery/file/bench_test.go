@@ -30,7 +30,7 @@ func BenchmarkRegister(b *testing.B) {
 			}
 		}
 	})
-	b.Run("os", func(b *testing.B) { // the least that it takes
+	b.Run("os", func(b *testing.B) { // the least that a store has to do
 		path := filepath.Join(b.TempDir(), "entry")
 		value := []byte(endpointJSON(1, "cpu"))
 		for b.Loop() {

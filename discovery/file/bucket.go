@@ -12,23 +12,25 @@ import (
 )
 
 const (
-	// maxValue bounds what is read of a foreign file.
+	// maxValue bounds the memory that another process's file can take.
 	maxValue = 16 << 20
 
+	// tempPrefix marks files that are being written. Watches ignore them.
 	tempPrefix = ".tmp_"
 )
 
-// publish makes a file appear under name, whole and at once, and makes its
-// directory if need be. Unless it may replace, the error wraps fs.ErrExist if
-// there is one. It returns the file, open for reading.
+// publish creates the file name in dir with all of its content at once, and
+// creates the directory if it is missing. An existing file is replaced if
+// replace is set; otherwise the error wraps fs.ErrExist. The file is returned
+// open for reading.
 func publish(ctx context.Context, dir, name string, value []byte, replace bool) (*os.File, error) {
-	for try := 0; ; try++ {
-		if err := os.MkdirAll(dir, 0o777); err != nil { // less the umask, like the runtime
+	for attempt := 0; ; attempt++ {
+		if err := os.MkdirAll(dir, 0o777); err != nil { // less the umask, as Dynamo does
 			return nil, err
 		}
 		f, err := publishIn(ctx, dir, name, value, replace)
-		// Somebody may remove the directory just now, but not for ever.
-		if try == 2 || !errors.Is(err, fs.ErrNotExist) {
+		// Another process may be removing the directory, but not forever.
+		if attempt == 2 || !errors.Is(err, fs.ErrNotExist) {
 			return f, err
 		}
 	}
@@ -40,7 +42,7 @@ func publishIn(ctx context.Context, dir, name string, value []byte, replace bool
 		return nil, err
 	}
 	defer func() {
-		os.Remove(temp.Name()) // not there any more if it was renamed
+		os.Remove(temp.Name()) // fails if it was renamed
 		if err != nil {
 			temp.Close()
 		}
@@ -61,11 +63,10 @@ func publishIn(ctx context.Context, dir, name string, value []byte, replace bool
 	return temp, err
 }
 
-// errTooBig refuses a file that nobody should have written.
-var errTooBig = fmt.Errorf("the file is larger than %d bytes", maxValue)
+var errTooLarge = fmt.Errorf("the file is larger than %d bytes", maxValue)
 
-// read reads a regular file, and never blocks on one that is something else by
-// now.
+// read reads a regular file. It never blocks, even if the file has been replaced
+// by something else since it was examined.
 func read(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, openFlags, 0)
 	if err != nil {
@@ -81,7 +82,14 @@ func read(path string) ([]byte, error) {
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxValue+1))
 	if err == nil && len(data) > maxValue {
-		err = errTooBig
+		err = errTooLarge
 	}
 	return data, err
+}
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }

@@ -5,44 +5,46 @@ import (
 	"time"
 )
 
-// clockStep is a step of the wall clock that no clock makes by itself.
+// clockStep is a step of the wall clock that no clock takes by itself.
 const clockStep = 500 * time.Millisecond
 
-// pulse notices when the ages of files say nothing about their owners: after
-// the clock was set, or after this process did not run for a while, since then
-// theirs may not have run either (a suspended machine, a frozen container).
-type pulse struct {
-	patience  time.Duration // the longest time between two beats in quiet times
-	calmAfter time.Duration // how long after a disturbance ages are believed again
+// clockMonitor detects when the ages of files prove nothing about their owners:
+// after the wall clock was set, or after this process did not run for a while,
+// since the owners may not have run either (a suspended machine, a frozen
+// container). It is safe for concurrent use.
+type clockMonitor struct {
+	maxPause time.Duration // between two observations, unless the process was stopped
+	distrust time.Duration // how long ages prove nothing after a disturbance
 
 	mu        sync.Mutex
 	last      time.Time
-	disturbed time.Time
+	disturbed time.Time // the last disturbance; zero if there was none
 }
 
-// beat is called by whoever runs, and returns the time.
-func (p *pulse) beat() time.Time {
+// observe returns the time. It must be called at least once per maxPause.
+func (c *clockMonitor) observe() time.Time {
 	now := time.Now()
-	p.note(now, now.Round(0))
+	c.observeAt(now, now.Round(0))
 	return now
 }
 
-// note takes the time by the monotonic and by the wall clock.
-func (p *pulse) note(now, wall time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.last.IsZero() {
-		passed := now.Sub(p.last)
-		if step := wall.Sub(p.last.Round(0)) - passed; passed > p.patience || step.Abs() > clockStep {
-			p.disturbed = now
+// observeAt takes the time of the monotonic and of the wall clock.
+func (c *clockMonitor) observeAt(now, wall time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.last.IsZero() {
+		passed := now.Sub(c.last)
+		step := wall.Sub(c.last.Round(0)) - passed
+		if passed > c.maxPause || step.Abs() > clockStep {
+			c.disturbed = now
 		}
 	}
-	p.last = now
+	c.last = now
 }
 
-// calm reports whether there was no disturbance for long enough.
-func (p *pulse) calm(now time.Time) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.disturbed.IsZero() || now.Sub(p.disturbed) >= p.calmAfter
+// trusted reports whether the ages of files can be trusted at a time.
+func (c *clockMonitor) trusted(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.disturbed.IsZero() || now.Sub(c.disturbed) >= c.distrust
 }

@@ -1,31 +1,33 @@
-// Package file keeps registrations as files of one machine, beside those of
-// NVIDIA Dynamo's runtime: same directories, names and values, so that either
-// side finds the other's workers without any server.
+// Package file keeps registrations as files of one machine, in the directories,
+// under the names and with the contents that NVIDIA Dynamo uses. Workers of
+// Dynamo and of this package therefore find each other without a server.
 //
 //	options, err := file.FromEnv(os.LookupEnv) // DYN_FILE_KV, TMPDIR
 //	store, err := file.New(options)
 //	client := discovery.NewClient(store, discovery.Options{})
-//	defer client.Shutdown(ctx) // removes our files
+//	defer client.Shutdown(ctx) // removes the files of this client
 //
-// A registration is the file {root}/{bucket}/{key}, its key percent-encoded
-// (discovery.DynamoKey; docs/protocol.md has the rules that all who share a
-// root obey). It lives while its modification time is younger than the TTL: its
-// owner touches it every third of that, and everybody removes files that are
-// older.
+// # How a lease works
 //
-// # What is promised
+// A registration is the file {root}/{bucket}/{key}, with its key
+// percent-encoded (discovery.DynamoKey). Its lease is its modification time:
+// the owner touches the file every third of the TTL, and every process that
+// shares the root removes files older than the TTL. docs/protocol.md lists the
+// rules that all of them follow.
 //
-// An owner that dies is Removed within the TTL + 1 s, one that unregisters at
-// once. A file removed by anybody else is taken as removed on purpose, unless it
-// was older than the TTL; its owner, if it lives, registers it again within a
-// third of the TTL, with a warning. A file under our name that is not the one
-// that we wrote, or holds something else, has been taken over, and is left alone
-// (discovery.ErrTakenOver).
+// # Guarantees
 //
-// After this machine was suspended, this process stopped or the clock set,
-// expired files are left alone for one TTL, and watches hold their removal for
-// as long.
+// The registrations of an owner that dies are Removed within the TTL + 1 s,
+// those that it unregisters at once. A file that another process removes counts
+// as unregistered unless it was older than the TTL; if its owner still runs, it
+// registers again within a third of the TTL and logs a warning. A file that
+// another process replaces or overwrites has been taken over: its former owner
+// leaves it alone and its lease ends with discovery.ErrTakenOver.
 //
-// All processes that share a root must share the machine too, or a file system
-// whose locks work across machines. Linux and macOS only.
+// After the machine was suspended, this process was stopped or the clock was
+// set, the ages of files prove nothing: for one TTL expired files are not
+// removed, and watches hold their removals for as long.
+//
+// All processes that share a root must run on one machine, or use a file system
+// whose locks work across machines. The package supports Linux and macOS.
 package file

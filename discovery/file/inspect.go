@@ -13,56 +13,118 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// look finds out what there is under a name and queues what has changed.
-// Unless it is settled, what is no JSON may be half-written: the next scan will
-// see.
-func (w *watcher) look(name string, settled bool) {
-	if strings.HasPrefix(name, tempPrefix) {
-		return
-	}
-	path, now := filepath.Join(w.dir, name), time.Now()
-	info, err := os.Lstat(path)
-	if err != nil || !info.Mode().IsRegular() || w.store.expired(info, now) {
-		w.gone(name, info, now)
-		return
-	}
-	before, known := w.files[name]
-	if known && sameVersion(before.info, info) {
-		return
-	}
-	id, err := w.parse(name)
-	if err == nil && !w.query.Match(id) {
-		return
-	}
-	var data []byte
-	if err == nil {
-		if data, err = read(path); errors.Is(err, fs.ErrNotExist) {
-			w.gone(name, nil, now)
-			return
-		}
-	}
-	if err == nil && !settled && !json.Valid(data) {
-		return
-	}
-	sum := maphash.Bytes(w.seed, data)
-	if err != nil {
-		sum = maphash.String(w.seed, err.Error())
-	}
-	if !known && id != (discovery.ID{}) {
-		w.names[id]++
-	}
-	w.files[name] = seen{info, id, sum}
-	switch {
-	case known && before.sum == sum: // a heartbeat
-	case err != nil:
-		w.queue(discovery.Change{Op: discovery.OpInvalid, ID: id, Key: path, Err: err})
-	default:
-		w.queue(discovery.Change{Op: discovery.OpPut, ID: id, Key: path, Value: data, TTL: w.store.opt.TTL})
+// record is what the watcher has found under a name. A name is in one of three
+// states: unknown (it has no record), present (the last change was an OpPut) or
+// invalid (it was an OpInvalid).
+//
+//	finding     unknown            present            invalid
+//	----------  -----------------  -----------------  -----------------
+//	ignored     -                  -                  -
+//	missing     -                  OpDelete, unknown  OpDelete, unknown
+//	expired     -                  OpDelete, unknown  OpDelete, unknown
+//	unchanged   (impossible)       -                  -
+//	incomplete  -                  -                  -
+//	heartbeat   (impossible)       -                  -
+//	invalid     OpInvalid,invalid  OpInvalid,invalid  OpInvalid
+//	newValue    OpPut, present     OpPut              OpPut, present
+//
+// An OpDelete from invalid concerns the last valid value, which a reader keeps
+// until then; there is none if the name itself is that of no registration.
+type record struct {
+	info fs.FileInfo
+	id   discovery.ID // zero if the name is that of no registration
+	sum  uint64       // of the content, or of the error
+}
+
+// finding is the result of examining a name.
+type finding uint8
+
+const (
+	ignored    finding = iota // a temporary file, or one that the query does not match
+	missing                   // there is no such file
+	expired                   // the file is older than the TTL, or is no regular file
+	unchanged                 // the file has not been touched since it was recorded
+	incomplete                // the content is not JSON yet; it may be half-written
+	heartbeat                 // the file was touched, and its content is the recorded one
+	invalid                   // the name or the content cannot be read
+	newValue                  // the content is new
+)
+
+// examined is a finding with what led to it.
+type examined struct {
+	finding
+	record        // info is nil if the file is missing
+	value  []byte // of newValue
+	err    error  // of invalid
+}
+
+// inspect examines a name and queues what follows from it. Content that is no
+// JSON is reported only if the file is settled, as in a scan; otherwise a later
+// scan finds it complete.
+func (w *watcher) inspect(name string, settled bool) {
+	now := time.Now()
+	switch e := w.examine(name, settled, now); e.finding {
+	case ignored, unchanged, incomplete:
+	case missing, expired:
+		w.remove(name, e.info, now)
+	case heartbeat:
+		w.files[name] = e.record
+	case invalid:
+		w.put(name, e.record)
+		w.queue(discovery.Change{Op: discovery.OpInvalid, ID: e.id, Key: w.path(name), Err: e.err})
+	case newValue:
+		w.put(name, e.record)
+		w.queue(discovery.Change{Op: discovery.OpPut, ID: e.id, Key: w.path(name), Value: e.value, TTL: w.store.opt.TTL})
 	}
 }
 
+func (w *watcher) path(name string) string { return filepath.Join(w.dir, name) }
+
+// examine reads as little as it can: the content only of a file that has been
+// touched and that the query matches.
+func (w *watcher) examine(name string, settled bool, now time.Time) (e examined) {
+	if strings.HasPrefix(name, tempPrefix) {
+		return examined{finding: ignored}
+	}
+	info, err := os.Lstat(w.path(name))
+	if err != nil {
+		return examined{finding: missing}
+	}
+	e.info = info
+	if !info.Mode().IsRegular() || w.store.expired(info, now) {
+		e.finding = expired
+		return e
+	}
+	before, known := w.files[name]
+	if known && sameVersion(before.info, info) {
+		e.finding = unchanged
+		return e
+	}
+	if e.id, e.err = w.parse(name); e.err == nil {
+		if !w.query.Match(e.id) {
+			e.finding = ignored
+			return e
+		}
+		e.value, e.err = read(w.path(name))
+	}
+	e.sum = w.sum(e.value, e.err)
+	switch {
+	case errors.Is(e.err, fs.ErrNotExist):
+		return examined{finding: missing}
+	case e.err == nil && !settled && !json.Valid(e.value):
+		e.finding = incomplete
+	case known && before.sum == e.sum:
+		e.finding = heartbeat
+	case e.err != nil:
+		e.finding = invalid
+	default:
+		e.finding = newValue
+	}
+	return e
+}
+
 func (w *watcher) parse(name string) (discovery.ID, error) {
-	key, err := decodeName(name)
+	key, err := decodeKey(name)
 	if err != nil {
 		return discovery.ID{}, err
 	}
@@ -73,55 +135,70 @@ func sameVersion(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }
 
-// gone reports a file that is no more, or no more a registration. info is that
-// of a file that is still there.
-func (w *watcher) gone(name string, info fs.FileInfo, now time.Time) {
+func (w *watcher) sum(value []byte, err error) uint64 {
+	if err != nil {
+		return maphash.String(w.seed, err.Error())
+	}
+	return maphash.Bytes(w.seed, value)
+}
+
+// put records a file that is new or has changed.
+func (w *watcher) put(name string, r record) {
+	if _, known := w.files[name]; !known && r.id != (discovery.ID{}) {
+		w.filesOf[r.id]++
+	}
+	w.files[name] = r
+}
+
+// remove deletes the record of a name, and queues an OpDelete if no other file
+// has the same id. last is the file as it is, or nil if it is missing.
+func (w *watcher) remove(name string, last fs.FileInfo, now time.Time) {
 	before, known := w.files[name]
 	if !known {
 		return
 	}
-	if info == nil {
-		if !w.inPlace() { // it went with its directory, which is no word of its owner's
-			w.disarm()
+	if last == nil {
+		if !w.sameDirectory() { // the whole directory was removed, which is not its owner's doing
+			w.unfollow()
 			return
 		}
-		info = before.info
+		last = before.info
 	}
 	delete(w.files, name)
 	if before.id == (discovery.ID{}) {
 		return
 	}
-	if w.names[before.id]--; w.names[before.id] > 0 {
-		w.lookForOther(before.id)
+	if w.filesOf[before.id]--; w.filesOf[before.id] > 0 {
+		w.inspectOther(before.id)
 		return
 	}
-	delete(w.names, before.id)
+	delete(w.filesOf, before.id)
 	w.queue(discovery.Change{
-		Op: discovery.OpDelete, ID: before.id, Key: filepath.Join(w.dir, name),
-		TTL: w.store.opt.TTL, Cause: w.cause(info, now),
+		Op: discovery.OpDelete, ID: before.id, Key: w.path(name),
+		TTL: w.store.opt.TTL, Cause: w.cause(last, now),
 	})
 }
 
-// cause tells why a file is gone by its age when it was last looked at: who
-// removes one that has not expired does it on purpose.
+// cause returns why a file is gone, by its age when it was last inspected: a
+// file that had not expired was removed on purpose.
 func (w *watcher) cause(last fs.FileInfo, now time.Time) discovery.Cause {
 	switch {
 	case !w.store.expired(last, now):
 		return discovery.CauseUnregistered
-	case !w.store.pulse.calm(now):
+	case !w.store.clock.trusted(now):
 		return discovery.CauseUncertain
 	}
 	return discovery.CauseExpired
 }
 
-// lookForOther has another file of the same id reported in the place of one
-// that is gone.
-func (w *watcher) lookForOther(id discovery.ID) {
-	for name, f := range w.files {
-		if f.id == id {
+// inspectOther reports another file of the same id as a new value, in the place
+// of one that is gone.
+func (w *watcher) inspectOther(id discovery.ID) {
+	for name, r := range w.files {
+		if r.id == id {
 			delete(w.files, name)
-			w.names[id]--
-			w.look(name, true)
+			w.filesOf[id]--
+			w.inspect(name, true)
 			return
 		}
 	}

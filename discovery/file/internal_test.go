@@ -13,46 +13,46 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-func TestPulse(t *testing.T) {
+func TestClockMonitor(t *testing.T) {
 	t.Parallel()
 	const second = time.Second
 	for name, c := range map[string]struct {
-		passed, wall time.Duration // since the beat before, by the two clocks
-		calm         bool
+		passed, wall time.Duration // since the last observation, by the two clocks
+		trusted      bool
 	}{
-		"in time":              {second, second, true},
-		"stopped":              {7 * second, 7 * second, false},
-		"suspended":            {second, 60 * second, false},
-		"clock set back":       {second, -60 * second, false},
-		"clock slewed a while": {second, second + 400*time.Millisecond, true},
+		"in time":                  {second, second, true},
+		"stopped":                  {7 * second, 7 * second, false},
+		"suspended":                {second, 60 * second, false},
+		"clock set back":           {second, -60 * second, false},
+		"clock slewed for a while": {second, second + 400*time.Millisecond, true},
 	} {
-		p := pulse{patience: 6 * second, calmAfter: 10 * second}
+		m := clockMonitor{maxPause: 6 * second, distrust: 10 * second}
 		start := time.Now()
-		p.note(start, start.Round(0))
-		if !p.calm(start) {
-			t.Errorf("%s: disturbed from the beginning", name)
+		m.observeAt(start, start.Round(0))
+		if !m.trusted(start) {
+			t.Errorf("%s: not trusted at the start", name)
 		}
 		now := start.Add(c.passed)
-		p.note(now, start.Round(0).Add(c.wall))
-		if p.calm(now) != c.calm {
-			t.Errorf("%s: calm is %v", name, !c.calm)
+		m.observeAt(now, start.Round(0).Add(c.wall))
+		if m.trusted(now) != c.trusted {
+			t.Errorf("%s: trusted is %v, want %v", name, !c.trusted, c.trusted)
 		}
-		if !p.calm(now.Add(10 * second)) {
-			t.Errorf("%s: disturbed for ever", name)
+		if !m.trusted(now.Add(10 * second)) {
+			t.Errorf("%s: never trusted again", name)
 		}
 	}
 }
 
-func FuzzNames(f *testing.F) {
+func FuzzKeys(f *testing.F) {
 	for _, seed := range []string{"ns/comp/ep/2a", "ns%2Eone", "%", "%2", "%zz", "ünï", "\xff", ".tmp_0123456789abcdef", ""} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		if name, err := encodeName(s); err == nil {
+		if name, err := encodeKey(s); err == nil {
 			if strings.Trim(name, "%0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
 				t.Errorf("%q is written %q", s, name)
 			}
-			if back, err := decodeName(name); err != nil || back != s {
+			if back, err := decodeKey(name); err != nil || back != s {
 				t.Errorf("%q is written %q and read %q, %v", s, name, back, err)
 			}
 		}
@@ -72,7 +72,7 @@ func openWatch(t *testing.T) (*Store, *watcher) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.pulse.patience = time.Hour // a busy machine is no disturbance
+	s.clock.maxPause = time.Hour // a busy machine does not count as a disturbance
 	t.Cleanup(func() { _ = s.Shutdown(context.WithoutCancel(t.Context())) })
 	if err := os.MkdirAll(s.dir(discovery.KindEndpoint), 0o777); err != nil {
 		t.Fatal(err)
@@ -88,7 +88,8 @@ func openWatch(t *testing.T) (*Store, *watcher) {
 	return s, w
 }
 
-// expect returns the next change that is no sign of life.
+// expect returns the next change other than OpProgress, which must have the given
+// op.
 func expect(t *testing.T, w *watcher, op discovery.Op) discovery.Change {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -110,11 +111,12 @@ var testID = discovery.ID{
 	Instance: 1,
 }
 
-// TestWithoutKernel: what the kernel does not tell, the scan finds.
+// TestWithoutKernel removes the watch in the kernel, so that only scans find
+// changes.
 func TestWithoutKernel(t *testing.T) {
 	t.Parallel()
 	s, w := openWatch(t)
-	if err := w.notify.Remove(w.dir); err != nil {
+	if err := w.events.Remove(w.dir); err != nil {
 		t.Fatal(err)
 	}
 	for _, value := range []string{`{"a":1}`, `{"a":2}`} {
@@ -133,8 +135,8 @@ func TestWithoutKernel(t *testing.T) {
 	}
 }
 
-// TestOverflow: when the kernel has more to tell than it keeps, the watch
-// misses nothing that lasts.
+// TestOverflow makes the kernel drop events. The watch must still report the
+// present state.
 func TestOverflow(t *testing.T) {
 	t.Parallel()
 	s, w := openWatch(t)
@@ -144,7 +146,7 @@ func TestOverflow(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for i := range 40_000 { // of two files in turn: equal events are kept once
+	for i := range 40_000 { // alternating, since the kernel merges equal consecutive events
 		if err := os.Chtimes(paths[i%2], time.Time{}, time.Now()); err != nil {
 			t.Fatal(err)
 		}
@@ -173,9 +175,9 @@ func TestCauses(t *testing.T) {
 		t.Errorf("left alone, it is gone with cause %d", ch.Cause)
 	}
 	write()
-	s.pulse.mu.Lock()
-	s.pulse.disturbed = time.Now().Add(time.Minute)
-	s.pulse.mu.Unlock()
+	s.clock.mu.Lock()
+	s.clock.disturbed = time.Now().Add(time.Minute)
+	s.clock.mu.Unlock()
 	if ch := expect(t, w, discovery.OpDelete); ch.Cause != discovery.CauseUncertain {
 		t.Errorf("expired after a disturbance, it is gone with cause %d", ch.Cause)
 	}

@@ -11,24 +11,24 @@ import (
 	"time"
 )
 
-// interval is the time between two heartbeats. The runtime beats no faster than
-// once a second; with a TTL under 3 s that would be too slow.
-func (s *Store) interval() time.Duration { return min(s.opt.TTL, runtimeTTL) / 3 }
+// heartbeatInterval is the time between two heartbeats. Dynamo sends at most
+// one a second, which would be too slow for a TTL under 3 s.
+func (s *Store) heartbeatInterval() time.Duration { return min(s.opt.TTL, dynamoTTL) / 3 }
 
-// keepAlive is the one goroutine of a store: it touches our files and removes
-// those that nobody has touched.
+// keepAlive is the one goroutine of a store. It touches the store's files and
+// removes the expired files of all processes.
 func (s *Store) keepAlive(ctx context.Context) {
 	defer close(s.stopped)
-	ticker := time.NewTicker(s.interval())
+	ticker := time.NewTicker(s.heartbeatInterval())
 	defer ticker.Stop()
 	k := keeper{store: s}
 	for {
-		s.pulse.beat()
+		s.clock.observe()
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			s.pulse.beat()
+			s.clock.observe()
 			k.round(ctx)
 		}
 	}
@@ -37,9 +37,10 @@ func (s *Store) keepAlive(ctx context.Context) {
 // keeper is the state of keepAlive.
 type keeper struct {
 	store   *Store
-	failing bool // and said so
+	failing bool // and logged
 }
 
+// round sends a heartbeat for every lease, and then removes expired files.
 func (k *keeper) round(ctx context.Context) {
 	s := k.store
 	s.mu.Lock()
@@ -49,42 +50,43 @@ func (k *keeper) round(ctx context.Context) {
 	for _, l := range leases {
 		ours[l.path()] = struct{}{}
 	}
-	err := s.beatAll(ctx, leases)
+	err := s.sendHeartbeats(ctx, leases)
 	if ctx.Err() != nil {
 		return
 	}
 	k.report(err)
-	if !s.pulse.calm(time.Now()) {
+	if !s.clock.trusted(time.Now()) {
 		return
 	}
 	for _, dir := range dirs {
-		if err := s.reap(ctx, dir, ours); err != nil && ctx.Err() == nil {
-			s.log.Debug("discovery: expired files could not be removed", "directory", dir, "error", err)
+		if err := s.removeExpired(ctx, dir, ours); err != nil && ctx.Err() == nil {
+			s.log.Debug("file: removing expired files failed", "directory", dir, "error", err)
 		}
 	}
 }
 
-// beatAll touches all, and returns the first failure.
-func (s *Store) beatAll(ctx context.Context, leases []*lease) (failure error) {
-	// Beats need no lock, registering again does. After one wait for it in vain
-	// the others try once each, so that all get their beat in time.
+// sendHeartbeats touches all files and returns the first failure.
+func (s *Store) sendHeartbeats(ctx context.Context, leases []*lease) (failure error) {
+	// Only a file that must be written again needs the lock of its directory.
+	// After the first time-out of a lock, the others are tried once without
+	// waiting, so that every file is touched in time.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	again, one := 0, ""
+	rewritten, example := 0, ""
 	for _, l := range leases {
-		registered, err := l.beat(ctx)
+		again, err := l.heartbeat(ctx)
 		if err != nil && failure == nil {
 			failure = err
 		}
 		if errors.Is(err, ErrLocked) {
 			cancel()
 		}
-		if registered {
-			again, one = again+1, l.path()
+		if again {
+			rewritten, example = rewritten+1, l.path()
 		}
 	}
-	if again > 0 {
-		s.log.Warn("discovery: registrations were lost and are registered again", "count", again, "one", one)
+	if rewritten > 0 {
+		s.log.Warn("file: registrations were lost and have been written again", "count", rewritten, "example", example)
 	}
 	return failure
 }
@@ -93,16 +95,17 @@ func (k *keeper) report(err error) {
 	if failing := err != nil; failing != k.failing {
 		k.failing = failing
 		if failing {
-			k.store.log.Warn("discovery: registrations cannot be kept alive; trying on", "root", k.store.opt.Root, "error", err)
+			k.store.log.Warn("file: keep-alive failed, retrying", "root", k.store.opt.Root, "error", err)
 		} else {
-			k.store.log.Info("discovery: registrations are kept alive again", "root", k.store.opt.Root)
+			k.store.log.Info("file: keep-alive recovered", "root", k.store.opt.Root)
 		}
 	}
 }
 
-// reap removes the files of a directory that have expired, whoever wrote them,
-// temporary ones too. Ours are not for us to judge: we have just touched them.
-func (s *Store) reap(ctx context.Context, dir string, ours map[string]struct{}) error {
+// removeExpired removes the expired files of a directory, temporary ones
+// included, whichever process wrote them. The store's own files have just been
+// touched and are skipped.
+func (s *Store) removeExpired(ctx context.Context, dir string, ours map[string]struct{}) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return ignoreNotExist(err)
@@ -124,7 +127,7 @@ func (s *Store) reap(ctx context.Context, dir string, ours map[string]struct{}) 
 	defer unlock()
 	var failure error
 	for _, path := range expired {
-		// Somebody may have written it anew before we had the lock.
+		// It may have been written again before the directory was locked.
 		if s.hasExpired(path) {
 			failure = errors.Join(failure, ignoreNotExist(os.Remove(path)))
 		}

@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// maxName is what file systems take.
+// maxName is the longest file name that file systems accept.
 const maxName = 255
 
 const upperHex = "0123456789ABCDEF"
 
-// encodeName writes a key as a file name: all but ASCII letters and digits
-// become %XX, the escapes of the key itself too.
-func encodeName(key string) (string, error) {
+// encodeKey returns the file name of a key: all bytes but ASCII letters and
+// digits become %XX, the key's own escapes included.
+func encodeKey(key string) (string, error) {
 	var b strings.Builder
 	for i := range len(key) {
 		c := key[i]
@@ -29,6 +29,6 @@ func encodeName(key string) (string, error) {
 	return b.String(), nil
 }
 
-// decodeName undoes encodeName. Like the runtime it does not mind bytes that
-// need no escape and have one, or that need one and have none.
-func decodeName(name string) (string, error) { return url.PathUnescape(name) }
+// decodeKey is the inverse of encodeKey. Like Dynamo it accepts needless
+// escapes, and bytes that should have been escaped.
+func decodeKey(name string) (string, error) { return url.PathUnescape(name) }

@@ -14,23 +14,23 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// lease is a file that we wrote. We keep it open: as long as we do, its inode
-// is given to no other file, so that the file under our name is ours if and
-// only if it is the same one and holds what we wrote.
+// lease is a file that this store wrote. The store keeps it open: until it is
+// closed, its inode is not reused, so the file under its name is the same one
+// if and only if both have the same inode.
 type lease struct {
 	*discovery.LeaseEnd
 	store     *Store
 	dir, name string
 	value     []byte
 
-	mu   sync.Mutex // one does something to the file at a time
+	mu   sync.Mutex // held by one operation on the file at a time
 	file *os.File
 }
 
 func (l *lease) path() string { return filepath.Join(l.dir, l.name) }
 
-// Register implements discovery.Store. What is there already under the same id
-// is replaced, which is the runtime's way to change a value.
+// Register implements discovery.Store. An existing file of the same id is
+// replaced, which is how Dynamo changes a value.
 func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (discovery.Lease, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -39,7 +39,7 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (di
 	if err != nil {
 		return nil, err
 	}
-	name, err := encodeName(key)
+	name, err := encodeKey(key)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (di
 		return nil, fmt.Errorf("value of %d bytes: want at most %d", len(value), maxValue)
 	}
 	l := &lease{store: s, dir: s.dir(id.Kind), name: name, value: value, LeaseEnd: discovery.NewLeaseEnd()}
-	if err := s.use(l.dir); err != nil {
+	if err := s.useDir(l.dir); err != nil {
 		return nil, err
 	}
 	if l.file, err = publish(ctx, l.dir, name, value, true); err != nil {
@@ -65,7 +65,8 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (di
 	return l, nil
 }
 
-// keep hands a lease to the keeper and returns the one whose place it took.
+// keep hands a lease to the keep-alive and returns the lease that it replaces,
+// or nil.
 func (s *Store) keep(l *lease) (former *lease, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,8 +86,8 @@ func (s *Store) forget(l *lease) {
 	}
 }
 
-// Unregister implements discovery.Lease. The lease has ended even if the file
-// could not be removed.
+// Unregister implements discovery.Lease. The lease ends even if the file cannot
+// be removed.
 func (l *lease) Unregister(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -95,7 +96,7 @@ func (l *lease) Unregister(ctx context.Context) error {
 	}
 	defer l.end(discovery.ErrClosed)
 	if err := l.remove(ctx); err != nil {
-		return fmt.Errorf("%w; the file goes when it expires, within %v", err, l.store.opt.TTL)
+		return fmt.Errorf("%w; the file stays until it expires, within %v", err, l.store.opt.TTL)
 	}
 	return nil
 }
@@ -106,7 +107,7 @@ func (l *lease) takenOver() {
 	l.end(discovery.ErrTakenOver)
 }
 
-// end and those below are called with mu held.
+// end requires l.mu.
 func (l *lease) end(err error) {
 	if l.Ended() {
 		return
@@ -116,11 +117,12 @@ func (l *lease) end(err error) {
 	l.store.forget(l)
 }
 
-// remove removes the file if it is ours.
+// remove removes the file unless another process has replaced it. It requires
+// l.mu, or that no other goroutine has the lease yet.
 func (l *lease) remove(ctx context.Context) error {
 	unlock, err := lock(ctx, l.dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // the file went with its directory
+		return nil // the directory was removed, and the file with it
 	}
 	if err != nil {
 		return err
@@ -132,17 +134,11 @@ func (l *lease) remove(ctx context.Context) error {
 	return ignoreNotExist(os.Remove(l.path()))
 }
 
-func ignoreNotExist(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-// isOurs looks whether the file under our name is the one that we wrote. The
-// error wraps fs.ErrNotExist if there is none.
+// isOurs reports whether the file under the lease's name is the one that the
+// store wrote, with its content unchanged. The error wraps fs.ErrNotExist if
+// there is no file. isOurs requires l.mu.
 func (l *lease) isOurs() (bool, error) {
-	there, err := os.Lstat(l.path())
+	found, err := os.Lstat(l.path())
 	if err != nil {
 		return false, err
 	}
@@ -150,7 +146,7 @@ func (l *lease) isOurs() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if !os.SameFile(there, ours) || ours.Size() != int64(len(l.value)) {
+	if !os.SameFile(found, ours) || ours.Size() != int64(len(l.value)) {
 		return false, nil
 	}
 	content := make([]byte, len(l.value))
@@ -160,9 +156,9 @@ func (l *lease) isOurs() (bool, error) {
 	return string(content) == string(l.value), nil
 }
 
-// beat touches the file. If it is gone it registers it again, and says so; if
-// it is another's it gives up.
-func (l *lease) beat(ctx context.Context) (again bool, err error) {
+// heartbeat touches the file. If the file is missing, heartbeat writes it again
+// and reports so; if another process has replaced it, the lease ends.
+func (l *lease) heartbeat(ctx context.Context) (rewritten bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.Ended() {
@@ -179,7 +175,7 @@ func (l *lease) beat(ctx context.Context) (again bool, err error) {
 			l.file = file
 			return true, nil
 		}
-		if err = perr; errors.Is(err, fs.ErrExist) { // somebody was quicker
+		if err = perr; errors.Is(err, fs.ErrExist) { // another process was faster
 			ours, err = false, nil
 		}
 	}
@@ -187,7 +183,7 @@ func (l *lease) beat(ctx context.Context) (again bool, err error) {
 		return false, fmt.Errorf("heartbeat of %s: %w", l.path(), err)
 	}
 	if !ours {
-		l.store.log.Warn("discovery: somebody else wrote the file of a registration; it is not kept alive here any more", "path", l.path())
+		l.store.log.Warn("file: another owner took over a registration; it is no longer kept alive here", "path", l.path())
 		l.end(discovery.ErrTakenOver)
 	}
 	return false, nil

@@ -15,7 +15,8 @@ import (
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-// TestKeptAlive needs no more than that a registration outlives its TTL.
+// TestKeptAlive asserts that a registration outlives its TTL, and nothing about
+// the time of its heartbeats.
 func TestKeptAlive(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -30,7 +31,7 @@ func TestKeptAlive(t *testing.T) {
 	waittest.Eventually(t, "a heartbeat later than the TTL", func() bool {
 		now, err := os.Stat(endpointPath(root, 1))
 		if err != nil || !os.SameFile(first, now) {
-			t.Fatalf("the file is lost or was written anew: %v", err)
+			t.Fatalf("the file was lost or replaced: %v", err)
 		}
 		return now.ModTime().Sub(first.ModTime()) > 2*time.Second
 	})
@@ -49,12 +50,12 @@ func TestLostFilesAreRegisteredAgain(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(root, "v1")); err != nil {
 		t.Fatal(err)
 	}
-	waittest.Eventually(t, "registered again", func() bool {
+	waittest.Eventually(t, "all three are listed again", func() bool {
 		list, err := reader.List(t.Context(), discovery.Query{Kind: discovery.KindEndpoint})
 		return err == nil && len(list) == 3
 	})
-	waittest.Eventually(t, "the warning", func() bool { return log.count("registered again") > 0 })
-	if log.count("registered again") > 2 { // two if the removal fell between two beats
+	waittest.Eventually(t, "the warning", func() bool { return log.count("written again") > 0 })
+	if log.count("written again") > 2 { // two if the removal fell between two heartbeats
 		t.Errorf("warned more than once:\n%v", log)
 	}
 }
@@ -64,7 +65,7 @@ func TestTakenOverByAnotherWriter(t *testing.T) {
 	for name, overwrite := range map[string]func(t *testing.T, path string){
 		"renamed over": func(t *testing.T, path string) {
 			t.Helper()
-			runtimeReplace(t, path, endpointJSON(1, "cuda"))
+			dynamoReplace(t, path, endpointJSON(1, "cuda"))
 		},
 		"written in place": func(t *testing.T, path string) {
 			t.Helper()
@@ -78,7 +79,7 @@ func TestTakenOverByAnotherWriter(t *testing.T) {
 			if err := errors.Join(err, os.Remove(path)); err != nil {
 				t.Fatal(err)
 			}
-			runtimeInsert(t, path, string(value))
+			dynamoInsert(t, path, string(value))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -93,13 +94,13 @@ func TestTakenOverByAnotherWriter(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
 			defer cancel()
 			if err := reg.Wait(ctx); !errors.Is(err, discovery.ErrTakenOver) {
-				t.Fatalf("the former owner hears %v, want ErrTakenOver", err)
+				t.Fatalf("the former owner's lease ended with %v, want ErrTakenOver", err)
 			}
-			if log.count("somebody else") != 1 {
+			if log.count("another owner took over") != 1 {
 				t.Errorf("want one warning:\n%v", log)
 			}
 			if err := owner.Shutdown(t.Context()); err != nil || !exists(endpointPath(root, 1)) {
-				t.Errorf("shutdown removed the file of another: %v", err)
+				t.Errorf("shutdown removed the file of another owner: %v", err)
 			}
 		})
 	}
@@ -125,7 +126,7 @@ func TestLockedDirectory(t *testing.T) {
 	}
 	unlock()
 	if _, err := c.RegisterAs(t.Context(), 1, endpoint()); err != nil {
-		t.Errorf("register after that: %v", err)
+		t.Errorf("register after the lock was released: %v", err)
 	}
 	if entries, _ := os.ReadDir(filepath.Join(root, endpointsDir)); len(entries) != 1 {
 		t.Errorf("left behind: %v", entries)

@@ -10,11 +10,11 @@ import (
 
 const supported = true
 
-// openFlags: a link or a pipe in the place of a file is not followed, and does
-// not block.
+// openFlags neither follow a link in the place of a file nor block on a pipe.
 const openFlags = os.O_RDONLY | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
 
-// tryLock locks d until it is closed, unless somebody else has it locked.
+// tryLock locks d until d is closed. It reports whether it did: false means that
+// another process holds the lock.
 func tryLock(d *os.File) (bool, error) {
 	err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) || errors.Is(err, syscall.EINTR) {

@@ -18,7 +18,8 @@ import (
 	"github.com/dynplane/dynplane/discovery/file"
 )
 
-// childRoot makes the test binary a worker on that root: see child.
+// childRoot is the environment variable that makes the test binary run child on
+// the root that it names.
 const childRoot = "FILE_TEST_ROOT"
 
 func TestMain(m *testing.M) {
@@ -32,8 +33,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// child registers endpoints under the ids FIRST to FIRST+N-1 with a TTL, writes
-// ready, and leaves when its input ends.
+// child runs a worker with the arguments TTL FIRST N: it registers endpoints under
+// the ids FIRST to FIRST+N-1, prints ready, and shuts down when its input ends.
 func child(root string, args []string) error {
 	ttl, err := time.ParseDuration(args[0])
 	first, ferr := strconv.ParseUint(args[1], 10, 64)

@@ -8,17 +8,19 @@ import (
 	"time"
 )
 
-// Options are the settings of New. Root is required.
+// Options are the settings of a [Store]. Root is required.
 type Options struct {
-	// Root is the directory above the buckets. Writers make it.
+	// Root is the directory that contains the buckets. It is created by the
+	// first registration.
 	Root string
 
-	// TTL is how old a file may grow untouched: at least 1 s, zero is 10 s. It
-	// must be the same for all who share the root, since everybody removes
-	// what is older; that of the runtime is 10 s.
+	// TTL is the age at which an untouched file expires: at least 1 s; zero
+	// means 10 s, which is Dynamo's. It must be the same for all processes that
+	// share the root, since each of them removes the expired files of all.
 	TTL time.Duration
 
-	// Logger hears what is lost and found again; nil is silent.
+	// Logger receives warnings when registrations are lost or recovered; nil
+	// disables logging.
 	Logger *slog.Logger
 }
 
@@ -26,14 +28,13 @@ const (
 	defaultTTL = 10 * time.Second
 	minTTL     = time.Second
 
-	// runtimeTTL is after what the runtime's processes remove a file, whatever
-	// our own TTL.
-	runtimeTTL = 10 * time.Second
+	// dynamoTTL is the age at which Dynamo's processes remove a file, whatever
+	// the TTL of this store is.
+	dynamoTTL = 10 * time.Second
 )
 
-// FromEnv reads DYN_FILE_KV, which names the root; unset or empty is
-// dynamo_store_kv in TMPDIR, or in /tmp. lookup is os.LookupEnv, or what a test
-// wants.
+// FromEnv returns options with the root that DYN_FILE_KV names; unset or empty
+// means dynamo_store_kv in TMPDIR, or in /tmp. lookup is usually os.LookupEnv.
 func FromEnv(lookup func(string) (string, bool)) (Options, error) {
 	root, _ := lookup("DYN_FILE_KV")
 	if root == "" {

@@ -15,10 +15,10 @@ import (
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-// The runtime's writers, by hand: whole in a temporary file, then a link or a
-// rename, under the lock of the directory.
+// The functions below write as Dynamo does: the content into a temporary file,
+// then a link or a rename while the directory is locked.
 
-func runtimeTemp(t *testing.T, path, value string) string {
+func dynamoTemp(t *testing.T, path, value string) string {
 	t.Helper()
 	dir := filepath.Dir(path)
 	temp := filepath.Join(dir, fmt.Sprintf(".tmp_%016x", time.Now().UnixNano()))
@@ -31,9 +31,9 @@ func runtimeTemp(t *testing.T, path, value string) string {
 	return temp
 }
 
-func runtimeInsert(t *testing.T, path, value string) {
+func dynamoInsert(t *testing.T, path, value string) {
 	t.Helper()
-	temp := runtimeTemp(t, path, value)
+	temp := dynamoTemp(t, path, value)
 	defer flock(t, filepath.Dir(path))()
 	if err := os.Link(temp, path); err != nil {
 		t.Fatal(err)
@@ -43,9 +43,9 @@ func runtimeInsert(t *testing.T, path, value string) {
 	}
 }
 
-func runtimeReplace(t *testing.T, path, value string) {
+func dynamoReplace(t *testing.T, path, value string) {
 	t.Helper()
-	temp := runtimeTemp(t, path, value)
+	temp := dynamoTemp(t, path, value)
 	defer flock(t, filepath.Dir(path))()
 	if err := os.Rename(temp, path); err != nil {
 		t.Fatal(err)
@@ -77,14 +77,14 @@ func TestOtherWriterByTheRules(t *testing.T) {
 	root := t.TempDir()
 	reader, log := client(t, root, 2*time.Second)
 	w := watch(t, reader, discovery.KindEndpoint)
-	w.expect(discovery.Synced, 0) // there is no directory yet
+	w.expect(discovery.Synced, 0) // the directory does not exist yet
 	path := endpointPath(root, 7)
-	runtimeInsert(t, path, endpointJSON(7, "cpu"))
+	dynamoInsert(t, path, endpointJSON(7, "cpu"))
 	w.expect(discovery.Added, 7)
 	for range 3 {
 		touch(t, path, 0) // a heartbeat is no event
 	}
-	runtimeReplace(t, path, endpointJSON(7, "cuda"))
+	dynamoReplace(t, path, endpointJSON(7, "cuda"))
 	if in := w.expect(discovery.Added, 7); in.Spec.(discovery.Endpoint).Device != discovery.DeviceCUDA {
 		t.Errorf("got %s", in.Raw)
 	}
@@ -92,24 +92,24 @@ func TestOtherWriterByTheRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.expect(discovery.Removed, 7)
-	runtimeInsert(t, path, endpointJSON(7, "cuda"))
+	dynamoInsert(t, path, endpointJSON(7, "cuda"))
 	w.expect(discovery.Added, 7)
-	w.expect(discovery.Removed, 7) // nobody touches it
-	waittest.Eventually(t, "the expired file removed", func() bool { return !exists(path) })
+	w.expect(discovery.Removed, 7) // it expires
+	waittest.Eventually(t, "the expired file is removed", func() bool { return !exists(path) })
 	if s := log.String(); s != "" {
 		t.Errorf("warned:\n%s", s)
 	}
 }
 
-// TestOtherWriterInPlace: half a file is no registration, and none that has
-// gone; the whole one is.
+// TestOtherWriterInPlace writes files in two steps. A half-written file neither
+// adds nor removes a registration; the complete file adds one.
 func TestOtherWriterInPlace(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	reader, log := client(t, root, 0)
 	w := watch(t, reader, discovery.KindEndpoint)
 	w.expect(discovery.Synced, 0)
-	runtimeInsert(t, endpointPath(root, 1), endpointJSON(1, "cpu"))
+	dynamoInsert(t, endpointPath(root, 1), endpointJSON(1, "cpu"))
 	w.expect(discovery.Added, 1)
 	half := endpointJSON(2, "cpu")[:40]
 	for _, id := range []uint64{1, 2} {
@@ -120,12 +120,12 @@ func TestOtherWriterInPlace(t *testing.T) {
 	replaced := 0
 	waittest.Eventually(t, "two warnings", func() bool {
 		replaced++
-		runtimeReplace(t, endpointPath(root, 3), endpointJSON(3, fmt.Sprint("d", replaced)))
+		dynamoReplace(t, endpointPath(root, 3), endpointJSON(3, fmt.Sprint("d", replaced)))
 		w.expect(discovery.Added, 3)
 		return log.count("an invalid entry") >= 2
 	})
 	if n := reader.Stats().InvalidEntries; n != 2 {
-		t.Errorf("%d bad entries, want 2:\n%v", n, log)
+		t.Errorf("%d invalid entries, want 2:\n%v", n, log)
 	}
 	if err := os.WriteFile(endpointPath(root, 2), []byte(endpointJSON(2, "cpu")), 0o666); err != nil {
 		t.Fatal(err)
@@ -141,7 +141,7 @@ func TestUnexpectedFilesAreSkipped(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	dir := filepath.Join(root, endpointsDir)
-	runtimeInsert(t, endpointPath(root, 1), endpointJSON(1, "cpu"))
+	dynamoInsert(t, endpointPath(root, 1), endpointJSON(1, "cpu"))
 	for name, content := range map[string]string{
 		".tmp_0123456789abcdef": endpointJSON(2, "cpu"),
 		"README":                "hello",
@@ -175,15 +175,15 @@ func TestUnexpectedFilesAreSkipped(t *testing.T) {
 	w := watch(t, reader, discovery.KindEndpoint)
 	w.expect(discovery.Added, 1)
 	w.expect(discovery.Synced, 0)
-	// Looked at again and again, warned of once.
+	// They are inspected many times, and each is warned of once.
 	for i := range uint64(3) {
 		touch(t, filepath.Join(dir, "README"), 0)
 		touch(t, endpointPath(root, 5), 0)
-		runtimeInsert(t, endpointPath(root, 0x10+i), endpointJSON(0x10+i, "cpu"))
+		dynamoInsert(t, endpointPath(root, 0x10+i), endpointJSON(0x10+i, "cpu"))
 		w.expect(discovery.Added, 0x10+i)
 	}
 	if n := reader.Stats().InvalidEntries; n != 6 {
-		t.Errorf("%d bad entries, want 6:\n%v", n, log)
+		t.Errorf("%d invalid entries, want 6:\n%v", n, log)
 	}
 	if err := os.Remove(filepath.Join(dir, "README")); err != nil {
 		t.Fatal(err)
@@ -193,12 +193,12 @@ func TestUnexpectedFilesAreSkipped(t *testing.T) {
 	}
 }
 
-// TestExpiredAreNotListed: those of owners that died while nobody was there.
+// TestExpiredAreNotListed lists after owners died while no process was running.
 func TestExpiredAreNotListed(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	stale, temp := endpointPath(root, 1), filepath.Join(root, endpointsDir, ".tmp_0123456789abcdef")
-	runtimeInsert(t, stale, endpointJSON(1, "cpu"))
+	dynamoInsert(t, stale, endpointJSON(1, "cpu"))
 	if err := os.WriteFile(temp, nil, 0o666); err != nil {
 		t.Fatal(err)
 	}
@@ -210,11 +210,11 @@ func TestExpiredAreNotListed(t *testing.T) {
 	if err != nil || len(list) != 0 {
 		t.Errorf("listed %v, %v", list, err)
 	}
-	waittest.Eventually(t, "both removed", func() bool { return !exists(stale) && !exists(temp) })
+	waittest.Eventually(t, "both expired files are removed", func() bool { return !exists(stale) && !exists(temp) })
 }
 
-// TestTwoGenerations: a file of each names the same channel, and it is there
-// while one of them is.
+// TestTwoGenerations has a file of each generation of Dynamo name the same
+// channel. The channel is present as long as either file is.
 func TestTwoGenerations(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -224,11 +224,11 @@ func TestTwoGenerations(t *testing.T) {
 	w := watch(t, reader, discovery.KindEventChannel)
 	w.expect(discovery.Synced, 0)
 	value := `{"type":"EventChannel","namespace":"ns","component":"comp","topic":"t","instance_id":42,"transport":{"kind":"Zmq","config":{"endpoint":"tcp://127.0.0.1:1"}}}`
-	runtimeInsert(t, older, value)
+	dynamoInsert(t, older, value)
 	w.expect(discovery.Added, 42)
 	scoped := strings.Replace(value, `"namespace":"ns","component":"comp"`, `"scope":{"kind":"component","namespace":"ns","component":"comp"}`, 1)
 	scoped = strings.Replace(scoped, ":1\"", ":2\"", 1)
-	runtimeInsert(t, newer, scoped)
+	dynamoInsert(t, newer, scoped)
 	if in := w.expect(discovery.Added, 42); string(in.Raw) != scoped {
 		t.Errorf("got %s", in.Raw)
 	}
@@ -244,8 +244,8 @@ func TestTwoGenerations(t *testing.T) {
 	w.expect(discovery.Removed, 42)
 }
 
-// TestDirectoryReplaced: a root that was moved away and made again is a
-// disturbance; owners have one TTL to come back.
+// TestDirectoryReplaced moves the directory away. Owners have one TTL to register
+// again before watches report them Removed.
 func TestDirectoryReplaced(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -257,7 +257,7 @@ func TestDirectoryReplaced(t *testing.T) {
 	w := watch(t, reader, discovery.KindEndpoint)
 	w.expect(discovery.Added, 1)
 	w.expect(discovery.Synced, 0)
-	runtimeInsert(t, endpointPath(root, 2), endpointJSON(2, "cpu"))
+	dynamoInsert(t, endpointPath(root, 2), endpointJSON(2, "cpu"))
 	w.expect(discovery.Added, 2)
 	if err := os.Rename(filepath.Join(root, "v1"), filepath.Join(root, "v0")); err != nil {
 		t.Fatal(err)

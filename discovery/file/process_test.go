@@ -17,7 +17,7 @@ import (
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-// process is a worker of its own: see child.
+// process runs child in a process of its own.
 type process struct {
 	cmd   *exec.Cmd
 	in    io.Closer
@@ -109,11 +109,11 @@ func TestKilledProcessIsRemoved(t *testing.T) {
 	p.signal(t, syscall.SIGKILL)
 	_ = p.cmd.Wait()
 	w.expect(discovery.Removed, 1)
-	waittest.Eventually(t, "its file removed", func() bool { return !exists(endpointPath(root, 1)) })
+	waittest.Eventually(t, "its file is removed", func() bool { return !exists(endpointPath(root, 1)) })
 }
 
-// TestStoppedProcessComesBack: the others cannot know that it lives, and when
-// it runs again it registers again.
+// TestStoppedProcessComesBack stops a process for longer than its TTL. It is
+// Removed, and registers again once it is continued.
 func TestStoppedProcessComesBack(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -125,7 +125,7 @@ func TestStoppedProcessComesBack(t *testing.T) {
 	w.expect(discovery.Added, 1)
 	p.signal(t, syscall.SIGSTOP)
 	w.expect(discovery.Removed, 1)
-	waittest.Eventually(t, "its file removed", func() bool { return !exists(endpointPath(root, 1)) })
+	waittest.Eventually(t, "its file is removed", func() bool { return !exists(endpointPath(root, 1)) })
 	p.signal(t, syscall.SIGCONT)
 	w.expect(discovery.Added, 1)
 	p.in.Close()

@@ -13,25 +13,26 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// Store is the discovery.Store on files. It is safe for concurrent use.
+// Store implements [discovery.Store] on files. It is safe for concurrent use.
 type Store struct {
 	opt   Options
 	log   *slog.Logger
-	pulse pulse
+	clock clockMonitor
 
-	closed   chan struct{}
-	shutdown sync.Once
-	deaf     sync.Once // that the kernel tells us nothing is said once
+	closed       chan struct{}
+	shutdown     sync.Once
+	warnNoEvents sync.Once // the kernel's limit on watches is logged once
 
 	mu      sync.Mutex
 	leases  map[string]*lease   // by path
-	dirs    map[string]struct{} // in use: where the keeper removes what expired
-	stop    context.CancelFunc  // of the keeper; nil until the first use
+	dirs    map[string]struct{} // in use; the keep-alive removes expired files there
+	stop    context.CancelFunc  // of the keep-alive; nil until the first use
 	stopped chan struct{}
 }
 
-// New makes a store. It touches no file before the first use. The error wraps
-// errors.ErrUnsupported on systems other than Linux and macOS.
+// New returns a store. It does not access the file system before the store is
+// used. On systems other than Linux and macOS the error wraps
+// errors.ErrUnsupported.
 func New(o Options) (*Store, error) {
 	if !supported {
 		return nil, fmt.Errorf("file: want Linux or macOS, whose directories can be locked: %w", errors.ErrUnsupported)
@@ -45,12 +46,12 @@ func New(o Options) (*Store, error) {
 		closed: make(chan struct{}),
 		leases: map[string]*lease{}, dirs: map[string]struct{}{},
 	}
-	s.pulse = pulse{patience: s.interval() + o.TTL/3, calmAfter: o.TTL}
+	s.clock = clockMonitor{maxPause: s.heartbeatInterval() + o.TTL/3, distrust: o.TTL}
 	return s, nil
 }
 
-// dir returns the directory of a kind, or "" if there is no such kind: nothing
-// is ever found there.
+// dir returns the directory of a kind, or "" for an unknown kind, in which no
+// file is ever found.
 func (s *Store) dir(kind discovery.Kind) string {
 	bucket, err := discovery.DynamoBucket(kind)
 	if err != nil {
@@ -59,8 +60,9 @@ func (s *Store) dir(kind discovery.Kind) string {
 	return filepath.Join(s.opt.Root, filepath.FromSlash(bucket))
 }
 
-// use notes a directory for the keeper, which it starts at the first one.
-func (s *Store) use(dir string) error {
+// useDir adds a directory to those of the keep-alive, which it starts with the
+// first one.
+func (s *Store) useDir(dir string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.isClosed() {
@@ -84,15 +86,15 @@ func (s *Store) isClosed() bool {
 	}
 }
 
-// Shutdown implements discovery.Store. It waits at most a second or so for a
-// lock that another process does not let go; what it could not remove then goes
-// when it expires, and the error says so.
+// Shutdown implements discovery.Store. It waits about a second for a directory
+// that another process keeps locked. Files that it cannot remove stay until
+// they expire, and the error counts them.
 func (s *Store) Shutdown(ctx context.Context) (err error) {
-	s.shutdown.Do(func() { err = s.shutDown(ctx) })
+	s.shutdown.Do(func() { err = s.shutdownOnce(ctx) })
 	return err
 }
 
-func (s *Store) shutDown(ctx context.Context) error {
+func (s *Store) shutdownOnce(ctx context.Context) error {
 	s.mu.Lock()
 	close(s.closed)
 	stop := s.stop
@@ -104,7 +106,8 @@ func (s *Store) shutDown(ctx context.Context) error {
 	s.mu.Lock()
 	leases := slices.Collect(maps.Values(s.leases))
 	s.mu.Unlock()
-	// After one wait for a lock in vain, the others are tried once each.
+	// After the first failure, such as a directory that stays locked, each of
+	// the others is tried once without waiting.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	failed, last := 0, error(nil)

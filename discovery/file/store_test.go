@@ -39,7 +39,7 @@ func open(t *testing.T, root string, ttl time.Duration, log *slog.Logger) *file.
 	return store
 }
 
-// client opens a client whose store and logs are of its own.
+// client opens a client with a store and a log of its own.
 func client(t *testing.T, root string, ttl time.Duration) (*discovery.Client, *logs) {
 	t.Helper()
 	log := &logs{}
@@ -102,7 +102,7 @@ func (s *stream) expect(want discovery.EventType, instance uint64) discovery.Ins
 	return ev.Instance
 }
 
-// expectAll wants n events of one type, each of another instance.
+// expectAll receives n events of one type, each of another instance.
 func (s *stream) expectAll(want discovery.EventType, n int) {
 	s.t.Helper()
 	ids := map[uint64]struct{}{}
@@ -125,7 +125,7 @@ const (
 	channelsDir  = "v1/event_channels"
 )
 
-// endpointPath is where the runtime keeps endpoint() under an id.
+// endpointPath is the file of endpoint() under an id, as Dynamo names it.
 func endpointPath(root string, instance uint64) string {
 	return filepath.Join(root, endpointsDir, fmt.Sprintf("ns%%2Fcomp%%2Fep%%2F%x", instance))
 }
@@ -139,7 +139,7 @@ func TestOptions(t *testing.T) {
 	t.Parallel()
 	for _, o := range []file.Options{{}, {Root: "x", TTL: 999 * time.Millisecond}, {Root: "x", TTL: -1}} {
 		if _, err := file.New(o); err == nil {
-			t.Errorf("%+v is taken", o)
+			t.Errorf("%+v is accepted", o)
 		}
 	}
 }
@@ -162,7 +162,7 @@ func TestFromEnv(t *testing.T) {
 	}
 }
 
-// TestNames is what the runtime's files are called.
+// TestNames compares file names with those of Dynamo.
 func TestNames(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -214,13 +214,13 @@ func TestRegisterRefuses(t *testing.T) {
 	long.Scope.Namespace = strings.Repeat("n", 250)
 	for _, spec := range []discovery.Spec{slash, long} {
 		if _, err := store.Register(t.Context(), spec.ID(1), []byte("{}")); err == nil {
-			t.Errorf("%v is taken", spec.ID(1))
+			t.Errorf("%v is accepted", spec.ID(1))
 		}
 	}
 	if _, err := store.Register(t.Context(), endpoint().ID(1), make([]byte, 17<<20)); err == nil {
-		t.Error("17 MiB are taken")
+		t.Error("a value of 17 MiB is accepted")
 	}
 	if entries, err := os.ReadDir(root); err != nil || len(entries) > 0 {
-		t.Errorf("refused, and left %v, %v", entries, err)
+		t.Errorf("a refused registration left %v, %v", entries, err)
 	}
 }

@@ -14,14 +14,13 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// watcher follows a directory. What it hears from the kernel only says where
-// to look: what it reports is what it then finds, so that events that come
-// twice, late or not at all do no harm. All files are looked at twice a second
-// too. That finds what expired and what the kernel did not tell (some file
-// systems tell nothing), and is the sign of life.
+// watcher follows a directory. The kernel's events only name the files to
+// inspect, and the changes are what the inspection finds, so an event that is
+// duplicated, delayed or lost does no harm. In addition all files are inspected
+// twice a second: this finds expired files and those whose event was lost (some
+// file systems send none), and proves that the directory is reachable.
 //
-// What counts is files that have not expired: whether somebody has removed
-// those that have makes no difference.
+// An expired file counts as removed, whether or not any process has removed it.
 type watcher struct {
 	store  *Store
 	query  discovery.Query
@@ -29,33 +28,26 @@ type watcher struct {
 	seed   maphash.Seed
 	ticker *time.Ticker
 
-	begun  bool              // the first listing is under way
-	absent bool              // there is no directory, and that has been said
-	armed  fs.FileInfo       // the directory that is followed; nil is none
-	notify *fsnotify.Watcher // nil if the kernel gives us none
+	begun    bool              // the first listing has been delivered or is under way
+	absent   bool              // there is no directory, and an empty listing has been queued
+	followed fs.FileInfo       // the directory that is followed; nil before a listing
+	events   *fsnotify.Watcher // nil if the kernel sends no events
 
-	files  map[string]seen      // by name
-	names  map[discovery.ID]int // both generations can have a file of one id
-	todo   []string             // names to look at
-	then   discovery.Change     // to be delivered when that is done
-	queued []discovery.Change   // to be delivered before anything else
+	files      map[string]record    // by name
+	filesOf    map[discovery.ID]int // an id can have a file in the form of either generation
+	toInspect  []string             // names
+	afterwards discovery.Change     // queued when toInspect is empty
+	queued     []discovery.Change   // delivered before anything else
 }
 
-// seen is what was found in a file.
-type seen struct {
-	info fs.FileInfo
-	id   discovery.ID // zero if the name is that of no registration
-	sum  uint64       // of the content
-}
-
-// scanInterval is how often all files are looked at.
+// scanInterval is the time between two inspections of all files.
 const scanInterval = 500 * time.Millisecond
 
-// Watch implements discovery.Store. A directory that is not there is waited
-// for. One whose lock cannot be had for a second is an error of the watch.
+// Watch implements discovery.Store. A missing directory is treated as empty. A
+// directory that stays locked for a second is an error of the first listing.
 func (s *Store) Watch(_ context.Context, q discovery.Query) (discovery.Watcher, error) {
 	dir := s.dir(q.Kind)
-	if err := s.use(dir); err != nil {
+	if err := s.useDir(dir); err != nil {
 		return nil, err
 	}
 	return &watcher{
@@ -83,49 +75,49 @@ func (w *watcher) Next(ctx context.Context) (discovery.Change, error) {
 			if !w.begun {
 				return discovery.Change{}, err
 			}
-			w.store.log.Debug("discovery: the directory cannot be listed; trying on", "directory", w.dir, "error", err)
-			w.wait(ctx)
+			w.store.log.Debug("file: listing the directory failed, retrying", "directory", w.dir, "error", err)
+			w.await(ctx)
 		}
 	}
 }
 
-// step does one thing that may queue changes.
+// step performs one action that may queue changes.
 func (w *watcher) step(ctx context.Context) error {
 	switch {
-	case len(w.todo) > 0:
-		name := w.todo[0]
-		w.todo = w.todo[1:]
-		w.look(name, true)
-	case w.then.Op != 0:
-		w.queue(w.then)
-		w.then = discovery.Change{}
-	case w.armed == nil:
+	case len(w.toInspect) > 0:
+		name := w.toInspect[0]
+		w.toInspect = w.toInspect[1:]
+		w.inspect(name, true)
+	case w.afterwards.Op != 0:
+		w.queue(w.afterwards)
+		w.afterwards = discovery.Change{}
+	case w.followed == nil:
 		return w.list(ctx)
 	default:
-		w.wait(ctx)
+		w.await(ctx)
 	}
 	return nil
 }
 
-// wait waits for something to look at.
-func (w *watcher) wait(ctx context.Context) {
+// await blocks until there is a file to inspect.
+func (w *watcher) await(ctx context.Context) {
 	var events chan fsnotify.Event
 	var lost chan error
-	if w.notify != nil {
-		events, lost = w.notify.Events, w.notify.Errors
+	if w.events != nil {
+		events, lost = w.events.Events, w.events.Errors
 	}
 	select {
 	case ev := <-events:
 		switch {
 		case ev.Op == fsnotify.Chmod: // a heartbeat
 		case ev.Name == w.dir:
-			w.disarm()
+			w.unfollow()
 		default:
-			w.store.pulse.beat()
-			w.look(filepath.Base(ev.Name), false)
+			w.store.clock.observe()
+			w.inspect(filepath.Base(ev.Name), false)
 		}
-	case err := <-lost: // too many events: look at all
-		w.store.log.Debug("discovery: events of the directory were lost", "directory", w.dir, "error", err)
+	case err := <-lost: // the kernel's queue overflowed
+		w.store.log.Debug("file: events of the directory were lost", "directory", w.dir, "error", err)
 		w.scan()
 	case <-w.ticker.C:
 		w.scan()
@@ -136,7 +128,7 @@ func (w *watcher) wait(ctx context.Context) {
 
 // list begins a full listing.
 func (w *watcher) list(ctx context.Context) error {
-	start := w.store.pulse.beat()
+	start := w.store.clock.observe()
 	info, err := os.Stat(w.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		w.waitForDirectory(ctx, start)
@@ -145,25 +137,25 @@ func (w *watcher) list(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.arm() // before the listing, so that nothing falls between the two
+	w.subscribe() // before the listing, so that no change is lost between the two
 	unlock, err := lock(ctx, w.dir)
 	if err != nil {
-		w.disarm()
+		w.unfollow()
 		return ignoreNotExist(err)
 	}
 	entries, err := os.ReadDir(w.dir)
 	unlock()
 	if err != nil {
-		w.disarm()
+		w.unfollow()
 		return ignoreNotExist(err)
 	}
-	w.then = discovery.Change{Op: discovery.OpProgress, AliveSince: start}
-	if !w.absent { // else the listing has been delivered: it was empty
+	w.afterwards = discovery.Change{Op: discovery.OpProgress, AliveSince: start}
+	if !w.absent { // otherwise an empty listing has been delivered already
 		w.reset()
-		w.then = discovery.Change{Op: discovery.OpSynced}
+		w.afterwards = discovery.Change{Op: discovery.OpSynced}
 	}
-	w.armed, w.absent = info, false
-	w.todo = namesOf(entries)
+	w.followed, w.absent = info, false
+	w.toInspect = namesOf(entries)
 	return nil
 }
 
@@ -177,11 +169,11 @@ func namesOf(entries []os.DirEntry) []string {
 
 func (w *watcher) reset() {
 	w.begun = true
-	w.files, w.names = map[string]seen{}, map[discovery.ID]int{}
+	w.files, w.filesOf = map[string]record{}, map[discovery.ID]int{}
 	w.queue(discovery.Change{Op: discovery.OpReset})
 }
 
-// waitForDirectory takes one that is missing as empty.
+// waitForDirectory treats a missing directory as an empty one.
 func (w *watcher) waitForDirectory(ctx context.Context, start time.Time) {
 	if !w.absent {
 		w.absent = true
@@ -197,56 +189,56 @@ func (w *watcher) waitForDirectory(ctx context.Context, start time.Time) {
 	}
 }
 
-// arm asks the kernel for events. Without them there is still the scan.
-func (w *watcher) arm() {
-	notify, err := fsnotify.NewWatcher()
+// subscribe requests events from the kernel. Without them the scans remain.
+func (w *watcher) subscribe() {
+	events, err := fsnotify.NewWatcher()
 	if err == nil {
-		if err = notify.Add(w.dir); err == nil {
-			w.notify = notify
+		if err = events.Add(w.dir); err == nil {
+			w.events = events
 			return
 		}
-		notify.Close()
+		events.Close()
 	}
-	w.store.deaf.Do(func() {
-		w.store.log.Warn("discovery: the kernel watches no more directories for us (fs.inotify.max_user_instances?); looking twice a second instead",
+	w.store.warnNoEvents.Do(func() {
+		w.store.log.Warn("file: the kernel sends no events for the directory; scanning it twice a second instead (raise fs.inotify.max_user_instances)",
 			"directory", w.dir, "error", err)
 	})
 }
 
-// disarm has the next step list again.
-func (w *watcher) disarm() {
-	if w.notify != nil {
-		w.notify.Close()
+// unfollow ends the following of the directory; the next step lists again.
+func (w *watcher) unfollow() {
+	if w.events != nil {
+		w.events.Close()
 	}
-	w.armed, w.notify, w.todo, w.then = nil, nil, nil, discovery.Change{}
+	w.followed, w.events, w.toInspect, w.afterwards = nil, nil, nil, discovery.Change{}
 }
 
-// scan has all files looked at, those that have gone too. It needs no lock,
-// since files appear and go as a whole.
+// scan schedules the inspection of all files, recorded ones that are missing
+// included. It needs no lock, since files appear and disappear atomically.
 func (w *watcher) scan() {
-	start := w.store.pulse.beat()
+	start := w.store.clock.observe()
 	entries, err := os.ReadDir(w.dir)
-	if err != nil || !w.inPlace() {
-		w.disarm()
+	if err != nil || !w.sameDirectory() {
+		w.unfollow()
 		return
 	}
-	w.todo = namesOf(entries)
+	w.toInspect = namesOf(entries)
 	listed := make(map[string]struct{}, len(entries))
-	for _, name := range w.todo {
+	for _, name := range w.toInspect {
 		listed[name] = struct{}{}
 	}
 	for name := range w.files {
 		if _, ok := listed[name]; !ok {
-			w.todo = append(w.todo, name)
+			w.toInspect = append(w.toInspect, name)
 		}
 	}
-	w.then = discovery.Change{Op: discovery.OpProgress, AliveSince: start}
+	w.afterwards = discovery.Change{Op: discovery.OpProgress, AliveSince: start}
 }
 
-// inPlace reports whether the directory is the one that we follow.
-func (w *watcher) inPlace() bool {
+// sameDirectory reports whether the directory is still the one that is followed.
+func (w *watcher) sameDirectory() bool {
 	info, err := os.Stat(w.dir)
-	return err == nil && os.SameFile(info, w.armed)
+	return err == nil && os.SameFile(info, w.followed)
 }
 
 func (w *watcher) queue(ch discovery.Change) { w.queued = append(w.queued, ch) }
@@ -254,6 +246,6 @@ func (w *watcher) queue(ch discovery.Change) { w.queued = append(w.queued, ch) }
 // Close implements discovery.Watcher.
 func (w *watcher) Close() error {
 	w.ticker.Stop()
-	w.disarm()
+	w.unfollow()
 	return nil
 }
