@@ -1,0 +1,77 @@
+//go:build cgo && !nozmq
+
+package rawzmq
+
+/*
+#cgo !windows pkg-config: libzmq
+#cgo windows LDFLAGS: -lzmq
+#include <errno.h>
+#include <zmq.h>
+
+static int terminate(void *context) {
+	int rc;
+	do
+		rc = zmq_ctx_term(context);
+	while (rc < 0 && zmq_errno() == EINTR);
+	return rc;
+}
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+)
+
+// Context owns libzmq's threads. All methods are safe for concurrent use, but
+// no socket may be opened once Term was called.
+type Context struct {
+	ptr    unsafe.Pointer
+	inproc atomic.Uint64 // number of endpoints inside of this process so far
+}
+
+// NewContext returns a context with that many threads for network input and
+// output, which libzmq starts with the first socket.
+func NewContext(ioThreads int) (*Context, error) {
+	ptr, err := C.zmq_ctx_new()
+	if ptr == nil {
+		return nil, fmt.Errorf("open a context: %w", failure(err))
+	}
+	c := &Context{ptr: ptr}
+	if rc, err := C.zmq_ctx_set(ptr, C.ZMQ_IO_THREADS, C.int(ioThreads)); rc != 0 {
+		return nil, errors.Join(fmt.Errorf("use %d threads: %w", ioThreads, failure(err)), c.Term())
+	}
+	return c, nil
+}
+
+// Term blocks until every socket of the context is closed and has sent its
+// messages, or given them up after its linger time, and all threads have ended.
+func (c *Context) Term() error {
+	if rc, err := C.terminate(c.ptr); rc != 0 {
+		return fmt.Errorf("terminate the context: %w", failure(err))
+	}
+	return nil
+}
+
+// endpoint returns an endpoint inside of this process that no other socket of
+// the context has.
+func (c *Context) endpoint() string { return fmt.Sprintf("inproc://%d", c.inproc.Add(1)) }
+
+// Version returns the version of libzmq, such as 4.3.5.
+func Version() string {
+	var major, minor, patch C.int
+	C.zmq_version(&major, &minor, &patch)
+	return fmt.Sprintf("%d.%d.%d", major, minor, patch)
+}
+
+// failure returns err, the errno of a call, with libzmq's text for the numbers
+// that only libzmq uses.
+func failure(err error) error {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok && errno > C.ZMQ_HAUSNUMERO {
+		return fmt.Errorf("%s: %w", C.GoString(C.zmq_strerror(C.int(errno))), err)
+	}
+	return err
+}

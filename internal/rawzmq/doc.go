@@ -1,0 +1,57 @@
+// Package rawzmq wraps the few calls of libzmq that packages eventplane/zmq and
+// broker need, and states once which socket options both use and why.
+//
+// The calls work on libzmq's own handles: a whole message costs one call from
+// Go to C, a received frame is visible where libzmq holds it, and the broker's
+// loop in C uses the same sockets. No call blocks, except Poller.Wait and
+// Context.Term, and every call is repeated if a signal interrupts it: Go's
+// runtime sends signals to its threads.
+//
+// Errors wrap a syscall.Errno and have no prefix; callers add their own.
+//
+// The package needs cgo and libzmq 4.3. A program built without cgo, or with
+// the tag nozmq, sees only the constants and the type Message.
+package rawzmq
+
+const (
+	// DefaultHWM is the default high-water mark of sending sockets: the number
+	// of messages that libzmq queues for each peer before it drops further
+	// ones. It is that of Dynamo's sockets.
+	DefaultHWM = 100_000
+
+	// ReceiveHWM is the high-water mark of receiving sockets: the number of
+	// messages that libzmq queues from each peer. Dynamo's subscribers set
+	// 100,000 and have no other queue. Subscribers of this module have a queue
+	// behind this one that is bounded in bytes, as libzmq's is not, and the
+	// broker counts bytes behind this one too. Messages that are not received
+	// in time stay with the sender, behind its own high-water mark. A larger
+	// value does not increase throughput.
+	ReceiveHWM = 1000
+
+	// SubscriptionHWM is the number of subscriptions that libzmq queues from
+	// each peer of an XPUB socket that is read rarely. libzmq moves them to an
+	// unbounded list of unread subscriptions, once in 100 that are read: with
+	// a mark below 100, reading makes that list shorter.
+	SubscriptionHWM = 64
+
+	// DefaultMaxFrame is the default size limit of a received frame, in bytes.
+	// libzmq disconnects a peer that sends a larger one.
+	DefaultMaxFrame = 64 << 20
+
+	// MaxSubscription is the size limit of what sockets receive that only
+	// accept subscriptions, in bytes. libzmq keeps a tree node for each byte of
+	// a subscription and walks the tree recursively: a subscription of a
+	// megabyte overflows the stack.
+	MaxSubscription = 4 << 10
+
+	// MaxFrames is the number of frames of an event. A Receiver keeps no more
+	// of any message.
+	MaxFrames = 4
+)
+
+// Message is a received message. Frames are valid until the function returns
+// that a Receiver passed it to.
+type Message struct {
+	Frames [MaxFrames][]byte // the first Count frames, if they are that many
+	Count  int               // number of frames that arrived; those beyond MaxFrames are not kept
+}

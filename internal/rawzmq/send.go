@@ -1,0 +1,99 @@
+//go:build cgo && !nozmq
+
+package rawzmq
+
+/*
+#cgo noescape send_message
+#cgo nocallback send_message
+#cgo noescape send_frame
+#cgo nocallback send_frame
+#include <errno.h>
+#include <string.h>
+#include <zmq.h>
+
+static int send_frame(void *socket, const unsigned char *data, size_t size, int flags) {
+	int rc;
+	do
+		rc = zmq_send(socket, data, size, flags | ZMQ_DONTWAIT);
+	while (rc < 0 && zmq_errno() == EINTR);
+	return rc;
+}
+
+// send_joined sends head and tail as one frame, the last of its message.
+static int send_joined(void *socket, const unsigned char *head, size_t head_size,
+		const unsigned char *tail, size_t tail_size) {
+	int rc;
+	zmq_msg_t frame;
+	if (zmq_msg_init_size(&frame, head_size + tail_size) < 0)
+		return -1;
+	unsigned char *data = zmq_msg_data(&frame);
+	if (head_size > 0)
+		memcpy(data, head, head_size);
+	if (tail_size > 0)
+		memcpy(data + head_size, tail, tail_size);
+	do
+		rc = zmq_msg_send(&frame, socket, ZMQ_DONTWAIT);
+	while (rc < 0 && zmq_errno() == EINTR);
+	if (rc < 0) {
+		int error = zmq_errno();
+		zmq_msg_close(&frame);
+		errno = error;
+	}
+	return rc;
+}
+
+// send_message sends four frames, the last of which is the fourth argument and
+// the tail.
+static int send_message(void *socket, const unsigned char *a, size_t a_size, const unsigned char *b, size_t b_size,
+		const unsigned char *c, size_t c_size, const unsigned char *d, size_t d_size,
+		const unsigned char *tail, size_t tail_size) {
+	if (send_frame(socket, a, a_size, ZMQ_SNDMORE) < 0)
+		return -1;
+	if (send_frame(socket, b, b_size, ZMQ_SNDMORE) >= 0 &&
+			send_frame(socket, c, c_size, ZMQ_SNDMORE) >= 0 &&
+			send_joined(socket, d, d_size, tail, tail_size) >= 0)
+		return 0;
+	// An empty frame ends the message: else the next message would continue it.
+	int error = zmq_errno();
+	send_frame(socket, NULL, 0, 0);
+	errno = error;
+	return -1;
+}
+*/
+import "C"
+
+import "unsafe"
+
+// Send sends a message of MaxFrames frames without waiting. The last frame is
+// that of frames, followed by tail. All of them are copied.
+func (s *Socket) Send(frames *[MaxFrames][]byte, tail []byte) error {
+	a, aSize := pointer(frames[0])
+	b, bSize := pointer(frames[1])
+	c, cSize := pointer(frames[2])
+	d, dSize := pointer(frames[3])
+	t, tSize := pointer(tail)
+	if rc, err := C.send_message(s.ptr, a, aSize, b, bSize, c, cSize, d, dSize, t, tSize); rc < 0 {
+		return failure(err)
+	}
+	return nil
+}
+
+// SendFrame sends a message of one frame, or one more frame of a message,
+// without waiting.
+func (s *Socket) SendFrame(frame []byte, more bool) error {
+	flags := C.int(0)
+	if more {
+		flags = C.ZMQ_SNDMORE
+	}
+	data, size := pointer(frame)
+	if rc, err := C.send_frame(s.ptr, data, size, flags); rc < 0 {
+		return failure(err)
+	}
+	return nil
+}
+
+// pointer returns b as C sees it. A typed pointer to bytes holds no pointers,
+// so that cgo checks nothing at run time.
+func pointer(b []byte) (*C.uchar, C.size_t) {
+	return (*C.uchar)(unsafe.SliceData(b)), C.size_t(len(b))
+}

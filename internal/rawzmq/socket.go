@@ -1,0 +1,145 @@
+//go:build cgo && !nozmq
+
+package rawzmq
+
+/*
+#include <stdlib.h>
+#include <zmq.h>
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+)
+
+// Kind is the type of a socket.
+type Kind int
+
+// The kinds of sockets that this module uses.
+const (
+	PUB  Kind = C.ZMQ_PUB
+	SUB  Kind = C.ZMQ_SUB
+	XPUB Kind = C.ZMQ_XPUB
+	XSUB Kind = C.ZMQ_XSUB
+)
+
+// Socket is a socket of libzmq. It is not safe for concurrent use, and must
+// not be used after Close.
+type Socket struct {
+	ctx *Context
+	ptr unsafe.Pointer
+}
+
+// Socket opens a socket that communicates with peers of a network.
+func (c *Context) Socket(kind Kind, o Options) (*Socket, error) {
+	s, err := c.open(C.int(kind))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.set(kind, o); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (c *Context) open(kind C.int) (*Socket, error) {
+	ptr, err := C.zmq_socket(c.ptr, kind)
+	if ptr == nil {
+		return nil, fmt.Errorf("open a socket: %w", failure(err))
+	}
+	return &Socket{ctx: c, ptr: ptr}, nil
+}
+
+// Pair opens two sockets that are connected to each other inside of this
+// process.
+func (c *Context) Pair() (a, b *Socket, err error) {
+	endpoint := c.endpoint()
+	if a, err = c.pairEnd(endpoint, (*Socket).Bind); err != nil {
+		return nil, nil, err
+	}
+	if b, err = c.pairEnd(endpoint, (*Socket).Connect); err != nil {
+		return nil, nil, errors.Join(err, a.Close())
+	}
+	return a, b, nil
+}
+
+// pairEnd opens one end of a pair. It has no high-water mark: the monitor of a
+// socket would block libzmq's threads at it.
+func (c *Context) pairEnd(endpoint string, attach func(*Socket, string) error) (*Socket, error) {
+	s, err := c.open(C.ZMQ_PAIR)
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(s.Set(lingerTime, 0), s.Set(receiveHWM, 0), s.Set(sendHWM, 0), attach(s, endpoint))
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// Pointer returns libzmq's handle, for code in C that works on the socket.
+func (s *Socket) Pointer() unsafe.Pointer { return s.ptr }
+
+// Close closes the socket. Queued messages are still sent for the linger time.
+func (s *Socket) Close() error {
+	if rc, err := C.zmq_close(s.ptr); rc != 0 {
+		return fmt.Errorf("close a socket: %w", failure(err))
+	}
+	return nil
+}
+
+// Bind listens on endpoint. Port * is a free one that the system chooses;
+// LastEndpoint returns it.
+func (s *Socket) Bind(endpoint string) error {
+	c := C.CString(endpoint)
+	defer C.free(unsafe.Pointer(c))
+	if rc, err := C.zmq_bind(s.ptr, c); rc != 0 {
+		return failure(err)
+	}
+	return nil
+}
+
+// Connect adds a peer. libzmq connects and reconnects in the background.
+func (s *Socket) Connect(endpoint string) error {
+	c := C.CString(endpoint)
+	defer C.free(unsafe.Pointer(c))
+	if rc, err := C.zmq_connect(s.ptr, c); rc != 0 {
+		return failure(err)
+	}
+	return nil
+}
+
+// Disconnect removes a peer, and discards the messages from it that were not
+// received yet.
+func (s *Socket) Disconnect(endpoint string) error {
+	c := C.CString(endpoint)
+	defer C.free(unsafe.Pointer(c))
+	if rc, err := C.zmq_disconnect(s.ptr, c); rc != 0 {
+		return failure(err)
+	}
+	return nil
+}
+
+// LastEndpoint returns the endpoint that was bound or connected last, with the
+// port that the system chose.
+func (s *Socket) LastEndpoint() (string, error) {
+	var endpoint [256]C.char
+	size := C.size_t(len(endpoint))
+	//nolint:gocritic // sees what cgo makes of it
+	if rc, err := C.zmq_getsockopt(s.ptr, C.ZMQ_LAST_ENDPOINT, unsafe.Pointer(&endpoint[0]), &size); rc != 0 {
+		return "", fmt.Errorf("read the endpoint: %w", failure(err))
+	}
+	return C.GoString(&endpoint[0]), nil
+}
+
+// Subscribe adds a subscription of a SUB socket.
+func (s *Socket) Subscribe(prefix string) error {
+	c := C.CString(prefix)
+	defer C.free(unsafe.Pointer(c))
+	if rc, err := C.zmq_setsockopt(s.ptr, C.ZMQ_SUBSCRIBE, unsafe.Pointer(c), C.size_t(len(prefix))); rc != 0 {
+		return failure(err)
+	}
+	return nil
+}
