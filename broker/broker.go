@@ -11,23 +11,23 @@ import (
 	"sync"
 )
 
-// Broker relays messages. Run is called once; all other methods are safe for
-// concurrent use, before, during and after it.
+// Broker relays messages. Run must be called at most once. All other methods
+// are safe for concurrent use, before, during and after Run.
 type Broker struct {
 	log          *slog.Logger
 	relay        *relay
 	xsub, xpub   string
-	stopR, stopW *os.File // readable once the relay is to stop
+	stopR, stopW *os.File // pipe; stopR is readable once the relay is to stop
 	close        func() error
 
 	mu      sync.Mutex
-	running bool // or has been
+	running bool // also after Run has ended
 	closed  bool
 	ended   chan struct{} // closed when Run has ended
 }
 
-// New binds both sides, so that peers can connect; they are heard as soon as
-// Run runs.
+// New opens a broker and binds both sides, so that peers can connect. Run relays
+// their messages. The caller must call Close.
 func New(opts Options) (*Broker, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
@@ -51,19 +51,20 @@ func New(opts Options) (*Broker, error) {
 	return b, nil
 }
 
-// XSubEndpoint is where publishers connect: what was bound, with the port that
-// was chosen. A wildcard host stays one.
+// XSubEndpoint returns the endpoint that publishers connect to: the bound one,
+// with the port that the system chose. A wildcard host stays as it is.
 func (b *Broker) XSubEndpoint() string { return b.xsub }
 
-// XPubEndpoint is where subscribers connect, in the same form.
+// XPubEndpoint returns the endpoint that subscribers connect to, in the same
+// form.
 func (b *Broker) XPubEndpoint() string { return b.xpub }
 
-// Stats returns the counters as they stand.
+// Stats returns the current counters.
 func (b *Broker) Stats() Stats { return b.relay.stats() }
 
-// Run relays until ctx is done, then for at most 100 ms what has arrived
-// already, and returns nil. When the broker is closed meanwhile it returns
-// ErrClosed.
+// Run relays messages until ctx is done. It then relays those that have already
+// arrived, for at most 100 ms, and returns nil. It returns ErrClosed if the
+// broker was closed before ctx was done.
 func (b *Broker) Run(ctx context.Context) error {
 	if err := b.begin(); err != nil {
 		return err
@@ -83,7 +84,7 @@ func (b *Broker) Run(ctx context.Context) error {
 	return nil
 }
 
-var errRunning = errors.New("broker: Run was called before")
+var errRunning = errors.New("broker: Run was called twice: want one call")
 
 func (b *Broker) begin() error {
 	b.mu.Lock()
@@ -98,11 +99,11 @@ func (b *Broker) begin() error {
 	return nil
 }
 
-// stop makes the relay end.
+// stop ends the loop of the relay.
 func (b *Broker) stop() { _, _ = b.stopW.Write([]byte{0}) }
 
-// Close ends Run, sends for at most 200 ms what waits for subscribers, and
-// closes both sides. It is idempotent.
+// Close ends Run and closes both sides. Messages that wait for subscribers are
+// still sent, for at most 200 ms. Close is idempotent.
 func (b *Broker) Close() error { return b.close() }
 
 func (b *Broker) closeAll() error {
@@ -114,5 +115,8 @@ func (b *Broker) closeAll() error {
 		b.stop()
 		<-b.ended
 	}
-	return errors.Join(b.relay.close(), b.stopR.Close(), b.stopW.Close())
+	if err := errors.Join(b.relay.close(), b.stopR.Close(), b.stopW.Close()); err != nil {
+		return fmt.Errorf("broker: close: %w", err)
+	}
+	return nil
 }

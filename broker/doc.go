@@ -1,27 +1,34 @@
 // Package broker relays ZeroMQ messages from publishers, which connect to its
-// XSUB side, to subscribers, which connect to its XPUB side. With it the two
-// need to know one address instead of each other's, and P publishers and S
-// subscribers make P+S connections instead of P·S.
+// XSUB side, to subscribers, which connect to its XPUB side. With a broker, P
+// publishers and S subscribers make P+S connections instead of P·S, and need
+// only the addresses of the broker instead of each other's.
 //
 //	b, err := broker.New(broker.Options{XSubBind: "tcp://0.0.0.0:5555", XPubBind: "tcp://0.0.0.0:5556"})
-//	...                    // b.XSubEndpoint(), b.XPubEndpoint(): announce them
+//	...                    // announce b.XSubEndpoint() and b.XPubEndpoint()
 //	err = b.Run(ctx)       // relays until ctx is done
 //	err = b.Close()
 //
-// Messages pass unchanged, whatever their number of frames. The XSUB side is
-// subscribed to everything, so that a subscriber's first events are at the
-// broker already when its subscription arrives; what subscribers ask for stays
-// at the broker. Delivery is at most once: a subscriber that is too slow
-// misses what exceeds its high-water mark, and never slows down the others.
+// # Delivery
 //
-// The high-water mark counts messages, as all of libzmq's do. The bytes that
-// wait are bounded for the whole broker, by Options.MaxQueued: beyond it large
-// messages are dropped for all subscribers, until those that are too slow have
-// read, or are cut off as they no longer answer heartbeats. No message is ever
-// cut: either all of its frames pass, or none.
+// Messages pass unchanged, with any number of frames. The XSUB side subscribes
+// to everything, so that the first events for a new subscriber have already
+// reached the broker when its subscription arrives. Subscriptions are not
+// forwarded to publishers. Delivery is at most once: a subscriber that is too
+// slow misses the messages that exceed its high-water mark, and never delays
+// other subscribers.
 //
-// The relay itself is one loop in C on libzmq: a loop in Go has less than half
-// of its throughput. The package needs cgo and libzmq. A program built without
-// cgo, or with the tag nozmq, still compiles: New then fails with
+// # Memory
+//
+// High-water marks count messages, as all limits of libzmq do. Options.MaxQueued
+// limits the bytes that wait in the whole broker: beyond it, large messages are
+// dropped for all subscribers until the slow ones have read, or are disconnected
+// because they do not answer heartbeats. No message is truncated: either all of
+// its frames pass, or none.
+//
+// # Building
+//
+// The relay is a single loop in C on libzmq; a loop in Go has less than half of
+// its throughput. The package needs cgo and libzmq. A program built without cgo,
+// or with the tag nozmq, still compiles; New then returns an error that wraps
 // errors.ErrUnsupported.
 package broker

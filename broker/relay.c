@@ -7,35 +7,37 @@
 #include <time.h>
 #include <zmq.h>
 
-/* Go's runtime sends signals to its threads: every call is made again after
-   EINTR, or a message would be lost or cut. */
+/* Go's runtime sends signals to its threads. Every call is repeated after
+   EINTR: else a message would be lost or truncated. */
 #define RETRY(rc, call)                                                        \
     do                                                                         \
         rc = (call);                                                           \
     while (rc == -1 && errno == EINTR)
 
 enum {
-    BURST = 1000,   /* messages before the other side and stop_fd are looked at */
-    DRAIN_MS = 100, /* how long what has arrived is still relayed after stop */
-    LARGE = 1024,   /* cost from which on a message is counted while it waits */
-    FRAMES = LARGE / sizeof (zmq_msg_t), /* a message of as many is large, even of empty ones */
+    BURST = 1000,   /* messages between two polls of the XPUB side and stop_fd */
+    DRAIN_MS = 100, /* time limit for messages that had arrived at stop */
+    LARGE = 1024,   /* cost of the smallest message that is counted while it waits */
+    /* A message of so many frames is large, even if they are empty. */
+    FRAMES = LARGE / sizeof (zmq_msg_t),
 };
 
 struct relay {
     void *xsub, *xpub;
     uint64_t max_queued;
     struct relay_counters *counters;
-    zmq_msg_t frames[FRAMES]; /* of one message, until it is known to be small or large */
+    zmq_msg_t frames[FRAMES]; /* of one message, until its size class is known */
 };
 
-/* The last frame of a large message, which libzmq lets go of last. */
+/* The last frame of a large message, which libzmq frees last. */
 struct waiting {
     zmq_msg_t frame;
     uint64_t cost; /* of the whole message */
     uint64_t *queued;
 };
 
-/* For what only relay_run writes: no read-modify-write is needed. */
+/* Adds to a counter that only relay_run writes: no atomic read-modify-write is
+   needed. */
 static void add (uint64_t *counter, uint64_t n)
 {
     __atomic_store_n (counter, *counter + n, __ATOMIC_RELAXED);
@@ -46,7 +48,8 @@ uint64_t relay_load (const uint64_t *counter)
     return __atomic_load_n (counter, __ATOMIC_RELAXED);
 }
 
-/* libzmq's threads call it, until zmq_ctx_term has returned. */
+/* Frees a counted frame. libzmq's threads call it until zmq_ctx_term has
+   returned. */
 static void release (void *data, void *hint)
 {
     struct waiting *w = hint;
@@ -56,8 +59,8 @@ static void release (void *data, void *hint)
     free (w);
 }
 
-/* Counts cost as queued until all subscribers have got frame, or lost it. Its
-   bytes stay where they are: frame becomes one that points at them. */
+/* Counts cost as queued until frame was sent to all subscribers or dropped. The
+   bytes are not copied: frame becomes a frame that refers to them. */
 static int count_queued (zmq_msg_t *frame, uint64_t cost, uint64_t *queued)
 {
     struct waiting *w = malloc (sizeof *w);
@@ -77,10 +80,10 @@ static int count_queued (zmq_msg_t *frame, uint64_t cost, uint64_t *queued)
     return rc;
 }
 
-/* Sends one frame to those subscribers that have room. XPUB_NODROP makes
-   libzmq tell when one has none, and send nothing: it is switched off for that
-   frame, so that the others get it. The following frames of the message then
-   go to the same ones. */
+/* Sends one frame to the subscribers whose queues have room. With XPUB_NODROP,
+   libzmq returns EAGAIN if one has no room, and sends nothing. The option is
+   then switched off for this frame, so that the other subscribers receive it;
+   they also receive the following frames of the message. */
 static int send_frame (void *xpub, zmq_msg_t *frame, int flags, struct relay_counters *c)
 {
     int rc, on = 1, off = 0;
@@ -96,7 +99,7 @@ static int send_frame (void *xpub, zmq_msg_t *frame, int flags, struct relay_cou
     return rc;
 }
 
-/* What is known of a message while its frames come in. */
+/* State of a message while its frames are received. */
 struct message {
     uint64_t cost;
     int more, drop;
@@ -126,11 +129,11 @@ static int pass (struct relay *r, const struct message *m, zmq_msg_t *frame)
     return send_frame (r->xpub, frame, ZMQ_DONTWAIT | (more ? ZMQ_SNDMORE : 0), r->counters);
 }
 
-/* Moves one message with all of its frames, or drops all of them. The frames
-   of a message arrive together, so that only the first can be missing (-1,
-   EAGAIN). libzmq bounds its queues by messages and not by bytes: that is done
-   here. Nothing is sent before the message is known to be small, or large and
-   welcome. */
+/* Relays one message with all of its frames, or drops all of them. Returns -1
+   and EAGAIN if there is no message; its frames arrive together, so that only
+   the first can be missing. libzmq limits its queues by messages, this function
+   limits them by bytes: no frame is sent before the message is known to be
+   small, or large and within max_queued. */
 static int relay_message (struct relay *r)
 {
     struct message m = {0};
@@ -141,7 +144,8 @@ static int relay_message (struct relay *r)
             return -1;
     while (m.more && m.cost < LARGE);
     m.drop = m.cost >= LARGE && relay_load (&c->queued) >= r->max_queued;
-    add (m.drop ? &c->dropped : &c->messages, 1); /* first: who hears it finds it counted */
+    /* Counted before it is sent: a subscriber that has it finds it counted. */
+    add (m.drop ? &c->dropped : &c->messages, 1);
     for (int i = 0; i < n; i++)
         if (pass (r, &m, &r->frames[i]) == -1)
             return -1;
@@ -151,8 +155,8 @@ static int relay_message (struct relay *r)
     return 0;
 }
 
-/* Throws away what subscribers ask for: the XSUB side is subscribed to
-   everything, and an unsubscription passed on could end that. */
+/* Discards subscriptions. The XSUB side is subscribed to everything, and a
+   forwarded unsubscription could end that. */
 static int discard (void *xpub, zmq_msg_t *frame)
 {
     int rc = 0;
@@ -161,7 +165,8 @@ static int discard (void *xpub, zmq_msg_t *frame)
     return rc == -1 && errno != EAGAIN ? -1 : 0;
 }
 
-/* Moves a burst. Returns 1 if there may be more, 0 if not, -1 on failure. */
+/* Relays a burst. Returns 1 if there may be more messages, 0 if not, and -1 on
+   failure. */
 static int relay_burst (struct relay *r)
 {
     for (int i = 0; i < BURST; i++)

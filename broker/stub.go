@@ -8,26 +8,27 @@ import (
 	"fmt"
 )
 
-var errUnsupported = fmt.Errorf("broker: this program was built without ZeroMQ: "+
-	"build it with a C compiler and libzmq's development package, CGO_ENABLED=1, and without the tag nozmq: %w",
+var errUnsupported = fmt.Errorf("broker: this program was built without ZeroMQ: want CGO_ENABLED=1, "+
+	"a C compiler, the development package of libzmq, and no tag nozmq: %w",
 	errors.ErrUnsupported)
 
-// Broker relays messages. This build has none.
+// Broker relays messages. In this build New returns none.
 type Broker struct{}
 
-// New fails: this build has no ZeroMQ. The error wraps errors.ErrUnsupported.
+// New returns an error that wraps errors.ErrUnsupported: this build has no
+// ZeroMQ.
 func New(Options) (*Broker, error) { return nil, errUnsupported }
 
-// XSubEndpoint is empty.
+// XSubEndpoint returns an empty endpoint.
 func (*Broker) XSubEndpoint() string { return "" }
 
-// XPubEndpoint is empty.
+// XPubEndpoint returns an empty endpoint.
 func (*Broker) XPubEndpoint() string { return "" }
 
-// Stats is zero.
+// Stats returns zeros.
 func (*Broker) Stats() Stats { return Stats{} }
 
-// Run fails.
+// Run returns an error that wraps errors.ErrUnsupported.
 func (*Broker) Run(context.Context) error { return errUnsupported }
 
 // Close does nothing.
