@@ -10,287 +10,299 @@ import (
 	"strings"
 	"time"
 
-	zmq "github.com/pebbe/zmq4"
+	"github.com/dynplane/dynplane/internal/rawzmq"
 )
 
-// links are the endpoints that a socket is connected to, and what libzmq's
-// monitor has said of each.
+// connections are the endpoints that a socket is connected to, with the state
+// that libzmq's monitor has reported for each.
 //
-// libzmq connects again by itself when a connection breaks, but never to a
-// peer that it cut off for a violation of the protocol, an oversized frame for
-// one. The difference shows in what follows DISCONNECTED: CONNECT_RETRIED at
-// once, or nothing. After nothing we connect again ourselves.
-type links struct {
-	socket *zmq.Socket
+// libzmq reconnects when a connection breaks, but not to a peer that it
+// disconnected for a violation of the protocol, such as an oversized frame. The
+// two differ in what follows DISCONNECTED: CONNECT_RETRIED at once, or nothing.
+// After nothing, connections reconnects.
+type connections struct {
+	socket *rawzmq.Socket
 	log    *slog.Logger
 
-	byEndpoint map[string]*link
-	byAddress  map[string]*link // after a name was resolved, the monitor says addresses
-	cut        []*link          // those with a DISCONNECTED and nothing after it, oldest first
-	leaving    []*link          // those to be disconnected, oldest first
-	waiting    int              // links without handshake
-	unheard    int              // handshakes that no subscription has followed, for a publisher
-	live       chan struct{}    // closed while waiting is 0
+	byEndpoint   map[string]*connection
+	byAddress    map[string]*connection // once a name is resolved, the monitor reports addresses
+	broken       []*connection          // those with DISCONNECTED and nothing after it, oldest first
+	closing      []*connection          // those that disconnectLater marked, oldest first
+	pending      int                    // connections without handshake, except closing ones
+	unsubscribed int                    // handshakes that no subscription has followed, for a publisher
+	ready        chan struct{}          // closed while pending is 0
 }
 
-type link struct {
+type connection struct {
 	endpoint string
-	live     bool
+	ready    bool // its handshake is done
 	warned   bool
-	cutAt    time.Time // zero unless in links.cut
-	leaveAt  time.Time // zero unless in links.leaving
+	brokenAt time.Time // zero unless in connections.broken
+	closeAt  time.Time // zero unless in connections.closing
 }
 
-// cutDelay is how long CONNECT_RETRIED is waited for, and what keeps a peer
-// that violates the protocol at every connection from keeping us busy.
-const cutDelay = 100 * time.Millisecond
+// reconnectDelay is how long CONNECT_RETRIED may take to follow DISCONNECTED.
+// It also limits the work that a peer causes which violates the protocol on
+// every connection.
+const reconnectDelay = 100 * time.Millisecond
 
-// leaveDelay is how long a subscriber stays connected to an endpoint that it is
-// told to leave. A publisher that ends unregisters first, and its last events
-// may still be under way; libzmq would throw them away.
-const leaveDelay = time.Second
+// closeDelay is how long a subscriber stays connected to an endpoint after
+// Disconnect. A publisher that shuts down unregisters first, and its last
+// events may still be in transit; libzmq would discard them.
+const closeDelay = time.Second
 
-func newLinks(socket *zmq.Socket, log *slog.Logger) *links {
-	l := &links{
+func newConnections(socket *rawzmq.Socket, log *slog.Logger) *connections {
+	c := &connections{
 		socket:     socket,
 		log:        log,
-		byEndpoint: make(map[string]*link),
-		byAddress:  make(map[string]*link),
-		live:       make(chan struct{}),
+		byEndpoint: make(map[string]*connection),
+		byAddress:  make(map[string]*connection),
+		ready:      make(chan struct{}),
 	}
-	close(l.live)
-	return l
+	close(c.ready)
+	return c
 }
 
 var errScheme = errors.New("want tcp://host:port or ipc://path")
 
-func (l *links) connect(endpoint string) error {
-	if k := l.byEndpoint[endpoint]; k != nil {
-		l.stay(k)
+func (c *connections) connect(endpoint string) error {
+	if k := c.byEndpoint[endpoint]; k != nil {
+		c.cancelDisconnect(k)
 		return nil
 	}
-	if err := l.dial(endpoint); err != nil {
+	if err := c.dial(endpoint); err != nil {
 		return err
 	}
-	l.byEndpoint[endpoint] = &link{endpoint: endpoint}
-	l.count(+1)
+	c.byEndpoint[endpoint] = &connection{endpoint: endpoint}
+	c.addPending(+1)
 	return nil
 }
 
-// dial connects the socket. With ZMQ_IPV6, libzmq would take a name's IPv6
-// address before the IPv4 one, so it is set for literals only.
-func (l *links) dial(endpoint string) error {
+// dial connects the socket. With ZMQ_IPV6, libzmq would prefer the IPv6 address
+// of a name to its IPv4 address, so it is set for literals only.
+func (c *connections) dial(endpoint string) error {
 	if !strings.HasPrefix(endpoint, "tcp://") && !strings.HasPrefix(endpoint, "ipc://") {
 		return errScheme
 	}
-	if err := l.socket.SetIpv6(strings.HasPrefix(endpoint, "tcp://[")); err != nil {
+	ipv6 := 0
+	if strings.HasPrefix(endpoint, "tcp://[") {
+		ipv6 = 1
+	}
+	if err := c.socket.Set(rawzmq.IPv6, ipv6); err != nil {
 		return err
 	}
-	return l.socket.Connect(endpoint)
+	return c.socket.Connect(endpoint)
 }
 
-func (l *links) disconnect(endpoint string) error {
-	k := l.byEndpoint[endpoint]
+func (c *connections) disconnect(endpoint string) error {
+	k := c.byEndpoint[endpoint]
 	if k == nil {
 		return nil
 	}
-	delete(l.byEndpoint, endpoint)
-	l.forgetAddresses(k)
-	l.clearCut(k)
-	if k.leaveAt.IsZero() {
-		l.uncount(k)
+	delete(c.byEndpoint, endpoint)
+	c.deleteAddresses(k)
+	c.clearBroken(k)
+	if k.closeAt.IsZero() {
+		c.removePending(k)
 	} else {
-		l.leaving = slices.DeleteFunc(l.leaving, func(other *link) bool { return other == k })
+		c.closing = without(c.closing, k)
 	}
-	l.limitUnheard()
-	return l.socket.Disconnect(endpoint)
+	c.capUnsubscribed()
+	return c.socket.Disconnect(endpoint)
 }
 
-// leave disconnects from endpoint after leaveDelay, or when it ends before.
-// Until then it does not count as connected.
-func (l *links) leave(endpoint string, now time.Time) {
-	if k := l.byEndpoint[endpoint]; k != nil && k.leaveAt.IsZero() {
-		k.leaveAt = now.Add(leaveDelay)
-		l.leaving = append(l.leaving, k)
-		l.uncount(k)
+// disconnectLater disconnects from endpoint after closeDelay, or when the
+// connection ends before. Until then it does not count as pending.
+func (c *connections) disconnectLater(endpoint string, now time.Time) {
+	if k := c.byEndpoint[endpoint]; k != nil && k.closeAt.IsZero() {
+		k.closeAt = now.Add(closeDelay)
+		c.closing = append(c.closing, k)
+		c.removePending(k)
 	}
 }
 
-// stay takes a leave back.
-func (l *links) stay(k *link) {
-	if k.leaveAt.IsZero() {
+// cancelDisconnect undoes disconnectLater.
+func (c *connections) cancelDisconnect(k *connection) {
+	if k.closeAt.IsZero() {
 		return
 	}
-	k.leaveAt = time.Time{}
-	l.leaving = slices.DeleteFunc(l.leaving, func(other *link) bool { return other == k })
-	if !k.live {
-		l.count(+1)
+	k.closeAt = time.Time{}
+	c.closing = without(c.closing, k)
+	if !k.ready {
+		c.addPending(+1)
 	}
 }
 
-func (l *links) uncount(k *link) {
-	if !k.live {
-		l.count(-1)
+func without(list []*connection, k *connection) []*connection {
+	return slices.DeleteFunc(list, func(other *connection) bool { return other == k })
+}
+
+func (c *connections) removePending(k *connection) {
+	if !k.ready {
+		c.addPending(-1)
 	}
 }
 
-func (l *links) forgetAddresses(k *link) {
-	for addr, other := range l.byAddress {
+// addPending adds n, +1 or -1, to the number of connections without handshake.
+func (c *connections) addPending(n int) {
+	was := c.pending
+	c.pending += n
+	switch {
+	case was == 0:
+		c.ready = make(chan struct{})
+	case c.pending == 0:
+		close(c.ready)
+	}
+}
+
+func (c *connections) deleteAddresses(k *connection) {
+	for addr, other := range c.byAddress {
 		if other == k {
-			delete(l.byAddress, addr)
+			delete(c.byAddress, addr)
 		}
 	}
 }
 
-// event takes note of what the monitor says.
-func (l *links) event(event zmq.Event, addr string, now time.Time) {
-	k := l.find(event, addr)
+// handleEvent updates the state of the connection that the monitor reports.
+func (c *connections) handleEvent(e rawzmq.Event, now time.Time) {
+	k := c.lookup(e)
 	if k == nil {
 		return
 	}
-	switch event {
-	case zmq.EVENT_HANDSHAKE_SUCCEEDED:
-		l.log.Debug("zmq: connected", "endpoint", k.endpoint)
-		l.setLive(k, true)
-	case zmq.EVENT_DISCONNECTED:
-		l.log.Debug("zmq: disconnected", "endpoint", k.endpoint)
-		l.setLive(k, false)
-		if !k.leaveAt.IsZero() {
-			k.leaveAt = now
-			l.leaving = append([]*link{k}, slices.DeleteFunc(l.leaving, func(other *link) bool { return other == k })...)
+	switch e.Kind {
+	case rawzmq.HandshakeSucceeded:
+		c.log.Debug("zmq: connected", "endpoint", k.endpoint)
+		c.setReady(k, true)
+	case rawzmq.Disconnected:
+		c.log.Debug("zmq: disconnected", "endpoint", k.endpoint)
+		c.setReady(k, false)
+		if !k.closeAt.IsZero() {
+			k.closeAt = now
+			c.closing = slices.Insert(without(c.closing, k), 0, k)
 			return
 		}
-		if k.cutAt.IsZero() {
-			k.cutAt = now
-			l.cut = append(l.cut, k)
+		if k.brokenAt.IsZero() {
+			k.brokenAt = now
+			c.broken = append(c.broken, k)
 		}
-	case zmq.EVENT_CONNECT_RETRIED:
-		l.clearCut(k)
-	case zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-		l.warn(k, "zmq: a peer does not speak our protocol")
+	case rawzmq.ConnectRetried:
+		c.clearBroken(k)
+	case rawzmq.HandshakeFailedProtocol, rawzmq.HandshakeFailedAuth:
+		c.warn(k, "zmq: handshake failed, peer does not speak this protocol")
 	}
 }
 
-// find returns the link of addr. An address heard first in CONNECT_RETRIED is
-// that of the link cut last, whose endpoint is a name: a thread of libzmq
-// reports both one after the other.
-func (l *links) find(event zmq.Event, addr string) *link {
-	if k := l.byEndpoint[addr]; k != nil {
+// lookup returns the connection of an event. An address that CONNECT_RETRIED is
+// the first to report belongs to the connection that broke last, whose endpoint
+// has a name: a thread of libzmq reports one right after the other.
+func (c *connections) lookup(e rawzmq.Event) *connection {
+	if k := c.byEndpoint[e.Endpoint]; k != nil {
 		return k
 	}
-	k := l.byAddress[addr]
-	if k == nil && event == zmq.EVENT_CONNECT_RETRIED && len(l.cut) > 0 {
-		k = l.cut[len(l.cut)-1]
-		l.byAddress[addr] = k
+	k := c.byAddress[e.Endpoint]
+	if k == nil && e.Kind == rawzmq.ConnectRetried && len(c.broken) > 0 {
+		k = c.broken[len(c.broken)-1]
+		c.byAddress[e.Endpoint] = k
 	}
 	return k
 }
 
-func (l *links) setLive(k *link, live bool) {
-	if k.live == live {
+func (c *connections) setReady(k *connection, ready bool) {
+	if k.ready == ready {
 		return
 	}
-	k.live = live
+	k.ready = ready
 	switch {
-	case !k.leaveAt.IsZero():
-	case live:
-		l.count(-1)
+	case !k.closeAt.IsZero():
+	case ready:
+		c.addPending(-1)
 	default:
-		l.count(+1)
+		c.addPending(+1)
 	}
-	if live {
-		l.unheard++
+	if ready {
+		c.unsubscribed++
 	}
-	l.limitUnheard()
+	c.capUnsubscribed()
 }
 
-// limitUnheard forgets the handshakes of connections that have ended before the
-// subscription came. We don't know which those are, but each link that is live
-// misses one at most.
-func (l *links) limitUnheard() { l.unheard = min(l.unheard, len(l.byEndpoint)-l.waiting) }
-
-// subscribed takes n more subscriptions into account, and tells whether as many
-// have come as there were handshakes.
-func (l *links) subscribed(n int) bool {
-	l.unheard = max(0, l.unheard-n)
-	return l.unheard == 0 && l.waiting == 0
+// capUnsubscribed discounts the handshakes of connections that ended before
+// their subscription arrived. It is not known which those are, but each ready
+// connection lacks one subscription at most.
+func (c *connections) capUnsubscribed() {
+	c.unsubscribed = min(c.unsubscribed, len(c.byEndpoint)-c.pending)
 }
 
-// count counts one link more or less that has no handshake.
-func (l *links) count(n int) {
-	was := l.waiting
-	l.waiting += n
-	switch {
-	case was == 0:
-		l.live = make(chan struct{})
-	case l.waiting == 0:
-		close(l.live)
-	}
+// addSubscriptions counts n more subscriptions, and reports whether there were
+// as many as handshakes.
+func (c *connections) addSubscriptions(n int) bool {
+	c.unsubscribed = max(0, c.unsubscribed-n)
+	return c.unsubscribed == 0 && c.pending == 0
 }
 
-func (l *links) clearCut(k *link) {
-	if k.cutAt.IsZero() {
+func (c *connections) clearBroken(k *connection) {
+	if k.brokenAt.IsZero() {
 		return
 	}
-	k.cutAt = time.Time{}
-	l.cut = slices.DeleteFunc(l.cut, func(other *link) bool { return other == k })
+	k.brokenAt = time.Time{}
+	c.broken = without(c.broken, k)
 }
 
-// wait returns how long nothing is due, for a poller: -1 is for ever.
-func (l *links) wait(now time.Time) time.Duration {
-	next, ok := l.next()
+// pollTimeout returns the time until the next deadline, or -1 if there is none.
+func (c *connections) pollTimeout(now time.Time) time.Duration {
+	next, ok := c.nextDeadline()
 	if !ok {
 		return -1
 	}
-	return max(0, next.Sub(now)) + time.Millisecond
+	return max(0, next.Sub(now))
 }
 
-// next is when something is due, if anything will be.
-func (l *links) next() (next time.Time, ok bool) {
-	if len(l.cut) > 0 {
-		next = l.cut[0].cutAt.Add(cutDelay)
+func (c *connections) nextDeadline() (next time.Time, ok bool) {
+	if len(c.broken) > 0 {
+		next = c.broken[0].brokenAt.Add(reconnectDelay)
 	}
-	if len(l.leaving) > 0 && (next.IsZero() || l.leaving[0].leaveAt.Before(next)) {
-		next = l.leaving[0].leaveAt
+	if len(c.closing) > 0 && (next.IsZero() || c.closing[0].closeAt.Before(next)) {
+		next = c.closing[0].closeAt
 	}
 	return next, !next.IsZero()
 }
 
-func (l *links) due(now time.Time) bool {
-	next, ok := l.next()
+// isDue reports whether a deadline has passed.
+func (c *connections) isDue(now time.Time) bool {
+	next, ok := c.nextDeadline()
 	return ok && !now.Before(next)
 }
 
-// tend does what is due.
-func (l *links) tend(now time.Time) {
-	l.repair(now)
-	for len(l.leaving) > 0 && !now.Before(l.leaving[0].leaveAt) {
-		k := l.leaving[0]
-		if err := l.disconnect(k.endpoint); err != nil {
-			l.log.Debug("zmq: disconnect", "endpoint", k.endpoint, "error", err)
+// runDue reconnects and disconnects the connections whose deadline has passed.
+func (c *connections) runDue(now time.Time) {
+	c.reconnect(now)
+	for len(c.closing) > 0 && !now.Before(c.closing[0].closeAt) {
+		k := c.closing[0]
+		if err := c.disconnect(k.endpoint); err != nil {
+			c.log.Debug("zmq: disconnect failed", "endpoint", k.endpoint, "error", err)
 		}
 	}
 }
 
-// repair connects again what libzmq has given up.
-func (l *links) repair(now time.Time) {
-	for len(l.cut) > 0 && now.Sub(l.cut[0].cutAt) >= cutDelay {
-		k := l.cut[0]
-		l.clearCut(k)
-		l.forgetAddresses(k)
-		l.warn(k, "zmq: a peer that violates the protocol was cut off, connecting again")
-		if err := errors.Join(l.socket.Disconnect(k.endpoint), l.dial(k.endpoint)); err != nil {
-			l.log.Debug("zmq: connect again", "endpoint", k.endpoint, "error", err)
+// reconnect connects to the peers to which libzmq does not reconnect.
+func (c *connections) reconnect(now time.Time) {
+	for len(c.broken) > 0 && now.Sub(c.broken[0].brokenAt) >= reconnectDelay {
+		k := c.broken[0]
+		c.clearBroken(k)
+		c.deleteAddresses(k)
+		c.warn(k, "zmq: peer violated the protocol and was disconnected, reconnecting")
+		if err := errors.Join(c.socket.Disconnect(k.endpoint), c.dial(k.endpoint)); err != nil {
+			c.log.Debug("zmq: reconnect failed", "endpoint", k.endpoint, "error", err)
 		}
 	}
 }
 
-// warn tells of a link once; a peer that goes on like that is only worth a debug line.
-func (l *links) warn(k *link, text string) {
+// warn logs the first problem of a connection as a warning, and later ones for
+// debugging.
+func (c *connections) warn(k *connection, text string) {
 	level := slog.LevelDebug
 	if !k.warned {
 		level = slog.LevelWarn
 	}
 	k.warned = true
-	l.log.Log(context.Background(), level, text, "endpoint", k.endpoint) //nolint:sloglint // one of two constants, for one rule
+	c.log.Log(context.Background(), level, text, "endpoint", k.endpoint) //nolint:sloglint // one of two constants, for one rule
 }

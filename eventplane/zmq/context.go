@@ -12,20 +12,20 @@ import (
 	"strings"
 	"sync"
 
-	zmq "github.com/pebbe/zmq4"
+	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/internal/rawzmq"
 )
 
-// Context owns a libzmq context and every socket opened with it. An
-// event-plane client has one. All methods are safe for concurrent use.
+// Context owns a libzmq context and every socket opened with it. An event-plane
+// client has one. All methods are safe for concurrent use.
 type Context struct {
 	opts  Options
-	zctx  *zmq.Context
+	zctx  *rawzmq.Context
 	close func() error
 
-	mu     sync.Mutex // held while sockets are opened: the context must not go meanwhile
+	mu     sync.Mutex // held while sockets are opened: zctx must not be terminated meanwhile
 	closed bool
 	open   map[io.Closer]struct{}
-	serial int // names the inproc endpoints
 }
 
 // New opens a context.
@@ -34,21 +34,22 @@ func New(opts Options) (*Context, error) {
 	if err != nil {
 		return nil, fmt.Errorf("zmq: %w", err)
 	}
-	zctx, err := zmq.NewContext()
+	zctx, err := rawzmq.NewContext(opts.IOThreads)
 	if err != nil {
-		return nil, fmt.Errorf("zmq: open a context: %w", err)
-	}
-	if err := zctx.SetIoThreads(opts.IOThreads); err != nil {
-		return nil, errors.Join(fmt.Errorf("zmq: use %d threads: %w", opts.IOThreads, err), zctx.Term())
+		return nil, fmt.Errorf("zmq: %w", err)
 	}
 	c := &Context{opts: opts, zctx: zctx, open: make(map[io.Closer]struct{})}
 	c.close = sync.OnceValue(c.closeAll)
 	return c, nil
 }
 
-// Close closes all publishers and subscribers of the context, then the
-// context. It returns after at most about 200 ms, in which what was published
-// is still sent. It is idempotent.
+// Version returns the version of libzmq, such as 4.3.5. It is empty in a
+// program without libzmq.
+func Version() string { return rawzmq.Version() }
+
+// Close closes all publishers and subscribers of the context, then the context.
+// It blocks for about 200 ms at most, in which queued messages are still sent.
+// It is idempotent.
 func (c *Context) Close() error { return c.close() }
 
 func (c *Context) closeAll() error {
@@ -61,24 +62,36 @@ func (c *Context) closeAll() error {
 	for _, s := range open {
 		errs = append(errs, s.Close())
 	}
-	return errors.Join(append(errs, c.zctx.Term())...)
+	if err := c.zctx.Term(); err != nil {
+		errs = append(errs, fmt.Errorf("zmq: %w", err))
+	}
+	return errors.Join(errs...)
 }
 
-func (c *Context) forget(s io.Closer) {
+func (c *Context) remove(s io.Closer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.open, s)
 }
 
-// DirectPublisher opens a publisher to which subscribers connect. It listens on a port
-// that the system chooses, on host: the address of an interface, or 0.0.0.0
-// or :: for all of them.
+// socket opens a socket. The caller holds c.mu.
+func (c *Context) socket(kind rawzmq.Kind, o rawzmq.Options) (*rawzmq.Socket, error) {
+	if c.closed {
+		return nil, driver.ErrClosed
+	}
+	o.SendHWM = c.opts.HWM
+	return c.zctx.Socket(kind, o)
+}
+
+// DirectPublisher opens a publisher to which subscribers connect. It listens on
+// a port that the system chooses. The host must be the address of an interface,
+// or 0.0.0.0 or :: for all interfaces.
 func (c *Context) DirectPublisher(host string) (*Publisher, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p, err := c.directPublisher(host)
 	if err != nil {
-		return nil, fmt.Errorf("zmq: bind to %q: %w", host, err)
+		return nil, fmt.Errorf("zmq: listen on %q: %w", host, err)
 	}
 	c.open[p] = struct{}{}
 	return p, nil
@@ -91,57 +104,63 @@ func (c *Context) directPublisher(host string) (*Publisher, error) {
 	if err != nil {
 		return nil, errHost
 	}
-	pattern := fmt.Sprintf("tcp://%s:*", addr)
+	pattern, ipv6 := fmt.Sprintf("tcp://%s:*", addr), 0
 	if addr.Is6() {
-		pattern = fmt.Sprintf("tcp://[%s]:*", addr)
+		pattern, ipv6 = fmt.Sprintf("tcp://[%s]:*", addr), 1
 	}
-	s, err := c.socket(zmq.PUB)
+	socket, err := c.socket(rawzmq.PUB, rawzmq.Options{ReceiveHWM: rawzmq.ReceiveHWM, MaxFrame: rawzmq.MaxSubscription})
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(s.SetIpv6(addr.Is6()), s.Bind(pattern)); err != nil {
-		return nil, errors.Join(err, s.Close())
+	if err := errors.Join(socket.Set(rawzmq.IPv6, ipv6), socket.Bind(pattern)); err != nil {
+		return nil, errors.Join(err, socket.Close())
 	}
-	endpoint, err := s.GetLastEndpoint()
+	endpoint, err := socket.LastEndpoint()
 	if err != nil {
-		return nil, errors.Join(err, s.Close())
+		return nil, errors.Join(err, socket.Close())
 	}
-	return newPublisher(c, s, endpoint, ""), nil
+	return &Publisher{zc: c, socket: socket, endpoint: endpoint}, nil
 }
 
-// BrokerPublisher opens a publisher that listens nowhere: what it publishes goes to each
-// broker that it is connected to. The subject is the one whose subscribers Ready
-// waits for; messages of others can be published too.
+// BrokerPublisher opens a publisher that does not listen: it sends to each
+// broker that it is connected to. Ready waits for subscriptions to subject;
+// messages with other subjects can be published too.
 func (c *Context) BrokerPublisher(subject string) (*Publisher, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p, err := c.brokerPublisher(subject)
 	if err != nil {
-		return nil, fmt.Errorf("zmq: dial: %w", err)
+		return nil, fmt.Errorf("zmq: open a publisher for brokers: %w", err)
 	}
 	c.open[p] = struct{}{}
 	return p, nil
 }
 
-// brokerPublisher opens an XPUB, which is a PUB that tells the subscriptions it gets: all
-// of them if it is verbose, also those of a second broker.
+// brokerPublisher opens an XPUB, which is a PUB that can read the subscriptions
+// it receives: with XPubVerbose all of them, also those of a second broker.
 func (c *Context) brokerPublisher(subject string) (*Publisher, error) {
-	socket, err := c.socket(zmq.XPUB)
+	socket, err := c.socket(rawzmq.XPUB, rawzmq.Options{ReceiveHWM: rawzmq.SubscriptionHWM, MaxFrame: rawzmq.MaxSubscription})
 	if err != nil {
 		return nil, err
 	}
-	if err := socket.SetXpubVerbose(1); err != nil {
+	receiver, err := socket.NewReceiver()
+	if err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}
-	p := newPublisher(c, socket, "", subject)
-	if p.owner, err = newOwner(c, socket, &p.mu, nil); err != nil {
+	p := &Publisher{zc: c, socket: socket, subscriptions: &subscriptionReader{subject: subject, receiver: receiver}}
+	err = socket.Set(rawzmq.XPubVerbose, 1)
+	if err == nil {
+		p.loop, err = newSocketLoop(c, socket, &p.mu, nil)
+	}
+	if err != nil {
+		receiver.Close()
 		return nil, errors.Join(err, socket.Close())
 	}
 	return p, nil
 }
 
-// Subscribe opens a subscriber of exactly subject, which is shorter than 4 KiB.
-// It hears whatever it is connected to afterwards.
+// Subscribe opens a subscriber of exactly subject, which must be shorter than
+// 4 KiB. It receives from all endpoints that it is connected to afterwards.
 func (c *Context) Subscribe(subject string) (*Subscriber, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -154,14 +173,14 @@ func (c *Context) Subscribe(subject string) (*Subscriber, error) {
 }
 
 func (c *Context) subscribe(subject string) (*Subscriber, error) {
-	if len(subject) >= maxSubscription { // with one byte before it on the wire
-		return nil, fmt.Errorf("%d bytes: want less than %d", len(subject), maxSubscription)
+	if len(subject) >= rawzmq.MaxSubscription { // it has one byte before it on the wire
+		return nil, fmt.Errorf("subject of %d bytes: want less than %d", len(subject), rawzmq.MaxSubscription)
 	}
-	socket, err := c.socket(zmq.SUB)
+	socket, err := c.socket(rawzmq.SUB, rawzmq.Options{ReceiveHWM: rawzmq.ReceiveHWM, MaxFrame: c.opts.MaxMessage})
 	if err != nil {
 		return nil, err
 	}
-	if err := socket.SetSubscribe(subject); err != nil {
+	if err := socket.Subscribe(subject); err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}
 	return newSubscriber(c, socket, subject)

@@ -1,7 +1,7 @@
 // Package zmq carries events over ZeroMQ PUB and SUB sockets, directly from
 // publisher to subscriber or through a broker (package broker). It implements
-// package driver; applications use package eventplane, which opens it.
-// Importers that know other transports too name it zmqdriver.
+// package driver. Applications use package eventplane, which opens it. Packages
+// that import several transports name it zmqdriver.
 //
 // A Context owns the sockets that are opened with it:
 //
@@ -10,15 +10,23 @@
 //	pub, err := zc.BrokerPublisher("kv-events")  // pub.Connect(xsub) for each broker
 //	sub, err := zc.Subscribe("kv-events")        // sub.Connect(endpoint) for each publisher or XPUB
 //
-// Delivery is at most once. A publisher drops what a slow subscriber does not
-// take (at the high-water mark, counted in messages), and nobody hears what
-// was published before the connection stood; Ready says when it stands.
+// # Delivery
 //
-// The format of a message is that of NVIDIA Dynamo: four frames, namely the
-// topic, the publisher's id and the sequence (both 8 bytes, big-endian), and
-// the body behind a header of 5 bytes: version 1 and the length of the body
-// (4 bytes, big-endian). What follows the body is ignored.
+// Delivery is at most once. A publisher drops messages for a slow subscriber
+// whose queue has reached the high-water mark, which counts messages. A
+// subscriber misses messages that were published before its connection was
+// established; Ready reports when it is.
+//
+// # Format
+//
+// The format of a message is that of NVIDIA Dynamo. It has four frames: topic,
+// publisher id and sequence (8 bytes each, big-endian), and the body after a
+// header of 5 bytes: version 1 and the length of the body (4 bytes,
+// big-endian). Bytes after the body are ignored.
+//
+// # Building
 //
 // The package needs cgo and libzmq. A program built without cgo, or with the
-// tag nozmq, still compiles: New then fails with errors.ErrUnsupported.
+// tag nozmq, still compiles; New then returns an error that wraps
+// errors.ErrUnsupported.
 package zmq

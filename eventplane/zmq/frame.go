@@ -4,41 +4,37 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+
+	"github.com/dynplane/dynplane/internal/rawzmq"
 )
 
-// A message is frameCount frames: topic, publisher id, sequence, body with header.
+// A message has frameCount frames: topic, publisher id, sequence, and the body
+// after a header.
 const (
-	frameCount   = 4
+	frameCount   = rawzmq.MaxFrames
 	idSize       = 8
 	frameVersion = 1
 	headerSize   = 5 // version: 1 byte, length of the body: 4 bytes
 	maxBody      = math.MaxUint32
 )
 
-// frames are the parts of one message. Only the first frameCount are kept;
-// count tells how many there were.
-type frames struct {
-	part  [frameCount][]byte
-	count int
-}
-
-// decode reads everything behind the topic, without copying the body. A
-// reason that is not empty says why it is no message, and there is no body.
-func (f *frames) decode() (m item, reason string) {
-	if f.count != frameCount {
-		return m, fmt.Sprintf("%d frames: want %d", f.count, frameCount)
+// decode decodes the frames after the topic, without copying the body. If the
+// message is malformed, reason is not empty and the item has no body.
+func decode(m *rawzmq.Message) (it item, reason string) {
+	if m.Count != frameCount {
+		return it, fmt.Sprintf("%d frames: want %d", m.Count, frameCount)
 	}
-	id, seq := f.part[1], f.part[2]
+	id, seq := m.Frames[1], m.Frames[2]
 	if len(id) != idSize || len(seq) != idSize {
-		return m, fmt.Sprintf("publisher id of %d bytes, sequence of %d: want %d and %d", len(id), len(seq), idSize, idSize)
+		return it, fmt.Sprintf("publisher id of %d bytes, sequence of %d: want %d and %d", len(id), len(seq), idSize, idSize)
 	}
-	m.publisherID, m.sequence = binary.BigEndian.Uint64(id), binary.BigEndian.Uint64(seq)
-	m.body, reason = cutHeader(f.part[3])
-	return m, reason
+	it.publisherID, it.sequence = binary.BigEndian.Uint64(id), binary.BigEndian.Uint64(seq)
+	it.body, reason = trimHeader(m.Frames[3])
+	return it, reason
 }
 
-// cutHeader returns the body of the last frame, without copying it.
-func cutHeader(frame []byte) (body []byte, reason string) {
+// trimHeader returns the body of the last frame, without copying it.
+func trimHeader(frame []byte) (body []byte, reason string) {
 	if len(frame) < headerSize {
 		return nil, fmt.Sprintf("last frame of %d bytes: want a header of %d", len(frame), headerSize)
 	}
@@ -48,7 +44,7 @@ func cutHeader(frame []byte) (body []byte, reason string) {
 	body = frame[headerSize:]
 	n := binary.BigEndian.Uint32(frame[1:])
 	if uint64(n) > uint64(len(body)) {
-		return nil, fmt.Sprintf("header announces %d bytes, %d are there", n, len(body))
+		return nil, fmt.Sprintf("body of %d bytes: want the %d that the header announces", len(body), n)
 	}
 	return body[:n:n], ""
 }

@@ -3,6 +3,8 @@ package zmq
 import (
 	"bytes"
 	"testing"
+
+	"github.com/dynplane/dynplane/internal/rawzmq"
 )
 
 func FuzzDecode(f *testing.F) {
@@ -12,7 +14,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(4, id[1:], id, []byte{})
 	f.Add(3, id, id, []byte(nil))
 	f.Fuzz(func(t *testing.T, count int, id, seq, last []byte) {
-		m, reason := (&frames{part: [frameCount][]byte{nil, id, seq, last}, count: count}).decode()
+		m, reason := decode(&rawzmq.Message{Frames: [frameCount][]byte{nil, id, seq, last}, Count: count})
 		if reason != "" {
 			return
 		}

@@ -3,41 +3,45 @@ package zmq
 import (
 	"fmt"
 	"log/slog"
+
+	"github.com/dynplane/dynplane/internal/rawzmq"
 )
 
 // Options are the settings of a Context. The zero value is ready for use.
 type Options struct {
-	// IOThreads is the number of threads that do network input and output;
-	// 0 means 1. One is enough up to about a gigabyte a second.
+	// IOThreads is the number of libzmq threads that do network input and
+	// output; 0 means 1. One thread is enough up to about a gigabyte a second.
 	IOThreads int
 
-	// HWM is the high-water mark: how many messages a Publisher holds for
-	// each subscriber before it drops; 0 means 100,000.
+	// HWM is the high-water mark: the number of messages that a Publisher
+	// queues for each subscriber before it drops further ones; 0 means
+	// 100,000.
 	HWM int
 
-	// QueueSize is how many received messages a Subscriber holds for Next before
-	// it drops the newest; 0 means 100,000. Whatever this is, it holds no
-	// more than 32 MiB, or a single larger message.
-	// libzmq holds at most 1,000 messages of each peer before it.
+	// QueueSize is the number of received messages that a Subscriber queues
+	// for Next before it drops further ones; 0 means 100,000. The queue never
+	// holds more than 32 MiB, or a single larger message. libzmq queues at
+	// most 1,000 messages of each peer before it.
 	QueueSize int
 
-	// MaxMessage is the largest frame, in bytes, that is sent or received;
-	// 0 means 64 MiB. A peer that sends a larger one is cut off, and
-	// connected again 100 ms later.
+	// MaxMessage is the size limit of frames that are sent or received, in
+	// bytes; 0 means 64 MiB. A peer that sends a larger frame is disconnected,
+	// and connected again 100 ms later.
 	MaxMessage int64
 
-	// Logger hears of connections that fail; nil is silent.
+	// Logger receives warnings about connections that fail; nil is silent.
 	Logger *slog.Logger
 }
 
 const (
-	defaultCount      = 100_000
-	defaultMaxMessage = 64 << 20
-	// The heap grows to twice what it holds before it is collected.
+	defaultQueueSize = 100_000
+	// maxQueueBytes limits the memory of a queue. The heap grows to twice this
+	// size before it is collected.
 	maxQueueBytes = 32 << 20
 )
 
-// withDefaults returns the options as they are used, or what is wrong with them.
+// withDefaults returns the options with defaults for zero values, or an error
+// that names the invalid option.
 func (o Options) withDefaults() (Options, error) {
 	for _, f := range []struct {
 		name     string
@@ -45,8 +49,8 @@ func (o Options) withDefaults() (Options, error) {
 		fallback int
 	}{
 		{"IOThreads", &o.IOThreads, 1},
-		{"HWM", &o.HWM, defaultCount},
-		{"QueueSize", &o.QueueSize, defaultCount},
+		{"HWM", &o.HWM, rawzmq.DefaultHWM},
+		{"QueueSize", &o.QueueSize, defaultQueueSize},
 	} {
 		if *f.value < 0 {
 			return o, fmt.Errorf("option %s %d: want 0 (for %d) or more", f.name, *f.value, f.fallback)
@@ -56,7 +60,7 @@ func (o Options) withDefaults() (Options, error) {
 		}
 	}
 	if o.MaxMessage == 0 {
-		o.MaxMessage = defaultMaxMessage
+		o.MaxMessage = rawzmq.DefaultMaxFrame
 	}
 	if o.MaxMessage < headerSize || o.MaxMessage > maxBody+headerSize {
 		return o, fmt.Errorf("option MaxMessage %d: want %d to %d bytes", o.MaxMessage, headerSize, int64(maxBody+headerSize))

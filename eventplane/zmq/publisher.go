@@ -10,37 +10,33 @@ import (
 	"sync"
 	"time"
 
-	zmq "github.com/pebbe/zmq4"
-
 	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/internal/rawzmq"
 )
 
-// Publisher sends messages to whoever is connected. It implements
-// driver.Publisher and, when it was opened with BrokerPublisher, driver.Connector. All
+// Publisher sends messages to all connected peers. It implements
+// driver.Publisher and, if BrokerPublisher opened it, driver.Connector. All
 // methods are safe for concurrent use.
 type Publisher struct {
-	zc       *Context
-	endpoint string
-	owner    *owner // of the connections; nil when bound
-	audience audience
+	zc            *Context
+	endpoint      string              // empty for brokers
+	loop          *socketLoop         // nil unless for brokers
+	subscriptions *subscriptionReader // nil unless for brokers
 
-	mu      sync.Mutex
-	socket  *zmq.Socket
-	closed  bool
-	scratch []byte
+	mu     sync.Mutex
+	socket *rawzmq.Socket
+	closed bool
+	head   []byte // memory for all of a message but its body
 }
 
-func newPublisher(c *Context, socket *zmq.Socket, endpoint, subject string) *Publisher {
-	return &Publisher{zc: c, socket: socket, endpoint: endpoint, audience: audience{subject: subject}}
-}
+var errListens = errors.New("the publisher listens: want one that BrokerPublisher opened")
 
-var errBound = errors.New("the publisher is bound: others connect to it")
-
-// Endpoint is where a publisher opened with DirectPublisher listens, with the port that
-// was chosen; empty for one opened with BrokerPublisher. A wildcard host stays one.
+// Endpoint returns the endpoint that a publisher of DirectPublisher listens on,
+// with the port that the system chose. A wildcard host stays as it is. It is
+// empty for a publisher of BrokerPublisher.
 func (p *Publisher) Endpoint() string { return p.endpoint }
 
-// Publish sends m. It never blocks: subscribers that are too slow miss it.
+// Publish sends m. It never blocks: subscribers that are too slow miss m.
 func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -53,8 +49,8 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	if p.closed {
 		return driver.ErrClosed
 	}
-	if p.owner != nil {
-		p.audience.tend(p.socket)
+	if p.subscriptions != nil {
+		p.subscriptions.beforeSend()
 	}
 	if err := p.send(m); err != nil {
 		return fmt.Errorf("zmq: publish to %q: %w", m.Subject, err)
@@ -62,76 +58,55 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	return nil
 }
 
-const maxScratch = 1 << 20 // bytes kept for the next message
-
 func (p *Publisher) send(m *driver.Message) error {
-	buf := p.scratch[:0]
-	buf = append(buf, m.Subject...)
-	topic := len(buf)
-	buf = binary.BigEndian.AppendUint64(buf, m.PublisherID)
-	buf = binary.BigEndian.AppendUint64(buf, m.Sequence)
-	body := len(buf)
-	buf = append(appendHeader(buf, len(m.Body)), m.Body...)
-	if cap(buf) <= maxScratch {
-		p.scratch = buf
-	}
-	return p.sendFrames([frameCount][]byte{buf[:topic], buf[topic : topic+idSize], buf[topic+idSize : body], buf[body:]})
+	head := append(p.head[:0], m.Subject...)
+	id := len(head)
+	head = binary.BigEndian.AppendUint64(head, m.PublisherID)
+	sequence := len(head)
+	head = binary.BigEndian.AppendUint64(head, m.Sequence)
+	last := len(head)
+	head = appendHeader(head, len(m.Body))
+	p.head = head
+	return p.socket.Send(&[frameCount][]byte{head[:id], head[id:sequence], head[sequence:last], head[last:]}, m.Body)
 }
 
-func (p *Publisher) sendFrames(parts [frameCount][]byte) error {
-	flags := zmq.SNDMORE | zmq.DONTWAIT
-	for i, part := range parts {
-		if i == len(parts)-1 {
-			flags = zmq.DONTWAIT
-		}
-		if _, err := p.socket.SendBytes(part, flags); err != nil {
-			if i > 0 {
-				// Ends the message, or the next one would become its rest.
-				_, _ = p.socket.SendBytes(nil, zmq.DONTWAIT)
-			}
-			return err
-		}
-	}
-	return nil
-}
-
-// Connect adds a broker's XSUB endpoint. It returns at once; the connection is
-// made, and made again whenever it breaks, in the background.
+// Connect adds the XSUB endpoint of a broker. It does not block: libzmq
+// connects, and reconnects when the connection breaks, in the background.
 func (p *Publisher) Connect(endpoint string) error {
-	if p.owner == nil {
-		return fmt.Errorf("zmq: connect to %s: %w", endpoint, errBound)
+	if p.loop == nil {
+		return fmt.Errorf("zmq: connect to %q: %w", endpoint, errListens)
 	}
-	return p.owner.connect(endpoint)
+	return p.loop.connect(endpoint)
 }
 
-// Disconnect removes a broker's XSUB endpoint.
+// Disconnect removes the XSUB endpoint of a broker.
 func (p *Publisher) Disconnect(endpoint string) error {
-	if p.owner == nil {
-		return fmt.Errorf("zmq: disconnect from %s: %w", endpoint, errBound)
+	if p.loop == nil {
+		return fmt.Errorf("zmq: disconnect from %q: %w", endpoint, errListens)
 	}
-	return p.owner.disconnect(endpoint)
+	return p.loop.disconnect(endpoint)
 }
 
-// Ready blocks until all the brokers that the publisher is connected to have
-// subscribed to its subject, or ctx is done: what is published before is
-// dropped. A bound publisher is live.
+// Ready blocks until all brokers that the publisher is connected to have
+// subscribed to its subject, or ctx is done. Messages that are published before
+// are dropped. A publisher of DirectPublisher is ready at once.
 //
-// A broker of this module subscribes as soon as it is connected. One that
-// passes on the subscriptions of others does so when there is one of the
-// subject, and keeps Ready waiting until then. Subscriptions are counted, since
-// libzmq does not tell whose they are: among several brokers, one that passes
-// on two that match counts as two.
+// A broker of this module subscribes as soon as it is connected. A broker that
+// forwards the subscriptions of its subscribers does so once there is one to
+// the subject; Ready blocks until then. Subscriptions are counted, since libzmq
+// does not report which broker sent them: among several brokers, one that
+// forwards two matching subscriptions counts as two.
 func (p *Publisher) Ready(ctx context.Context) error {
-	if p.owner == nil {
+	if p.loop == nil {
 		return ctx.Err()
 	}
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
-		if err := p.owner.live(ctx); err != nil {
+		if err := p.loop.ready(ctx); err != nil {
 			return err
 		}
-		if ok, err := p.heard(); err != nil || ok {
+		if ok, err := p.subscribed(); err != nil || ok {
 			return err
 		}
 		select {
@@ -142,25 +117,26 @@ func (p *Publisher) Ready(ctx context.Context) error {
 	}
 }
 
-// heard tells whether no subscription is missing. The monitor is read after the
-// subscriptions: libzmq tells it of a handshake before the first of them comes.
-func (p *Publisher) heard() (ok bool, err error) {
-	err = p.owner.do(func() error {
+// subscribed reports whether every handshake was followed by a subscription.
+// The monitor is read after the subscriptions: libzmq reports a handshake
+// before the first of them arrives.
+func (p *Publisher) subscribed() (ok bool, err error) {
+	err = p.loop.do(func() error {
 		p.mu.Lock()
-		n := p.audience.take(p.socket)
+		n := p.subscriptions.takeMatched()
 		p.mu.Unlock()
-		p.owner.readMonitor()
-		ok = p.owner.links.subscribed(n)
+		p.loop.readMonitor()
+		ok = p.loop.connections.addSubscriptions(n)
 		return nil
 	})
 	return ok, err
 }
 
-// Close closes the socket. What was published is still sent, for 200 ms.
+// Close closes the publisher. libzmq still sends queued messages for 200 ms.
 func (p *Publisher) Close() error {
-	p.zc.forget(p)
-	if p.owner != nil {
-		p.owner.stop()
+	p.zc.remove(p)
+	if p.loop != nil {
+		p.loop.stop()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -168,6 +144,9 @@ func (p *Publisher) Close() error {
 		return nil
 	}
 	p.closed = true
+	if p.subscriptions != nil {
+		p.subscriptions.receiver.Close()
+	}
 	if err := p.socket.Close(); err != nil {
 		return fmt.Errorf("zmq: close the publisher: %w", err)
 	}

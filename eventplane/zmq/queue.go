@@ -8,31 +8,31 @@ import (
 	"github.com/dynplane/dynplane/eventplane/driver"
 )
 
-// item is one received message, or what is wrong with it.
+// item is a received message, or the error of a malformed one.
 type item struct {
 	publisherID, sequence uint64
 	body                  []byte
 	malformed             *driver.FrameError
 }
 
-// queue hands items from one writer to one reader. It is bounded in items and
-// in bytes, and drops the newest. The reader takes all that is waiting at
-// once, so that the lock is taken once per batch on its side.
+// queue passes items from one writer to one reader. It is bounded in items and
+// in bytes, and drops the newest. The reader takes over all waiting items at
+// once, so that it locks once per batch.
 type queue struct {
 	maxCount, maxBytes int64
-	count, bytes       atomic.Int64 // of what waits, on both sides
+	count, bytes       atomic.Int64 // of all items on both sides
 	dropped            atomic.Uint64
 
-	ready chan struct{} // holds a token when waiting is not empty
-	done  chan struct{} // closed with the queue
+	ready chan struct{} // holds a token if waiting is not empty
+	done  chan struct{} // closed by close
 	once  sync.Once
-	err   error // why; set before done is closed
+	err   error // cause of close, set before done is closed
 
 	mu      sync.Mutex
 	waiting []item
 
-	taken []item // the reader's own, next is its first
-	next  int
+	batch []item // of the reader alone
+	next  int    // index of the first item of batch that was not returned
 }
 
 func newQueue(maxCount int) *queue {
@@ -44,10 +44,10 @@ func newQueue(maxCount int) *queue {
 	}
 }
 
-// admit tells whether there is room for an item with a body of n bytes, and
-// counts it as dropped where there is none. A single item may exceed the bound
-// in bytes, else it could never be received. What it allows, the writer may
-// push, and nobody else takes the room: so it can ask before it makes the item.
+// admit reports whether there is room for an item with a body of n bytes, and
+// counts the item as dropped if not. A single item may exceed the bound in
+// bytes, else it could never be received. There is one writer, so that the room
+// is still there when it has built the item and calls push.
 func (q *queue) admit(n int) bool {
 	count, bytes := q.count.Load(), q.bytes.Load()
 	if count >= q.maxCount || count > 0 && bytes+int64(n) > q.maxBytes {
@@ -57,7 +57,7 @@ func (q *queue) admit(n int) bool {
 	return true
 }
 
-// push adds it, which was admitted.
+// push adds an item that was admitted.
 func (q *queue) push(it item) {
 	q.count.Add(1)
 	q.bytes.Add(int64(len(it.body)))
@@ -73,7 +73,7 @@ func (q *queue) push(it item) {
 	}
 }
 
-// pop blocks until there is an item, ctx is done or the queue is closed.
+// pop blocks until there is an item, ctx is done, or the queue is closed.
 func (q *queue) pop(ctx context.Context) (item, error) {
 	for {
 		select {
@@ -84,7 +84,7 @@ func (q *queue) pop(ctx context.Context) (item, error) {
 		if err := ctx.Err(); err != nil {
 			return item{}, err
 		}
-		if it, ok := q.take(); ok {
+		if it, ok := q.tryPop(); ok {
 			return it, nil
 		}
 		select {
@@ -95,25 +95,25 @@ func (q *queue) pop(ctx context.Context) (item, error) {
 	}
 }
 
-// take returns the next item if there is one.
-func (q *queue) take() (item, bool) {
-	if q.next == len(q.taken) {
+// tryPop returns the next item if there is one.
+func (q *queue) tryPop() (item, bool) {
+	if q.next == len(q.batch) {
 		q.mu.Lock()
-		q.taken, q.waiting, q.next = q.waiting, q.taken[:0], 0
+		q.batch, q.waiting, q.next = q.waiting, q.batch[:0], 0
 		q.mu.Unlock()
-		if len(q.taken) == 0 {
+		if len(q.batch) == 0 {
 			return item{}, false
 		}
 	}
-	it := q.taken[q.next]
-	q.taken[q.next] = item{} // lets the body go when the application does
+	it := q.batch[q.next]
+	q.batch[q.next] = item{} // the application alone holds the body now
 	q.next++
 	q.count.Add(-1)
 	q.bytes.Add(-int64(len(it.body)))
 	return it, true
 }
 
-// close ends the queue: pop returns err from now on, whatever still waits.
+// close ends the queue: pop returns err from now on, even if items wait.
 func (q *queue) close(err error) {
 	q.once.Do(func() {
 		q.err = err

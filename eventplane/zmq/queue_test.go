@@ -85,7 +85,7 @@ func TestQueueEnds(t *testing.T) {
 }
 
 func BenchmarkQueue(b *testing.B) {
-	q := newQueue(defaultCount)
+	q := newQueue(defaultQueueSize)
 	b.ReportAllocs()
 	for b.Loop() {
 		offer(q, item{})

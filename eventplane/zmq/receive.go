@@ -2,38 +2,40 @@
 
 package zmq
 
-import "github.com/dynplane/dynplane/eventplane/driver"
+import (
+	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/internal/rawzmq"
+)
 
 // receive moves a batch of messages from the socket into the queue, without
-// waiting, and tells whether there may be more. It is called by the owner of
-// the socket, and by nobody else.
+// waiting, and reports whether there may be more. Only the socketLoop calls it.
 //
 // It must never be slower than the thread of libzmq that fills the socket,
-// whose high-water mark counts messages and not bytes: a peer that floods us
-// with large frames would grow the process without bound. So everything is
-// decided where libzmq has the frames, and only what is kept is copied.
-func (s *Subscriber) receive() (more bool) { return s.receiver.each(s.take) }
+// whose high-water mark counts messages and not bytes: a peer that floods the
+// socket with large frames would grow the process without bound. So messages
+// are checked where libzmq holds them, and copied only if they are kept.
+func (s *Subscriber) receive() (more bool) { return s.receiver.Each(s.enqueue) }
 
-// take copies the message into the queue. One whose topic only begins with
-// the subject is not ours: that is how ZMQ subscribes.
-func (s *Subscriber) take(f *frames) {
-	if string(f.part[0]) != s.subject {
+// enqueue copies a message into the queue. ZMQ subscriptions are prefixes:
+// messages with a longer topic than the subject are skipped.
+func (s *Subscriber) enqueue(m *rawzmq.Message) {
+	if string(m.Frames[0]) != s.subject {
 		return
 	}
-	it, reason := f.decode()
+	it, reason := decode(m)
 	if !s.queue.admit(len(it.body)) {
 		return
 	}
 	if reason != "" {
 		it.malformed = &driver.FrameError{Subject: s.subject, Reason: reason}
 	}
-	it.body = owned(it.body)
+	it.body = copyOf(it.body)
 	s.queue.push(it)
 }
 
-// owned copies body into memory of exactly its size. In this form make does
-// not clear what copy overwrites.
-func owned(body []byte) []byte {
+// copyOf returns a copy of exactly the size of body. In this form make does not
+// clear the memory that copy overwrites.
+func copyOf(body []byte) []byte {
 	b := make([]byte, len(body))
 	copy(b, body)
 	return b

@@ -9,168 +9,151 @@ import (
 	"sync"
 	"time"
 
-	zmq "github.com/pebbe/zmq4"
-
 	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/internal/rawzmq"
 )
 
-// owner is the goroutine that looks after the connections of one socket, and
+// socketLoop is the goroutine that manages the connections of one socket, and
 // receives from it if it is a SUB: libzmq sockets are not safe for concurrent
-// use. Others hand it commands, and wake it by a message on an inproc pair.
-type owner struct {
-	socket  *zmq.Socket
-	guard   sync.Locker        // held while the connections of socket are changed
-	receive func() (more bool) // nil for an XPUB
-	links   *links             // the goroutine's own
-	control *zmq.Socket        // the goroutine's end of the pair
-	monitor *zmq.Socket        // what libzmq tells of the connections of socket
-	done    chan struct{}      // closed when the goroutine has ended
+// use. Other goroutines queue commands, and wake it with a message on an
+// in-process pair.
+type socketLoop struct {
+	socket      *rawzmq.Socket
+	guard       sync.Locker        // held while the connections of socket change
+	receive     func() (more bool) // nil for an XPUB
+	connections *connections       // of the goroutine
+	wakeups     *rawzmq.Socket     // the goroutine's end of the pair
+	monitor     *rawzmq.Monitor    // reports the connections of socket
+	done        chan struct{}      // closed when the goroutine has ended
 
 	mu       sync.Mutex
-	wake     *zmq.Socket // the others' end of the pair
+	waker    *rawzmq.Socket // the other end of the pair
 	commands []command
 	stopped  bool
 }
 
-// command runs in the goroutine of an owner. Its error goes to the reply.
+// command runs in the goroutine of a socketLoop, which sends its error to reply.
 type command struct {
 	run   func() error
 	reply chan error
 }
 
-// drainTime bounds how long a change of the connections waits for what has
-// arrived to be received, under a load that never lets up.
+// drainTime limits how long a change of the connections is delayed to receive
+// messages that have arrived, under a load that never ceases.
 const drainTime = 100 * time.Millisecond
 
-const monitored = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL |
-	zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
+const monitored = rawzmq.HandshakeSucceeded | rawzmq.HandshakeFailedProtocol | rawzmq.HandshakeFailedAuth |
+	rawzmq.Disconnected | rawzmq.ConnectRetried
 
-// newOwner starts the goroutine; stop ends it. The socket stays the caller's to close.
-func newOwner(c *Context, socket *zmq.Socket, guard sync.Locker, receive func() bool) (*owner, error) {
-	o := &owner{socket: socket, guard: guard, receive: receive, done: make(chan struct{})}
-	o.links = newLinks(socket, c.opts.Logger)
-	wakeAddr, monitorAddr := c.inproc(), c.inproc()
-	var err1, err2, err3 error
-	o.control, err1 = c.pair(func(s *zmq.Socket) error { return s.Bind(wakeAddr) })
-	o.wake, err2 = c.pair(func(s *zmq.Socket) error { return s.Connect(wakeAddr) })
-	if err3 = socket.Monitor(monitorAddr, monitored); err3 == nil {
-		o.monitor, err3 = c.pair(func(s *zmq.Socket) error { return s.Connect(monitorAddr) })
+// newSocketLoop starts the goroutine; stop ends it. The caller closes the
+// socket.
+func newSocketLoop(c *Context, socket *rawzmq.Socket, guard sync.Locker, receive func() bool) (*socketLoop, error) {
+	l := &socketLoop{
+		socket: socket, guard: guard, receive: receive,
+		connections: newConnections(socket, c.opts.Logger),
+		done:        make(chan struct{}),
 	}
-	if err := errors.Join(err1, err2, err3); err != nil {
-		o.closeSockets()
+	var err error
+	if l.wakeups, l.waker, err = c.zctx.Pair(); err != nil {
 		return nil, err
 	}
-	go o.run()
-	return o, nil
+	if l.monitor, err = socket.Monitor(monitored); err != nil {
+		return nil, errors.Join(err, l.wakeups.Close(), l.waker.Close())
+	}
+	go l.run()
+	return l, nil
 }
 
-// closeSockets closes those that the owner opened. The monitor is stopped
-// first, else a thread of libzmq could wait for its reader for ever.
-func (o *owner) closeSockets() {
-	o.guard.Lock()
-	defer o.guard.Unlock()
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	_ = o.socket.Monitor("", 0)
-	for _, s := range []*zmq.Socket{o.monitor, o.control, o.wake} {
-		if s != nil {
-			_ = s.Close()
-		}
+func (l *socketLoop) run() {
+	defer close(l.done)
+	defer l.closeSockets()
+	sockets := []*rawzmq.Socket{l.wakeups, l.monitor.Socket()}
+	if l.receive != nil {
+		sockets = append(sockets, l.socket)
 	}
-}
-
-func (o *owner) run() {
-	defer close(o.done)
-	defer o.closeSockets()
-	poller := zmq.NewPoller()
-	poller.Add(o.control, zmq.POLLIN)
-	poller.Add(o.monitor, zmq.POLLIN)
-	if o.receive != nil {
-		poller.Add(o.socket, zmq.POLLIN)
-	}
+	poller := rawzmq.NewPoller(sockets...)
 	for {
-		ready, err := poller.PollAll(o.links.wait(time.Now()))
-		if err != nil {
-			ready = nil // only without memory; the commands may still say stop
+		// It fails only without memory. Commands, stop among them, still run.
+		_ = poller.Wait(l.connections.pollTimeout(time.Now()))
+		if l.receive != nil && poller.Readable(2) {
+			l.receive()
 		}
-		if len(ready) > 2 && ready[2].Events != 0 {
-			o.receive()
+		if poller.Readable(1) {
+			l.readMonitor()
 		}
-		if len(ready) > 1 && ready[1].Events != 0 {
-			o.readMonitor()
-		}
-		if o.runCommands() {
+		if l.runCommands() {
 			return
 		}
-		if o.links.due(time.Now()) {
-			_ = o.change(func() error { o.links.tend(time.Now()); return nil })
+		if l.connections.isDue(time.Now()) {
+			_ = l.changeConnections(func() error { l.connections.runDue(time.Now()); return nil })
 		}
 	}
 }
 
-// change runs f, which changes the connections of the socket. What has arrived
-// is taken before, since libzmq throws away what waits on a connection that is
-// ended.
-func (o *owner) change(f func() error) error {
-	if o.receive != nil {
-		for end := time.Now().Add(drainTime); o.receive() && time.Now().Before(end); {
+// closeSockets closes the sockets that the loop opened.
+func (l *socketLoop) closeSockets() {
+	l.guard.Lock()
+	defer l.guard.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_ = l.monitor.Close()
+	_ = l.wakeups.Close()
+	_ = l.waker.Close()
+}
+
+// changeConnections runs f, which changes the connections of the socket.
+// Messages that have arrived are received before, since libzmq discards those
+// that wait on a connection when it ends.
+func (l *socketLoop) changeConnections(f func() error) error {
+	if l.receive != nil {
+		for end := time.Now().Add(drainTime); l.receive() && time.Now().Before(end); {
 		}
 	}
-	o.guard.Lock()
-	defer o.guard.Unlock()
+	l.guard.Lock()
+	defer l.guard.Unlock()
 	return f()
 }
 
-func (o *owner) readMonitor() {
-	for {
-		event, addr, _, err := o.monitor.RecvEvent(zmq.DONTWAIT)
-		if err != nil {
-			return
-		}
-		o.links.event(event, addr, time.Now())
-	}
+func (l *socketLoop) readMonitor() {
+	l.monitor.Each(func(e rawzmq.Event) { l.connections.handleEvent(e, time.Now()) })
 }
 
-// runCommands tells whether the owner was told to stop.
-func (o *owner) runCommands() (stop bool) {
-	for {
-		if _, err := o.control.RecvBytes(zmq.DONTWAIT); err != nil {
-			break
-		}
-	}
-	o.mu.Lock()
-	commands := o.commands
-	o.commands = nil
-	stop = o.stopped
-	o.mu.Unlock()
+// runCommands reports whether the loop is to stop.
+func (l *socketLoop) runCommands() (stop bool) {
+	l.wakeups.Discard()
+	l.mu.Lock()
+	commands := l.commands
+	l.commands = nil
+	stop = l.stopped
+	l.mu.Unlock()
 	for _, c := range commands {
 		c.reply <- c.run()
 	}
 	return stop
 }
 
-// do runs f in the owner's goroutine.
-func (o *owner) do(f func() error) error {
+// do runs f in the goroutine of the loop.
+func (l *socketLoop) do(f func() error) error {
 	c := command{run: f, reply: make(chan error, 1)}
-	o.mu.Lock()
-	if o.stopped {
-		o.mu.Unlock()
+	l.mu.Lock()
+	if l.stopped {
+		l.mu.Unlock()
 		return driver.ErrClosed
 	}
-	o.commands = append(o.commands, c)
-	o.ring()
-	o.mu.Unlock()
+	l.commands = append(l.commands, c)
+	l.wakeUp()
+	l.mu.Unlock()
 	return <-c.reply
 }
 
-// ring wakes the goroutine. A full pair has woken it already.
-func (o *owner) ring() { _, _ = o.wake.SendBytes(nil, zmq.DONTWAIT) }
+// wakeUp ends the wait of the goroutine. The caller holds l.mu.
+func (l *socketLoop) wakeUp() { _ = l.waker.SendFrame(nil, false) }
 
-func (o *owner) connect(endpoint string) error {
-	err := o.do(func() error {
-		o.guard.Lock()
-		defer o.guard.Unlock()
-		return o.links.connect(endpoint)
+func (l *socketLoop) connect(endpoint string) error {
+	err := l.do(func() error {
+		l.guard.Lock()
+		defer l.guard.Unlock()
+		return l.connections.connect(endpoint)
 	})
 	if err != nil {
 		return fmt.Errorf("zmq: connect to %q: %w", endpoint, err)
@@ -178,13 +161,13 @@ func (o *owner) connect(endpoint string) error {
 	return nil
 }
 
-func (o *owner) disconnect(endpoint string) error {
-	err := o.do(func() error {
-		if o.receive != nil {
-			o.links.leave(endpoint, time.Now())
+func (l *socketLoop) disconnect(endpoint string) error {
+	err := l.do(func() error {
+		if l.receive != nil {
+			l.connections.disconnectLater(endpoint, time.Now())
 			return nil
 		}
-		return o.change(func() error { return o.links.disconnect(endpoint) })
+		return l.changeConnections(func() error { return l.connections.disconnect(endpoint) })
 	})
 	if err != nil {
 		return fmt.Errorf("zmq: disconnect from %q: %w", endpoint, err)
@@ -192,29 +175,30 @@ func (o *owner) disconnect(endpoint string) error {
 	return nil
 }
 
-func (o *owner) live(ctx context.Context) error {
-	var live <-chan struct{}
-	if err := o.do(func() error { live = o.links.live; return nil }); err != nil {
+// ready blocks until all handshakes are done.
+func (l *socketLoop) ready(ctx context.Context) error {
+	var ready <-chan struct{}
+	if err := l.do(func() error { ready = l.connections.ready; return nil }); err != nil {
 		return err
 	}
 	select {
-	case <-live:
+	case <-ready:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-o.done:
+	case <-l.done:
 		return driver.ErrClosed
 	}
 }
 
 // stop ends the goroutine and waits for it. It is idempotent and safe for
 // concurrent use.
-func (o *owner) stop() {
-	o.mu.Lock()
-	if !o.stopped {
-		o.stopped = true
-		o.ring()
+func (l *socketLoop) stop() {
+	l.mu.Lock()
+	if !l.stopped {
+		l.stopped = true
+		l.wakeUp()
 	}
-	o.mu.Unlock()
-	<-o.done
+	l.mu.Unlock()
+	<-l.done
 }

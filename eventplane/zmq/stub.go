@@ -10,59 +10,60 @@ import (
 	"github.com/dynplane/dynplane/eventplane/driver"
 )
 
-var errUnsupported = fmt.Errorf("zmq: this program was built without ZeroMQ: "+
-	"build it with a C compiler and libzmq's development package, CGO_ENABLED=1, and without the tag nozmq: %w",
+var errUnsupported = fmt.Errorf("zmq: this program was built without ZeroMQ: want CGO_ENABLED=1, "+
+	"a C compiler, the development package of libzmq, and no tag nozmq: %w",
 	errors.ErrUnsupported)
 
-// Version is empty: this build has no ZeroMQ.
+// Version returns an empty string: this build has no ZeroMQ.
 func Version() string { return "" }
 
-// Context owns the sockets opened with it. This build has none.
+// Context owns the sockets opened with it. In this build New returns none.
 type Context struct{}
 
-// New fails: this build has no ZeroMQ. The error wraps errors.ErrUnsupported.
+// New returns an error that wraps errors.ErrUnsupported: this build has no
+// ZeroMQ.
 func New(Options) (*Context, error) { return nil, errUnsupported }
 
 // Close does nothing.
 func (*Context) Close() error { return nil }
 
-// DirectPublisher fails.
+// DirectPublisher returns an error that wraps errors.ErrUnsupported.
 func (*Context) DirectPublisher(string) (*Publisher, error) { return nil, errUnsupported }
 
-// BrokerPublisher fails.
+// BrokerPublisher returns an error that wraps errors.ErrUnsupported.
 func (*Context) BrokerPublisher(string) (*Publisher, error) { return nil, errUnsupported }
 
-// Subscribe fails.
+// Subscribe returns an error that wraps errors.ErrUnsupported.
 func (*Context) Subscribe(string) (*Subscriber, error) { return nil, errUnsupported }
 
 type unconnected struct{}
 
-// Connect fails.
+// Connect returns an error that wraps errors.ErrUnsupported.
 func (unconnected) Connect(string) error { return errUnsupported }
 
-// Disconnect fails.
+// Disconnect returns an error that wraps errors.ErrUnsupported.
 func (unconnected) Disconnect(string) error { return errUnsupported }
 
-// Ready fails.
+// Ready returns an error that wraps errors.ErrUnsupported.
 func (unconnected) Ready(context.Context) error { return errUnsupported }
 
 // Close does nothing.
 func (unconnected) Close() error { return nil }
 
-// Publisher sends messages. This build has none.
+// Publisher sends messages. This build opens none.
 type Publisher struct{ unconnected }
 
-// Endpoint is empty.
+// Endpoint returns an empty endpoint.
 func (*Publisher) Endpoint() string { return "" }
 
-// Publish fails.
+// Publish returns an error that wraps errors.ErrUnsupported.
 func (*Publisher) Publish(context.Context, *driver.Message) error { return errUnsupported }
 
-// Subscriber receives messages. This build has none.
+// Subscriber receives messages. This build opens none.
 type Subscriber struct{ unconnected }
 
-// Next fails.
+// Next returns an error that wraps errors.ErrUnsupported.
 func (*Subscriber) Next(context.Context, *driver.Message) error { return errUnsupported }
 
-// Dropped is 0.
+// Dropped returns 0.
 func (*Subscriber) Dropped() uint64 { return 0 }

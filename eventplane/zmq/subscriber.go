@@ -8,42 +8,41 @@ import (
 	"fmt"
 	"sync"
 
-	zmq "github.com/pebbe/zmq4"
-
 	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/internal/rawzmq"
 )
 
-// Subscriber receives the messages of one subject from all endpoints that it
-// is connected to, over a single socket. It implements driver.Subscriber and
-// driver.Connector. Next is for one goroutine at a time; all other methods are
-// safe for concurrent use.
+// Subscriber receives the messages of one subject from all endpoints that it is
+// connected to, over a single socket. It implements driver.Subscriber and
+// driver.Connector. Next must be called by one goroutine at a time; all other
+// methods are safe for concurrent use.
 type Subscriber struct {
 	zc       *Context
-	socket   *zmq.Socket // the owner's
-	receiver *receiver   // the owner's
+	socket   *rawzmq.Socket   // of the loop
+	receiver *rawzmq.Receiver // of the loop
 	subject  string
 	queue    *queue
-	owner    *owner
+	loop     *socketLoop
 	close    func() error
 }
 
-// newSubscriber takes the socket over, also when it fails.
-func newSubscriber(c *Context, socket *zmq.Socket, subject string) (*Subscriber, error) {
-	in, err := newReceiver(socket)
+// newSubscriber takes ownership of the socket, also when it fails.
+func newSubscriber(c *Context, socket *rawzmq.Socket, subject string) (*Subscriber, error) {
+	receiver, err := socket.NewReceiver()
 	if err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}
-	s := &Subscriber{zc: c, socket: socket, receiver: in, subject: subject, queue: newQueue(c.opts.QueueSize)}
+	s := &Subscriber{zc: c, socket: socket, receiver: receiver, subject: subject, queue: newQueue(c.opts.QueueSize)}
 	s.close = sync.OnceValue(s.closeAll)
-	if s.owner, err = newOwner(c, socket, new(sync.Mutex), s.receive); err != nil {
-		in.close()
+	if s.loop, err = newSocketLoop(c, socket, new(sync.Mutex), s.receive); err != nil {
+		receiver.Close()
 		return nil, errors.Join(err, socket.Close())
 	}
 	return s, nil
 }
 
 // Next implements driver.Subscriber. After Close it returns driver.ErrClosed,
-// whatever was still waiting.
+// even if messages were waiting.
 func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
 	it, err := s.queue.pop(ctx)
 	if err != nil {
@@ -62,33 +61,34 @@ func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
 	return nil
 }
 
-// Dropped counts what was received and not taken by Next in time. What a
-// publisher or broker dropped before is not known here.
+// Dropped returns the number of messages that were received and dropped because
+// Next was not called in time. Messages that publishers or brokers dropped are
+// not included.
 func (s *Subscriber) Dropped() uint64 { return s.queue.dropped.Load() }
 
-// Connect adds the endpoint of a publisher, or of a broker's XPUB side. It
-// returns at once; the connection is made, and made again whenever it breaks,
-// in the background.
-func (s *Subscriber) Connect(endpoint string) error { return s.owner.connect(endpoint) }
+// Connect adds the endpoint of a publisher, or the XPUB endpoint of a broker.
+// It does not block: libzmq connects, and reconnects when the connection
+// breaks, in the background.
+func (s *Subscriber) Connect(endpoint string) error { return s.loop.connect(endpoint) }
 
-// Disconnect removes an endpoint. What its peer has sent by then is not lost:
-// the connection is ended a second later, or when the peer ends it.
-func (s *Subscriber) Disconnect(endpoint string) error { return s.owner.disconnect(endpoint) }
+// Disconnect removes an endpoint. Messages that its peer has already sent are
+// not lost: the connection ends a second later, or when the peer ends it.
+func (s *Subscriber) Disconnect(endpoint string) error { return s.loop.disconnect(endpoint) }
 
-// Ready blocks until the handshakes with all the endpoints that the subscriber
-// is connected to are done, or ctx is. With none it returns at once. The
-// subscription reaches the other side a moment later: what is published in
-// between can still be missed.
-func (s *Subscriber) Ready(ctx context.Context) error { return s.owner.live(ctx) }
+// Ready blocks until the handshakes with all endpoints that the subscriber is
+// connected to are done, or ctx is done. Without endpoints it returns at once.
+// Peers receive the subscription a moment later: messages that they publish in
+// between are missed.
+func (s *Subscriber) Ready(ctx context.Context) error { return s.loop.ready(ctx) }
 
 // Close implements driver.Subscriber.
 func (s *Subscriber) Close() error { return s.close() }
 
 func (s *Subscriber) closeAll() error {
 	s.queue.close(driver.ErrClosed)
-	s.zc.forget(s)
-	s.owner.stop()
-	s.receiver.close()
+	s.zc.remove(s)
+	s.loop.stop()
+	s.receiver.Close()
 	if err := s.socket.Close(); err != nil {
 		return fmt.Errorf("zmq: close the subscriber: %w", err)
 	}

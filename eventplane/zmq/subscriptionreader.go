@@ -5,55 +5,59 @@ package zmq
 import (
 	"strings"
 
-	zmq "github.com/pebbe/zmq4"
+	"github.com/dynplane/dynplane/internal/rawzmq"
 )
 
-// audience reads the subscriptions that arrive at an XPUB socket. libzmq keeps
-// those that are not read in a list without a bound. It is used under the lock
-// of the socket.
-type audience struct {
-	subject string
-	matched int // subscriptions to it that were read and not taken yet
-	sends   int // since all was read
+// subscriptionReader reads the subscriptions that arrive at the XPUB socket of
+// a publisher, and counts those that match its subject. libzmq keeps unread
+// subscriptions in a list without a bound. Callers hold the lock of the socket.
+type subscriptionReader struct {
+	subject  string
+	receiver *rawzmq.Receiver
+	matched  int // subscriptions that match and takeMatched has not returned yet
+	sends    int // messages sent since all subscriptions were read
 }
 
 const (
 	// unreadSends is how many messages are sent before subscriptions are read
 	// again: rarely enough to cost nothing, often enough that no more than
-	// unreadSends * subscriptionHWM * maxSubscription bytes (16 MiB) of each
+	// unreadSends * SubscriptionHWM * MaxSubscription bytes (16 MiB) from each
 	// broker wait meanwhile.
 	unreadSends = 64
-	// readBurst bounds how long a broker that never stops subscribing keeps us
-	// from what we are doing.
-	readBurst = 1000
+	// readBatches limits how long a broker that never stops subscribing delays
+	// a message.
+	readBatches = 10
 )
 
-// tend is called before each message that is sent.
-func (a *audience) tend(socket *zmq.Socket) {
-	if a.sends++; a.sends > unreadSends && a.read(socket) {
-		a.sends = 0
+// beforeSend must be called before each message is sent. It reads once in a
+// while.
+func (r *subscriptionReader) beforeSend() {
+	if r.sends++; r.sends > unreadSends && r.read() {
+		r.sends = 0
 	}
 }
 
-// take returns how many subscriptions to the subject came since the last time.
-func (a *audience) take(socket *zmq.Socket) int {
-	a.read(socket)
-	n := a.matched
-	a.matched = 0
+// takeMatched returns how many subscriptions matched since the last call.
+func (r *subscriptionReader) takeMatched() int {
+	r.read()
+	n := r.matched
+	r.matched = 0
 	return n
 }
 
-// read tells whether it has read all.
-func (a *audience) read(socket *zmq.Socket) bool {
-	for range readBurst {
-		frame, err := socket.RecvBytes(zmq.DONTWAIT)
-		if err != nil {
+// read reports whether it has read all.
+func (r *subscriptionReader) read() bool {
+	for range readBatches {
+		if !r.receiver.Each(r.count) {
 			return true
-		}
-		// 1 subscribes to what begins like the rest, 0 takes that back.
-		if len(frame) > 0 && frame[0] == 1 && strings.HasPrefix(a.subject, string(frame[1:])) {
-			a.matched++
 		}
 	}
 	return false
+}
+
+// count reads a subscription: 1 and a prefix. 0 and a prefix ends one.
+func (r *subscriptionReader) count(m *rawzmq.Message) {
+	if f := m.Frames[0]; len(f) > 0 && f[0] == 1 && strings.HasPrefix(r.subject, string(f[1:])) {
+		r.matched++
+	}
 }

@@ -33,7 +33,7 @@ func TestUnreadSubscriptionsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	const enough = 500_000
-	read := func() int { pub.mu.Lock(); defer pub.mu.Unlock(); return pub.audience.matched }
+	read := func() int { pub.mu.Lock(); defer pub.mu.Unlock(); return pub.subscriptions.matched }
 	for end := time.Now().Add(time.Minute); read() < enough; {
 		if err := pub.Publish(t.Context(), &driver.Message{Subject: "x"}); err != nil {
 			t.Fatal(err)
@@ -45,7 +45,7 @@ func TestUnreadSubscriptionsAreBounded(t *testing.T) {
 	stop()
 	before := read()
 	pub.mu.Lock()
-	for !pub.audience.read(pub.socket) {
+	for !pub.subscriptions.read() {
 	}
 	pub.mu.Unlock()
 	if unread := read() - before; unread > enough/5 {

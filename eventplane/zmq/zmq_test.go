@@ -155,7 +155,7 @@ func TestMalformed(t *testing.T) {
 		"no header":       {[]string{"kv-events", id, id, "\x01\x00\x00\x00"}, "last frame of 4 bytes"},
 		"empty":           {[]string{"kv-events", id, id, ""}, "last frame of 0 bytes"},
 		"version":         {[]string{"kv-events", id, id, "\x02\x00\x00\x00\x00"}, "version 2: want 1"},
-		"length":          {[]string{"kv-events", id, id, "\x01\xff\xff\xff\xff1234"}, "announces 4294967295 bytes, 4 are there"},
+		"length":          {[]string{"kv-events", id, id, "\x01\xff\xff\xff\xff1234"}, "body of 4 bytes: want the 4294967295 that the header announces"},
 		"longer topic":    {[]string{"kv-events2", id}, ""},
 		"huge topic":      {[]string{"kv-events" + strings.Repeat("x", 3<<20), "", ""}, ""},
 		"many big frames": {[]string{"kv-events", strings.Repeat("x", 3<<20), strings.Repeat("x", 3<<20), "", "", ""}, "6 frames: want 4"},
