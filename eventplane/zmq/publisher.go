@@ -59,7 +59,8 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 }
 
 func (p *Publisher) send(m *driver.Message) error {
-	head := append(p.head[:0], m.Subject...)
+	head := p.head[:0]
+	head = append(head, m.Subject...)
 	id := len(head)
 	head = binary.BigEndian.AppendUint64(head, m.PublisherID)
 	sequence := len(head)

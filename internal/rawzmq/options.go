@@ -41,11 +41,11 @@ const (
 	heartbeat        = time.Second
 	heartbeatTimeout = 3 * time.Second
 
-	// libzmq attempts to reconnect after reconnectMin, and doubles the pause up
+	// libzmq attempts to reconnect after reconnectFirst, and doubles the pause up
 	// to reconnectMax. That is how late a connection can be when a peer is
 	// back after a long time; an attempt each second costs nothing.
-	reconnectMin = 10 * time.Millisecond
-	reconnectMax = time.Second
+	reconnectFirst = 10 * time.Millisecond
+	reconnectMax   = time.Second
 )
 
 // set sets all options of a socket that communicates with peers of a network.
@@ -62,7 +62,7 @@ func (s *Socket) set(kind Kind, o Options) error {
 		{lingerTime, int(linger.Milliseconds())},
 		{sendHWM, o.SendHWM},
 		{receiveHWM, o.ReceiveHWM},
-		{reconnectInterval, int(reconnectMin.Milliseconds())},
+		{reconnectInterval, int(reconnectFirst.Milliseconds())},
 		{reconnectIntervalMax, int(reconnectMax.Milliseconds())},
 		{tcpKeepalive, 1},
 		{heartbeatInterval, int(heartbeat.Milliseconds())},
