@@ -11,8 +11,8 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// Client opens publishers and subscribers, which share its NATS connection or
-// ZMQ context. It is safe for concurrent use.
+// Client opens publishers and subscribers. They share its NATS connection or ZMQ
+// context. It is safe for concurrent use.
 type Client struct {
 	config    Config
 	discovery *discovery.Client
@@ -23,8 +23,8 @@ type Client struct {
 
 	mu      sync.Mutex
 	closed  bool
-	calls   map[*call]struct{} // being opened
-	running sync.WaitGroup     // of calls; Add only while closed is false
+	calls   map[*call]struct{}
+	running sync.WaitGroup // one for each of calls; Add only while closed is false
 	open    map[shutdowner]struct{}
 }
 
@@ -34,13 +34,15 @@ type call struct{ cancel context.CancelCauseFunc }
 // shutdowner is a publisher or subscriber.
 type shutdowner interface{ Shutdown(context.Context) error }
 
-// New makes a client, and logs in one line what was resolved and why. d
-// announces publishers and finds peers; it is not shut down with the client. It
-// may be nil where it is not needed: for subscribers on NATS and for those
-// whose brokers the configuration names.
+// New returns a client with the settings of cfg, and logs them in one line with
+// their origin. It neither dials nor binds.
 //
-// Nothing is dialled yet. ZMQ without cgo is an error that wraps
-// errors.ErrUnsupported.
+// The client registers publishers and finds peers through d, which stays open
+// after the client is shut down. d may be nil if the client opens no publishers,
+// and only subscribers on NATS or with the brokers that cfg names.
+//
+// The error is that of an invalid Config, or wraps errors.ErrUnsupported if cfg
+// selects ZMQ in a program built without it.
 func New(cfg Config, d *discovery.Client) (*Client, error) {
 	c, err := cfg.resolve()
 	if err != nil {
@@ -58,16 +60,22 @@ func New(cfg Config, d *discovery.Client) (*Client, error) {
 	}, nil
 }
 
-// Publisher opens the transport, then registers the channel of scope and topic
-// under an id of its own, so that who finds it can connect. With brokers by
-// discovery it returns once it is connected to those that there are, or has
-// begun to: there may be none yet.
+// Publisher returns a publisher of a scope and topic. It opens the transport,
+// and then registers the channel in discovery under a new id, by which
+// subscribers find it.
+//
+// ctx bounds the dialling and the registration, not the life of the publisher.
+// With brokers by discovery, Publisher returns once it has begun to connect to
+// the brokers that are registered, if there are any; see [Publisher.Ready].
+//
+// The error wraps [ErrClosed] after Shutdown and [ErrNoDiscovery] without a
+// discovery client. Errors of discovery and of the transport are wrapped.
 func (c *Client) Publisher(ctx context.Context, scope discovery.Scope, topic string) (*Publisher, error) {
 	var p *Publisher
 	err := c.run(ctx, func(ctx context.Context) (err error) {
 		p, err = c.newPublisher(ctx, scope, topic)
 		if err == nil {
-			c.keep(p)
+			c.add(p)
 		}
 		return err
 	})
@@ -77,14 +85,19 @@ func (c *Client) Publisher(ctx context.Context, scope discovery.Scope, topic str
 	return p, nil
 }
 
-// Subscriber begins to hear exactly scope and topic: not what is below. It does
-// not wait until it hears; see Subscriber.Ready.
+// Subscriber returns a subscriber of exactly a scope and topic: it does not
+// receive the events of the scopes below. It may return before the subscription
+// is in effect; see [Subscriber.Ready].
+//
+// ctx bounds the dialling, not the life of the subscriber. The error wraps
+// [ErrClosed] after Shutdown, and [ErrNoDiscovery] if the peers of the
+// subscriber are found by discovery and there is no discovery client.
 func (c *Client) Subscriber(ctx context.Context, scope discovery.Scope, topic string) (*Subscriber, error) {
 	var s *Subscriber
 	err := c.run(ctx, func(ctx context.Context) (err error) {
 		s, err = c.newSubscriber(ctx, scope, topic)
 		if err == nil {
-			c.keep(s)
+			c.add(s)
 		}
 		return err
 	})
@@ -142,21 +155,25 @@ func (c *Client) cancelCalls() {
 	c.running.Wait()
 }
 
-func (c *Client) keep(s shutdowner) {
+func (c *Client) add(s shutdowner) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.open[s] = struct{}{}
 }
 
-func (c *Client) forget(s shutdowner) {
+func (c *Client) remove(s shutdowner) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.open, s)
 }
 
-// Shutdown shuts down all publishers and subscribers and releases what they
-// shared. It is idempotent. ctx bounds the unregistering; everything is
-// released in any case.
+// Shutdown shuts down all publishers and subscribers, and then closes the NATS
+// connection that the client dialled, or the ZMQ context. Calls of Publisher and
+// Subscriber that are in progress fail with ErrClosed. A connection of the
+// caller stays open; see Config.NATSConn.
+//
+// ctx bounds the unregistering of publishers. Everything else is released in any
+// case. Shutdown is idempotent; later calls return the first result.
 func (c *Client) Shutdown(ctx context.Context) error {
 	c.once.Do(func() {
 		c.cancelCalls()

@@ -47,7 +47,7 @@ func TestShutdownEndsWhatIsBeingOpened(t *testing.T) {
 			}()
 			<-stuck.entered
 			go end.by(client, cancel)
-			if err := <-done; !errors.Is(err, end.want) || errors.Is(err, ErrClosed) != (end.want == ErrClosed) {
+			if err := <-done; !errors.Is(err, end.want) || errors.Is(err, ErrClosed) != errors.Is(end.want, ErrClosed) {
 				t.Errorf("error %v: want %v", err, end.want)
 			}
 			if err := client.Shutdown(context.Background()); err != nil {

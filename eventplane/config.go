@@ -12,17 +12,18 @@ import (
 	"github.com/dynplane/dynplane/natsconn"
 )
 
-// WireFormat is the generation of the runtime whose form is written where the two
-// differ. Everything that can be read in either form is.
+// WireFormat is the generation of NVIDIA Dynamo whose format is written where
+// the two differ. Both formats are read wherever the reader can distinguish
+// them.
 type WireFormat uint8
 
-// The generations. In WireGen2 the segments of a subject are percent-encoded, a
-// scope can be an endpoint, and brokers route by the whole subject. In WireGen1
-// segments are raw, and brokers route by the topic alone, so that all scopes
-// that share a broker hear each other.
+// The wire formats. In WireGen2, the segments of a subject are percent-encoded,
+// a scope may be an endpoint, and brokers route by the whole subject. In
+// WireGen1, segments are written as they are, and brokers route by the topic
+// alone: all scopes that share a broker receive each other's events.
 const (
-	WireGen2 WireFormat = iota // releases since 1.4, and the default
-	WireGen1                   // releases 0.9 to 1.3
+	WireGen2 WireFormat = iota // Dynamo 1.4 and later; the default
+	WireGen1                   // Dynamo 0.9 to 1.3
 )
 
 // String returns gen2 or gen1, the values of DYN_EVENT_PLANE_WIRE.
@@ -36,30 +37,36 @@ func (w WireFormat) String() string {
 	return fmt.Sprintf("WireFormat(%d)", uint8(w))
 }
 
-// Config says how events travel. The zero value is JSON over NATS on
-// localhost.
+// Config has the settings of a [Client]. The zero value selects JSON over NATS
+// on localhost. [ConfigFromEnv] reads it from the environment.
 type Config struct {
-	// Transport is discovery.TransportNATS or TransportZMQ; empty is NATS.
+	// Transport is discovery.TransportNATS or discovery.TransportZMQ. Empty
+	// means NATS.
 	Transport string
 
-	// Codec encodes what is published; nil is JSON on NATS and msgpack on ZMQ.
+	// Codec encodes the events that are published. Nil means JSON on NATS and
+	// msgpack on ZMQ.
 	Codec codec.Codec
 
-	// Wire is the generation whose form is written.
+	// Wire is the format that is written.
 	Wire WireFormat
 
-	// Host is the IP address that ZMQ publishers advertise; empty is that of
-	// this machine. A loopback address is also what is bound, anything else
-	// binds the wildcard.
+	// Host is the IP address that ZMQ publishers without a broker advertise.
+	// Empty means the address of this machine; see [HostFromEnv]. If it is a
+	// loopback address, publishers bind it; otherwise they bind the wildcard.
 	Host string
 
-	// Broker makes ZMQ travel through brokers; the zero value is direct.
+	// Broker selects the brokers to use on ZMQ. The zero value means none.
 	Broker BrokerConfig
 
-	// IOThreads is how many threads libzmq uses; 0 is 1, which is plenty for
-	// most. QueueSize is how many received events a ZMQ subscriber holds for Next
-	// before it drops the newest; 0 is 100,000. Both concern ZMQ alone.
-	IOThreads, QueueSize int
+	// IOThreads is the number of threads that libzmq uses; 0 means 1, which
+	// suffices for most programs.
+	IOThreads int
+
+	// QueueSize is the number of received events that a ZMQ subscriber holds
+	// for Next. Further ones are dropped: the newest, not the oldest. 0 means
+	// 100,000.
+	QueueSize int
 
 	// NATS has the settings of the connection that the client dials when it is
 	// first used, and closes in Shutdown. It is ignored on ZMQ.
@@ -87,14 +94,15 @@ type Config struct {
 	//     events of its own publishers.
 	NATSConn *nats.Conn
 
-	// Reason says in a line why the settings are what they are, for the log.
+	// Reason states in one line where the settings come from. New logs it.
 	Reason string
 
-	// Logger is silent if nil.
+	// Logger receives what the client logs: Info for the settings, Warn for
+	// losses, Debug for connections. Nil discards it.
 	Logger *slog.Logger
 }
 
-// resolve checks c and fills in the defaults, but for Host.
+// resolve checks c and returns it with the defaults filled in, except for Host.
 func (c Config) resolve() (Config, error) {
 	switch c.Transport {
 	case "":
@@ -107,7 +115,7 @@ func (c Config) resolve() (Config, error) {
 		c.Codec = defaultCodec(c.Transport)
 	}
 	if c.Wire != WireGen2 && c.Wire != WireGen1 {
-		return c, fmt.Errorf("wire %v: want WireGen2 or WireGen1", c.Wire)
+		return c, fmt.Errorf("wire format %v: want WireGen2 or WireGen1", c.Wire)
 	}
 	if c.Host != "" {
 		if _, err := parseHost(c.Host); err != nil {
@@ -135,7 +143,7 @@ func defaultCodec(transport string) codec.Codec {
 	return codec.JSON
 }
 
-// parseHost refuses what cannot be told to others.
+// parseHost parses an address that can be advertised to peers.
 func parseHost(host string) (netip.Addr, error) {
 	addr, err := netip.ParseAddr(host)
 	addr = addr.Unmap()
@@ -143,9 +151,9 @@ func parseHost(host string) (netip.Addr, error) {
 	case err != nil:
 		return addr, fmt.Errorf("host %q: want an IP address", host)
 	case addr.IsUnspecified():
-		return addr, fmt.Errorf("host %q: want an address that others can reach, not the wildcard", host)
+		return addr, fmt.Errorf("host %q: want an address that peers can reach, not the wildcard", host)
 	case addr.Zone() != "":
-		return addr, fmt.Errorf("host %q: want an address without a zone, which means nothing elsewhere", host)
+		return addr, fmt.Errorf("host %q: want an address without a zone, which is valid on this machine only", host)
 	}
 	return addr, nil
 }

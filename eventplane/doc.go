@@ -1,37 +1,52 @@
-// Package eventplane publishes and receives events, over NATS or ZMQ, and
-// finds out by discovery who is there to hear.
+// Package eventplane publishes and receives events over NATS or ZMQ, and finds
+// the peers by discovery.
 //
-// Delivery is at most once, as PUB/SUB is: an event can be lost where a peer
-// is slow, away or not yet connected. What this package adds is that no loss
-// goes unseen: publishers number their events, and each event received says
-// how many of its publisher's were missed just before it. Of one publisher,
-// events arrive in the order they were sent, and none arrives twice.
+// A [Client] opens a [Publisher] or [Subscriber] for a scope and a topic:
 //
 //	cfg, err := eventplane.ConfigFromEnv(os.LookupEnv)
-//	plane, err := eventplane.New(cfg, discoveryClient)
-//	defer plane.Shutdown(ctx)
+//	client, err := eventplane.New(cfg, discoveryClient)
+//	defer client.Shutdown(ctx)
 //
 //	scope := discovery.Scope{Namespace: "dynamo", Component: "backend"}
-//	pub, err := plane.Publisher(ctx, scope, "kv-events")
+//	pub, err := client.Publisher(ctx, scope, "kv-events")
 //	err = pub.Publish(ctx, KVEvent{...})
 //
-//	sub, err := plane.Subscriber(ctx, scope, "kv-events")
+//	sub, err := client.Subscriber(ctx, scope, "kv-events")
 //	for ev, err := range eventplane.Events[KVEvent](ctx, sub) {
 //		...
 //	}
 //
+// # Delivery
+//
+// Delivery is at most once: an event is lost if the subscriber is slow,
+// disconnected or not yet connected when it is published. Losses are detected.
+// Publishers number their events, and each [Event] has the number of events of
+// its publisher that were lost just before it. The events of one publisher are
+// delivered in the order in which they were published, and none is delivered
+// twice.
+//
 // # Transports
 //
-// Over NATS a scope and topic are a core subject, and no discovery is needed to
-// hear. Over ZMQ each publisher has a socket of its own, and a subscriber
-// follows discovery and connects to those of its scope and topic as they come
-// and go. Through ZMQ brokers, publishers and subscribers connect to all the
-// brokers that the configuration names or that discovery knows, and events that
-// come by several of them are delivered once.
+// On NATS, a scope and topic are one core subject. Subscribers need no
+// discovery.
 //
-// A subscriber hears its own scope and topic and nothing below them. It tells
-// the codec of each event by its first byte, so it hears publishers of all
-// settings.
+// On ZMQ without a broker, each publisher binds a socket, and each subscriber
+// follows discovery: it connects to the publishers of its scope and topic when
+// they are registered, and disconnects when they are removed.
 //
-// The bytes are those of NVIDIA Dynamo's runtime; see docs/protocol.md.
+// On ZMQ with brokers, publishers and subscribers connect to all brokers that
+// the configuration names, or that are registered in their namespace. An event
+// that arrives through several brokers is delivered once.
+//
+// A subscriber receives the events of exactly its scope and topic, and none of
+// the scopes below. It detects the codec of each event by the first byte, so
+// publishers with different codecs can share a topic.
+//
+// The bytes are those of NVIDIA Dynamo; see docs/protocol.md.
+//
+// # Errors
+//
+// Errors of a context are returned as they are. All others begin with
+// "eventplane: " and wrap their cause. A [*DecodeError] reports one message; the
+// stream continues after it.
 package eventplane

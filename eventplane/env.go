@@ -12,32 +12,33 @@ import (
 	"github.com/dynplane/dynplane/natsconn"
 )
 
-// ConfigFromEnv reads the event plane's settings from the environment; lookup
-// is os.LookupEnv in programs. A value that is not valid is an error that names
-// the variable, the value and what is valid.
+// ConfigFromEnv reads a Config from the environment variables below. Programs
+// pass os.LookupEnv. The error for an invalid value names the variable, the
+// value and the valid values.
 //
 //	DYN_EVENT_PLANE          nats or zmq. Unset or empty: zmq if DYN_DISCOVERY_BACKEND
-//	                         is mem or file, else nats
+//	                         is mem or file, otherwise nats
 //	DYN_EVENT_PLANE_CODEC    json or msgpack. Unset or empty: json on NATS, msgpack on ZMQ
 //	DYN_EVENT_PLANE_WIRE     gen2 (default) or gen1
 //	DYN_EVENT_PLANE_HOST     IP address or name of an interface; see HostFromEnv
-//	DYN_ZMQ_BROKER_URL       see ParseBroker. Set, even empty, it wins over the next
+//	DYN_ZMQ_BROKER_URL       see ParseBroker. If set, even to nothing, the next is ignored
 //	DYN_ZMQ_BROKER_ENABLED   1 true on yes: find brokers by discovery; 0 false off no
-//	DYN_ZMQ_IO_THREADS       threads of libzmq; what is no number above 0 is the default
+//	DYN_ZMQ_IO_THREADS       threads of libzmq. Anything but a positive integer means the default
 //	DYN_ZMQ_EVENT_SUBSCRIBER_CHANNEL_CAPACITY
 //	                         events that a subscriber holds; likewise
 //	NATS_SERVER, NATS_AUTH_*, NATS_TLS_*   see natsconn.FromEnv
 //
-// The variables of the transport that is not used are not looked at, so a
-// program whose flags can override a variable does so in its lookup.
+// The variables of the other transport are not read. A program whose flags
+// override a variable must therefore do so in lookup, not in the result.
 func ConfigFromEnv(lookup func(string) (string, bool)) (Config, error) {
 	return configFrom(environment{lookup: lookup})
 }
 
-// ConfigFromEnvLenient is ConfigFromEnv, but DYN_EVENT_PLANE,
-// DYN_EVENT_PLANE_CODEC, DYN_EVENT_PLANE_WIRE and DYN_ZMQ_BROKER_ENABLED count
-// as unset where they are not valid, with a warning to log. Where nothing can
-// take the place of a value it is an error here too.
+// ConfigFromEnvLenient is like [ConfigFromEnv], except that it logs a warning to
+// log, which may be nil, and treats the variable as unset, if DYN_EVENT_PLANE,
+// DYN_EVENT_PLANE_CODEC, DYN_EVENT_PLANE_WIRE or DYN_ZMQ_BROKER_ENABLED is
+// invalid. Other invalid values, which no default can replace, are errors here
+// too.
 func ConfigFromEnvLenient(lookup func(string) (string, bool), log *slog.Logger) (Config, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -45,7 +46,7 @@ func ConfigFromEnvLenient(lookup func(string) (string, bool), log *slog.Logger) 
 	return configFrom(environment{lookup, log})
 }
 
-// environment reads variables, and leniently if it has a logger.
+// environment reads variables. With a logger it is lenient.
 type environment struct {
 	lookup func(string) (string, bool)
 	log    *slog.Logger
@@ -111,7 +112,7 @@ func (env environment) transport() (name, why string, err error) {
 	return name, fmt.Sprintf("transport %s, the default with DYN_DISCOVERY_BACKEND %s", name, backend), nil
 }
 
-// zmq reads what concerns ZMQ alone.
+// zmq reads the variables of ZMQ.
 func (env environment) zmq(c *Config) (err error) {
 	if c.Host, err = env.host(); err != nil {
 		return err
@@ -129,9 +130,9 @@ func (env environment) zmq(c *Config) (err error) {
 		return err
 	}
 	if c.Broker.Discover {
-		c.Reason += "; brokers by discovery, as DYN_ZMQ_BROKER_ENABLED says"
+		c.Reason += "; brokers by discovery from DYN_ZMQ_BROKER_ENABLED"
 	} else {
-		c.Reason += "; direct, as no broker is set"
+		c.Reason += "; direct, the default without a broker"
 	}
 	return nil
 }
@@ -164,7 +165,8 @@ func (env environment) truthy(name string) (bool, error) {
 	return false, env.invalid(name, value, "1, true, on, yes, 0, false, off or no")
 }
 
-// positive is as lenient as the runtime is about its tuning: 0 is the default.
+// positive returns 0, the default, for anything but a positive integer. Dynamo
+// is as lenient about these variables.
 func (env environment) positive(name string) int {
 	n, err := strconv.ParseUint(env.get(name), 10, 31)
 	if err != nil {
@@ -173,11 +175,12 @@ func (env environment) positive(name string) int {
 	return int(n)
 }
 
-// invalid is the error of a value, or a warning where reading is lenient.
+// invalid returns the error for a value, or logs it and returns nil if reading
+// is lenient.
 func (env environment) invalid(name, value, want string) error {
 	if env.log == nil {
 		return fmt.Errorf("%s %q: want %s", name, value, want)
 	}
-	env.log.Warn("eventplane: a variable is not valid and counts as unset", "name", name, "value", value, "want", want)
+	env.log.Warn("eventplane: invalid environment variable, treating it as unset", "name", name, "value", value, "want", want)
 	return nil
 }

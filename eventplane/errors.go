@@ -3,26 +3,38 @@ package eventplane
 import (
 	"errors"
 	"fmt"
+
+	"github.com/dynplane/dynplane/eventplane/driver"
 )
 
 var (
-	// ErrClosed is wrapped by the errors of a client, publisher or subscriber
-	// that has been shut down.
+	// ErrClosed is returned, wrapped, by the methods of a client, publisher or
+	// subscriber that has been shut down. Shutdown itself can be called again.
 	ErrClosed = errors.New("shut down")
 
-	// ErrNoDiscovery is wrapped when New was given no discovery client and a
-	// publisher, or a subscriber that finds its peers by discovery, was asked for.
+	// ErrNoDiscovery is returned, wrapped, by Client.Publisher, and by
+	// Client.Subscriber if it has to find its peers by discovery, when New was
+	// called without a discovery client.
 	ErrNoDiscovery = errors.New("no discovery client was given to New")
 )
 
-// DecodeError reports a message that is no valid event. It is the one error of
-// a stream after which the stream goes on.
-type DecodeError struct {
-	Subject string // what the transport routed the message by
-	Reason  string // what was wrong, and what was wanted; may be empty if Err is not nil
-	Err     error  // the cause, if there is one beneath
+// translateClosed replaces the ErrClosed of drivers with that of this package.
+func translateClosed(err error) error {
+	if errors.Is(err, driver.ErrClosed) {
+		return ErrClosed
+	}
+	return err
 }
 
+// DecodeError reports a message that is not a valid event. It is the only error
+// of a subscriber after which the stream continues.
+type DecodeError struct {
+	Subject string // subject of the message on the transport, or topic of the event
+	Reason  string // problem and expectation; may be empty if Err is not nil
+	Err     error  // cause, or nil
+}
+
+// Error implements error.
 func (e *DecodeError) Error() string {
 	switch {
 	case e.Err == nil:

@@ -22,7 +22,7 @@ type kvEvent struct {
 	Tokens []uint32 `json:"tokens"`
 }
 
-// pair is a publisher and a live subscriber of one topic.
+// pair is a publisher of one topic and a subscriber that receives its events.
 type pair struct {
 	pub *eventplane.Publisher
 	sub *eventplane.Subscriber
@@ -30,7 +30,7 @@ type pair struct {
 	next uint64 // sequence of the next event
 }
 
-// configs has every transport with every codec.
+// configs returns the settings of every transport with every codec.
 func configs() map[string]func(testing.TB) eventplane.Config {
 	all := map[string]func(testing.TB) eventplane.Config{}
 	for name, setup := range transports() {
@@ -46,7 +46,7 @@ func configs() map[string]func(testing.TB) eventplane.Config {
 	return all
 }
 
-// transports has every transport with its own codec.
+// transports returns the settings of every transport with its default codec.
 func transports() map[string]func(testing.TB) eventplane.Config {
 	all := map[string]func(testing.TB) eventplane.Config{
 		"nats": func(tb testing.TB) eventplane.Config {
@@ -58,7 +58,7 @@ func transports() map[string]func(testing.TB) eventplane.Config {
 	return all
 }
 
-// connect makes a pair whose publisher is heard by its subscriber.
+// connect returns a pair that is connected.
 func connect(tb testing.TB, cfg eventplane.Config) *pair {
 	tb.Helper()
 	ctx, m := patient(tb), memory.New()
@@ -73,17 +73,17 @@ func connect(tb testing.TB, cfg eventplane.Config) *pair {
 	return p
 }
 
-// probe publishes until something is heard, and takes the rest of it.
+// probe publishes until an event is received, and then receives the rest.
 func (p *pair) probe(tb testing.TB) {
 	tb.Helper()
-	for heard := false; !heard; {
+	for received := false; !received; {
 		must(tb, p.pub.Publish(patient(tb), "probe"))
 		p.next++
 		ctx, cancel := context.WithTimeout(tb.Context(), 20*time.Millisecond)
 		ev, err := p.sub.Next(ctx)
 		cancel()
-		heard = err == nil
-		for heard && ev.Sequence+1 < p.next {
+		received = err == nil
+		for received && ev.Sequence+1 < p.next {
 			ev, err = p.sub.Next(patient(tb))
 			must(tb, err)
 		}

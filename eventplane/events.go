@@ -12,10 +12,14 @@ type TypedEvent[T any] struct {
 	Value T
 }
 
-// Events yields what s receives, decoded into T, until the loop is left or the
-// stream ends; its last element is then an error that says why, that of ctx
-// among them. A *DecodeError is an element on the way: the stream goes on. It
-// is s.Next in a loop, so the same rules apply.
+// Events returns an iterator over the events that s receives, decoded into T.
+// It calls [Subscriber.Next] for each event, so the rules of that method apply:
+// one goroutine at a time.
+//
+// The iterator ends after it has yielded an error, which may be that of ctx. The
+// exception is a [*DecodeError]: it is yielded too, and the iterator continues.
+// If the payload does not fit T, the event is yielded with the error, and its
+// Value may be partly filled.
 func Events[T any](ctx context.Context, s *Subscriber) iter.Seq2[TypedEvent[T], error] {
 	return func(yield func(TypedEvent[T], error) bool) {
 		for {
@@ -23,21 +27,20 @@ func Events[T any](ctx context.Context, s *Subscriber) iter.Seq2[TypedEvent[T], 
 			if !yield(ev, err) {
 				return
 			}
-			var bad *DecodeError
-			if err != nil && !errors.As(err, &bad) {
+			if _, ok := errors.AsType[*DecodeError](err); err != nil && !ok {
 				return
 			}
 		}
 	}
 }
 
-// nextTyped returns the event also where its payload is not a T.
+// nextTyped returns the event also if its payload does not fit T.
 func nextTyped[T any](ctx context.Context, s *Subscriber) (out TypedEvent[T], err error) {
 	if out.Event, err = s.Next(ctx); err != nil {
 		return out, err
 	}
 	if err = out.Decode(&out.Value); err != nil {
-		s.countBad()
+		s.countDecodeError()
 	}
 	return out, err
 }

@@ -1,40 +1,57 @@
-//go:build cgo && !nozmq
-
 package eventplane_test
 
 import (
 	"context"
 	"fmt"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/memory"
 	"github.com/dynplane/dynplane/eventplane"
+	"github.com/dynplane/dynplane/integration/natstest"
 )
 
-// A worker publishes, and a subscriber that finds it by discovery hears. Over
-// NATS the same program has no more than another Config.
+// A subscriber and a publisher over a NATS connection that the program has
+// already. With Config.NATS instead of NATSConn, the client dials one.
 func Example() {
-	if err := run(context.Background()); err != nil {
+	url, stop, err := natstest.ForExample()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	if err := overNATS(context.Background(), url); err != nil {
 		fmt.Println(err)
 	}
-	// Output: worker-0 has 17 blocks and missed 0
+	// Output:
+	// worker-0 has 17 blocks, sequence 0, missed 0
+	// worker-0 has 18 blocks, sequence 1, missed 0
 }
 
-func run(ctx context.Context) error {
+func overNATS(ctx context.Context, url string) error {
+	nc, err := nats.Connect(url, nats.ReconnectBufSize(-1), nats.PermissionErrOnSubscribe(true))
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
 	registry := discovery.NewClient(memory.New().Open(), discovery.Options{})
 	defer func() { _ = registry.Shutdown(ctx) }()
-	plane, err := eventplane.New(eventplane.Config{Transport: discovery.TransportZMQ, Host: "127.0.0.1"}, registry)
+	client, err := eventplane.New(eventplane.Config{NATSConn: nc}, registry)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = plane.Shutdown(ctx) }()
+	defer func() { _ = client.Shutdown(ctx) }()
 
 	scope := discovery.Scope{Namespace: "dynamo", Component: "backend"}
-	pub, err := plane.Publisher(ctx, scope, "load")
+	sub, err := client.Subscriber(ctx, scope, "load")
 	if err != nil {
 		return err
 	}
-	sub, err := plane.Subscriber(ctx, scope, "load")
+	if err := sub.Ready(ctx); err != nil {
+		return err
+	}
+	pub, err := client.Publisher(ctx, scope, "load")
 	if err != nil {
 		return err
 	}
@@ -43,22 +60,19 @@ func run(ctx context.Context) error {
 		Worker string `json:"worker"`
 		Blocks int    `json:"blocks"`
 	}
-	working, stop := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for working.Err() == nil {
-			_ = pub.Publish(working, load{"worker-0", 17})
+	for _, blocks := range []int{17, 18} {
+		if err := pub.Publish(ctx, load{"worker-0", blocks}); err != nil {
+			return err
 		}
-	}()
-	defer func() { <-done }()
-	defer stop()
+	}
 	for ev, err := range eventplane.Events[load](ctx, sub) {
 		if err != nil {
 			return err
 		}
-		fmt.Println(ev.Value.Worker, "has", ev.Value.Blocks, "blocks and missed", ev.Missed)
-		break
+		fmt.Printf("%s has %d blocks, sequence %d, missed %d\n", ev.Value.Worker, ev.Value.Blocks, ev.Sequence, ev.Missed)
+		if ev.Value.Blocks == 18 {
+			break
+		}
 	}
 	return nil
 }

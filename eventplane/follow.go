@@ -11,17 +11,18 @@ import (
 	"github.com/dynplane/dynplane/internal/wait"
 )
 
-// The waits between watches that fail.
+// The pause before a failed watch is started again doubles from minWatchRetry to
+// maxWatchRetry.
 const (
-	watchRetryFirst = 100 * time.Millisecond
-	watchRetryMost  = 5 * time.Second
+	minWatchRetry = 100 * time.Millisecond
+	maxWatchRetry = 5 * time.Second
 )
 
-// follower keeps a driver connected to the endpoints that discovery knows. It
-// owns the one goroutine of the package, which stop ends and waits for.
+// follower keeps a driver connected to the endpoints that discovery has. It owns
+// the only goroutine of this package, which stop ends and waits for.
 //
-// When the watch fails, what is connected stays so: stale is better than
-// partial. The next watch tells what has gone meanwhile.
+// If the watch fails, all connections are kept: stale is better than partial.
+// The next watch reports which channels have been removed meanwhile.
 type follower struct {
 	discovery *discovery.Client
 	query     discovery.Query
@@ -29,41 +30,43 @@ type follower struct {
 	to        driver.Connector
 	log       *slog.Logger
 
-	known        map[discovery.ID]followed
-	uses         map[string]int // how many channels name an endpoint
-	incompatible atomic.Int64   // channels there now that this transport cannot hear
-	warned       bool
+	channels     map[discovery.ID]channelState
+	refs         map[string]int // number of channels with an endpoint
+	incompatible atomic.Int64   // number of channels with channelState.incompatible
+	warned       bool           // that a channel is incompatible
 
-	synced chan struct{} // closed once the first full set is connected
+	synced chan struct{} // closed once the driver is connected to the first full set
 	cancel context.CancelFunc
-	done   chan struct{}
+	done   chan struct{} // closed when the goroutine has ended
 }
 
 // endpointsFunc returns the endpoints to connect to for a channel, and whether
-// the channel is one that this transport should but cannot reach.
+// the channel matches but has a transport that cannot be connected to.
 type endpointsFunc func(discovery.EventChannel) (endpoints []string, incompatible bool)
 
-// followed is what is known of one channel.
-type followed struct {
-	endpoints    []string
+// channelState is the state of one channel. The zero value is that of a channel
+// that is not registered.
+type channelState struct {
+	endpoints    []string // connected
 	incompatible bool
 }
 
-// start begins to follow. The fields above known are set.
+// start starts the goroutine. The fields up to log must be set.
 func (f *follower) start() {
 	ctx, cancel := context.WithCancel(context.Background())
-	f.known, f.uses = map[discovery.ID]followed{}, map[string]int{}
+	f.channels, f.refs = map[discovery.ID]channelState{}, map[string]int{}
 	f.synced, f.done, f.cancel = make(chan struct{}), make(chan struct{}), cancel
 	go f.run(ctx)
 }
 
-// stop is idempotent. What is connected stays so: its driver is closed next.
+// stop ends the goroutine. It leaves the connections as they are, since the
+// driver is closed next. It is idempotent.
 func (f *follower) stop() {
 	f.cancel()
 	<-f.done
 }
 
-// wait blocks until the first full set is connected.
+// wait blocks until the driver is connected to the first full set of channels.
 func (f *follower) wait(ctx context.Context) error {
 	select {
 	case <-f.synced:
@@ -77,25 +80,26 @@ func (f *follower) wait(ctx context.Context) error {
 
 func (f *follower) run(ctx context.Context) {
 	defer close(f.done)
-	retry := watchRetryFirst
+	retry := minWatchRetry
 	for {
 		complete, err := f.watch(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if complete || retry == watchRetryFirst {
-			retry = watchRetryFirst
-			f.log.Warn("eventplane: the watch of channels failed; connections stay as they are until it is back",
+		if complete || retry == minWatchRetry {
+			retry = minWatchRetry
+			f.log.Warn("eventplane: watch of channels failed, keeping connections and retrying",
 				"scope", f.query.Scope.String(), "topic", f.query.Topic, "error", err)
 		}
 		if wait.Sleep(ctx, retry) != nil {
 			return
 		}
-		retry = min(2*retry, watchRetryMost)
+		retry = min(2*retry, maxWatchRetry)
 	}
 }
 
-// watch follows one watch to its end, and reports whether it was ever complete.
+// watch applies the events of one watch until it fails. It reports whether the
+// watch has delivered the full set of channels.
 func (f *follower) watch(ctx context.Context) (complete bool, err error) {
 	listed := map[discovery.ID]bool{}
 	for ev, err := range f.discovery.Watch(ctx, f.query) {
@@ -105,10 +109,10 @@ func (f *follower) watch(ctx context.Context) (complete bool, err error) {
 		switch ev.Type {
 		case discovery.Added:
 			listed[ev.Instance.ID()] = true
-			f.added(ev.Instance)
+			f.add(ev.Instance)
 		case discovery.Removed:
 			delete(listed, ev.Instance.ID())
-			f.set(ev.Instance.ID(), followed{})
+			f.update(ev.Instance.ID(), channelState{})
 		case discovery.Synced:
 			complete = true
 			f.sync(listed)
@@ -117,11 +121,12 @@ func (f *follower) watch(ctx context.Context) (complete bool, err error) {
 	return complete, nil
 }
 
-// sync drops what did not come back.
+// sync removes the channels of earlier watches that are not listed, and marks
+// the follower as synced.
 func (f *follower) sync(listed map[discovery.ID]bool) {
-	for id := range f.known {
+	for id := range f.channels {
 		if !listed[id] {
-			f.set(id, followed{})
+			f.update(id, channelState{})
 		}
 	}
 	select {
@@ -131,16 +136,16 @@ func (f *follower) sync(listed map[discovery.ID]bool) {
 	}
 }
 
-func (f *follower) added(in discovery.Instance) {
+func (f *follower) add(in discovery.Instance) {
 	ch, ok := in.Spec.(discovery.EventChannel)
 	if !ok {
 		return
 	}
 	endpoints, incompatible := f.endpoints(ch)
-	f.set(in.ID(), followed{distinct(endpoints), incompatible})
+	f.update(in.ID(), channelState{distinct(endpoints), incompatible})
 	if incompatible && !f.warned {
 		f.warned = true
-		f.log.Warn("eventplane: a publisher in scope is not heard, it uses another transport; more of them are only counted",
+		f.log.Warn("eventplane: ignoring a publisher that uses another transport; further ones are only counted",
 			"channel", in.ID().Path(), "transport", ch.Transport.Kind(), "address", ch.Transport.Address(), "remedy", remedy(ch.Transport))
 	}
 }
@@ -155,19 +160,18 @@ func remedy(t discovery.Transport) string {
 	return "set the same transport here and there"
 }
 
-// set replaces what is known of a channel; the zero followed is one that has
-// gone. New connections come before old ones go, so that an endpoint that stays
-// is not interrupted.
-func (f *follower) set(id discovery.ID, now followed) {
-	old := f.known[id]
-	now.endpoints = f.connect(id, now.endpoints)
+// update replaces the state of a channel. It connects new endpoints before it
+// disconnects old ones, so that an endpoint in both is not interrupted.
+func (f *follower) update(id discovery.ID, state channelState) {
+	old := f.channels[id]
+	state.endpoints = f.connect(id, state.endpoints)
 	f.release(old.endpoints)
-	f.incompatible.Add(asInt(now.incompatible) - asInt(old.incompatible))
-	if len(now.endpoints) == 0 && !now.incompatible {
-		delete(f.known, id)
+	f.incompatible.Add(asInt(state.incompatible) - asInt(old.incompatible))
+	if len(state.endpoints) == 0 && !state.incompatible {
+		delete(f.channels, id)
 		return
 	}
-	f.known[id] = now
+	f.channels[id] = state
 }
 
 func asInt(b bool) int64 {
@@ -177,32 +181,34 @@ func asInt(b bool) int64 {
 	return 0
 }
 
-// connect returns the endpoints that could be. ZMQ connects in the background,
-// so one that could not is malformed and would fail again.
+// connect connects the endpoints and returns those for which it succeeded. ZMQ
+// connects in the background, so an error means that the endpoint is malformed,
+// and a retry would fail too.
 func (f *follower) connect(id discovery.ID, endpoints []string) []string {
 	connected := endpoints[:0]
 	for _, endpoint := range endpoints {
-		if f.uses[endpoint] == 0 {
+		if f.refs[endpoint] == 0 {
 			if err := f.to.Connect(endpoint); err != nil {
-				f.log.Warn("eventplane: cannot connect to a channel", "channel", id.Path(), "endpoint", endpoint, "error", err)
+				f.log.Warn("eventplane: connect to channel failed", "channel", id.Path(), "endpoint", endpoint, "error", err)
 				continue
 			}
 			f.log.Debug("eventplane: connected", "channel", id.Path(), "endpoint", endpoint)
 		}
-		f.uses[endpoint]++
+		f.refs[endpoint]++
 		connected = append(connected, endpoint)
 	}
 	return connected
 }
 
+// release disconnects the endpoints that no other channel has.
 func (f *follower) release(endpoints []string) {
 	for _, endpoint := range endpoints {
-		if f.uses[endpoint]--; f.uses[endpoint] > 0 {
+		if f.refs[endpoint]--; f.refs[endpoint] > 0 {
 			continue
 		}
-		delete(f.uses, endpoint)
+		delete(f.refs, endpoint)
 		if err := f.to.Disconnect(endpoint); err != nil {
-			f.log.Warn("eventplane: cannot disconnect", "endpoint", endpoint, "error", err)
+			f.log.Warn("eventplane: disconnect failed", "endpoint", endpoint, "error", err)
 			continue
 		}
 		f.log.Debug("eventplane: disconnected", "endpoint", endpoint)

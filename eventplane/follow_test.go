@@ -22,42 +22,42 @@ var (
 	below = discovery.Scope{Namespace: "ns", Component: "c", Endpoint: "e"}
 )
 
-// links is a connector that remembers what it is connected to, and refuses
-// what is done twice.
-type links struct {
+// connections is a connector that records its connections, and each endpoint
+// that is connected or disconnected twice.
+type connections struct {
 	mu   sync.Mutex
 	set  map[string]bool
 	errs []string
 }
 
-func (l *links) Connect(endpoint string) error    { return l.put(endpoint, true) }
-func (l *links) Disconnect(endpoint string) error { return l.put(endpoint, false) }
+func (c *connections) Connect(endpoint string) error    { return c.put(endpoint, true) }
+func (c *connections) Disconnect(endpoint string) error { return c.put(endpoint, false) }
 
-func (l *links) put(endpoint string, on bool) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (c *connections) put(endpoint string, on bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if strings.HasPrefix(endpoint, "bad") {
 		return errors.New("malformed")
 	}
-	if l.set[endpoint] == on {
-		l.errs = append(l.errs, endpoint)
+	if c.set[endpoint] == on {
+		c.errs = append(c.errs, endpoint)
 	}
-	l.set[endpoint] = on
+	c.set[endpoint] = on
 	return nil
 }
 
-func (l *links) now() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	maps.DeleteFunc(l.set, func(_ string, on bool) bool { return !on })
-	return strings.Join(append(slices.Sorted(maps.Keys(l.set)), l.errs...), " ")
+func (c *connections) now() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.set, func(_ string, on bool) bool { return !on })
+	return strings.Join(append(slices.Sorted(maps.Keys(c.set)), c.errs...), " ")
 }
 
 // breakable is a store whose watches can be made to fail.
 type breakable struct {
 	discovery.Store
 	mu     sync.Mutex
-	broken chan struct{} // closed while it is
+	broken chan struct{} // closed while watches fail
 }
 
 func (b *breakable) Watch(ctx context.Context, q discovery.Query) (discovery.Watcher, error) {
@@ -77,7 +77,7 @@ func (b *breakable) state() chan struct{} {
 	return b.broken
 }
 
-func (b *breakable) mend() {
+func (b *breakable) repair() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.broken = make(chan struct{})
@@ -105,13 +105,13 @@ func (w *breakableWatcher) Next(ctx context.Context) (discovery.Change, error) {
 	return ch, err
 }
 
-// followTest is a follower of kv-events in scope, on a registry that the test
-// writes to.
+// followTest is a follower of topic kv-events in scope, and a registry that the
+// test writes to.
 type followTest struct {
 	t      *testing.T
 	writer *discovery.Client
 	store  *breakable
-	links  *links
+	conns  *connections
 	follow *follower
 	log    bytes.Buffer
 	held   map[uint64]*discovery.Registration
@@ -123,14 +123,14 @@ func newFollowTest(t *testing.T) *followTest {
 	f := &followTest{
 		t: t, writer: discovery.NewClient(m.Open(), discovery.Options{}),
 		store: &breakable{Store: m.Open(), broken: make(chan struct{})},
-		links: &links{set: map[string]bool{}}, held: map[uint64]*discovery.Registration{},
+		conns: &connections{set: map[string]bool{}}, held: map[uint64]*discovery.Registration{},
 	}
 	r, err := newRoute(scope, "kv-events", WireGen2)
 	f.must(err)
 	f.follow = &follower{
 		discovery: discovery.NewClient(f.store, discovery.Options{}),
 		query:     discovery.Query{Kind: discovery.KindEventChannel, Scope: scope, Topic: "kv-events"},
-		endpoints: r.directEndpoints, to: f.links, log: slog.New(slog.NewTextHandler(&f.log, nil)),
+		endpoints: r.directEndpoints, to: f.conns, log: slog.New(slog.NewTextHandler(&f.log, nil)),
 	}
 	return f
 }
@@ -154,11 +154,11 @@ func (f *followTest) remove(id uint64) {
 	f.must(f.held[id].Unregister(f.t.Context()))
 }
 
-// wants waits until nothing moves any more.
-func (f *followTest) wants(connected string) {
+// expect waits until all goroutines are idle, and compares the connections.
+func (f *followTest) expect(connected string) {
 	f.t.Helper()
 	synctest.Wait()
-	if got := f.links.now(); got != connected {
+	if got := f.conns.now(); got != connected {
 		f.t.Fatalf("connected to %q: want %q", got, connected)
 	}
 }
@@ -174,22 +174,22 @@ func TestFollowerConnectsToRegisteredPublishers(t *testing.T) {
 		f.follow.start()
 		defer f.follow.stop()
 		f.must(f.follow.wait(t.Context()))
-		f.wants("a")
+		f.expect("a")
 		f.add(3, scope, endpoint("b"))
-		f.wants("a b")
+		f.expect("a b")
 		f.add(4, scope, endpoint("a")) // one endpoint, two channels
 		f.remove(1)
-		f.wants("a b")
+		f.expect("a b")
 		f.remove(4)
-		f.wants("b")
+		f.expect("b")
 		f.add(3, scope, endpoint("c")) // another endpoint, the same id
-		f.wants("c")
+		f.expect("c")
 		f.add(5, scope, endpoint("bad"))
 		f.add(6, scope, endpoint("d"))
-		f.wants("c d")
+		f.expect("c d")
 		f.remove(5)
 		f.remove(6)
-		f.wants("c")
+		f.expect("c")
 	})
 }
 
@@ -201,16 +201,16 @@ func TestFollowerKeepsConnectionsWhileTheWatchFails(t *testing.T) {
 		f.add(2, scope, endpoint("b"))
 		f.follow.start()
 		defer f.follow.stop()
-		f.wants("a b")
+		f.expect("a b")
 		close(f.store.state())
-		f.wants("a b")
+		f.expect("a b")
 		f.add(3, scope, endpoint("c"))
 		f.remove(1)
-		f.must(wait.Sleep(t.Context(), 10*watchRetryMost))
-		f.wants("a b")
-		f.store.mend()
-		f.must(wait.Sleep(t.Context(), watchRetryMost))
-		f.wants("b c")
+		f.must(wait.Sleep(t.Context(), 10*maxWatchRetry))
+		f.expect("a b")
+		f.store.repair()
+		f.must(wait.Sleep(t.Context(), maxWatchRetry))
+		f.expect("b c")
 		if n := strings.Count(f.log.String(), "level=WARN"); n != 1 {
 			t.Errorf("%d warnings in %s: want one", n, f.log.String())
 		}
@@ -226,13 +226,13 @@ func TestFollowerCountsOtherTransports(t *testing.T) {
 		f.add(3, below, discovery.NATS{SubjectPrefix: "p"})
 		f.follow.start()
 		defer f.follow.stop()
-		f.wants("")
+		f.expect("")
 		if n := f.follow.incompatible.Load(); n != 2 {
 			t.Errorf("%d incompatible channels: want 2", n)
 		}
 		f.add(1, scope, endpoint("a"))
 		f.remove(2)
-		f.wants("a")
+		f.expect("a")
 		if n := f.follow.incompatible.Load(); n != 0 {
 			t.Errorf("%d incompatible channels: want none", n)
 		}
@@ -248,7 +248,7 @@ func TestFollowerStopsWhileItWaits(t *testing.T) {
 		f := newFollowTest(t)
 		close(f.store.state())
 		f.follow.start()
-		ctx, cancel := context.WithTimeout(t.Context(), watchRetryMost)
+		ctx, cancel := context.WithTimeout(t.Context(), maxWatchRetry)
 		defer cancel()
 		if err := f.follow.wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("wait: %v", err)

@@ -13,8 +13,8 @@ import (
 	"github.com/dynplane/dynplane/eventplane"
 )
 
-// hears publishes until sub has an event of pub that was published just now.
-func hears(tb testing.TB, sub *eventplane.Subscriber, pub *eventplane.Publisher) {
+// awaitEvent publishes until sub receives an event of pub.
+func awaitEvent(tb testing.TB, sub *eventplane.Subscriber, pub *eventplane.Publisher) {
 	tb.Helper()
 	patient := patient(tb)
 	for {
@@ -45,11 +45,11 @@ func TestPublishersComeAndGo(t *testing.T) {
 	for range 3 {
 		pub, err := other.Publisher(ctx, backend, "kv-events")
 		must(t, err)
-		hears(t, sub, pub)
+		awaitEvent(t, sub, pub)
 		must(t, pub.Shutdown(ctx))
 	}
 	if n := len(sub.Stats().Publishers); n != 3 {
-		t.Errorf("heard %d publishers: want 3", n)
+		t.Errorf("received from %d publishers: want 3", n)
 	}
 }
 
@@ -80,7 +80,7 @@ func TestSubscriberReceivesItsOwnScopeAndTopic(t *testing.T) {
 				for _, other := range append(others, longer) {
 					must(t, other.Publish(ctx, "not for us"))
 				}
-				hears(t, sub, pub)
+				awaitEvent(t, sub, pub)
 			}
 			if got := sub.Stats(); len(got.Publishers) != 1 || got.DecodeErrors != 0 {
 				t.Errorf("stats %+v: want one publisher", got)
@@ -113,31 +113,31 @@ func TestBrokersComeAndGo(t *testing.T) {
 	d := newDiscovery(t, m)
 	first := startProxy(t)
 	first.register(t, d, 1)
-	hears(t, sub, pub)
+	awaitEvent(t, sub, pub)
 
 	second := startProxy(t) // the first restarts elsewhere
 	reg := second.register(t, d, 1)
 	first.stop()
-	hears(t, sub, pub)
+	awaitEvent(t, sub, pub)
 
 	third := startProxy(t)
 	third.register(t, d, 3)
 	must(t, reg.Unregister(ctx))
 	second.stop()
-	hears(t, sub, pub)
+	awaitEvent(t, sub, pub)
 }
 
 func TestNothingIsLostWithTheOneOfTwoBrokers(t *testing.T) {
 	t.Parallel()
 	doomed, other := startProxy(t), startProxy(t)
 	p, ctx := connect(t, brokerConfig(doomed, other)), patient(t)
-	// Until both ways are known to be open.
+	// Until both paths are open.
 	for p.sub.Stats().Duplicates == 0 {
 		must(t, ctx.Err())
 		p.probe(t)
 	}
 	const count = 5000
-	heard := make(chan error, 1)
+	received := make(chan error, 1)
 	go func() {
 		var err error
 		for next := p.next; err == nil && next < p.next+count; next++ {
@@ -146,7 +146,7 @@ func TestNothingIsLostWithTheOneOfTwoBrokers(t *testing.T) {
 				err = errors.New("out of order or missed")
 			}
 		}
-		heard <- err
+		received <- err
 	}()
 	for i := range count {
 		if i == count/2 {
@@ -154,7 +154,7 @@ func TestNothingIsLostWithTheOneOfTwoBrokers(t *testing.T) {
 		}
 		must(t, p.pub.Publish(ctx, i))
 	}
-	must(t, <-heard)
+	must(t, <-received)
 	if got := p.sub.Stats(); got.Missed != 0 || got.Duplicates == 0 || got.OutOfOrder != 0 {
 		t.Errorf("stats %+v: want duplicates and nothing missed", got)
 	}

@@ -7,12 +7,15 @@ import (
 	"strings"
 )
 
-// HostFromEnv returns the IP address that this machine tells others to connect
-// to. DYN_EVENT_PLANE_HOST gives it, as an address or as the exact name of an
-// interface; blanks around it are ignored, and empty is unset. Unset, it is the
-// address that leads out of this machine, IPv4 rather than IPv6, and 127.0.0.1
-// if none does. A wildcard address is an error. Write it into an endpoint with
-// net.JoinHostPort, which puts brackets around IPv6.
+// HostFromEnv returns the IP address that peers connect to. It is the value of
+// DYN_EVENT_PLANE_HOST: an address, or the exact name of an interface, with
+// blanks around it ignored. If the variable is unset or empty, it is the source
+// address of packets that leave this machine, IPv4 before IPv6, or 127.0.0.1 if
+// there is no such address.
+//
+// A wildcard address, an address with a zone and an interface without a usable
+// address are errors. Use net.JoinHostPort to build an endpoint: it puts IPv6
+// addresses in brackets.
 func HostFromEnv(lookup func(string) (string, bool)) (string, error) {
 	host, err := environment{lookup: lookup}.host()
 	if err != nil {
@@ -52,11 +55,11 @@ func resolveHost(value string) (netip.Addr, error) {
 	if addr, ok := pick(addrs, netip.Addr.IsValid); ok {
 		return addr, nil
 	}
-	return netip.Addr{}, fmt.Errorf("host %q: the interface has no address that others can reach", value)
+	return netip.Addr{}, fmt.Errorf("host %q: the interface has no address that peers can reach: want one with a global address", value)
 }
 
-// localHost asks the routing table first: no packet is sent by connecting UDP.
-// The addresses belong to documentation, so they are nobody's.
+// localHost consults the routing table first: connecting a UDP socket sends no
+// packet. The remote addresses are reserved for documentation.
 func localHost() string {
 	for _, far := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} {
 		conn, err := net.Dial("udp", far)
@@ -79,8 +82,9 @@ func localHost() string {
 
 func reachable(addr netip.Addr) bool { return !addr.IsLoopback() }
 
-// pick returns the first address that is wanted, IPv4 before IPv6. Link-local
-// ones are no use to others, who would have to know the interface.
+// pick returns the first address for which want returns true, IPv4 before IPv6.
+// It skips link-local addresses, which are useless to a peer without the name of
+// the interface.
 func pick(addrs []net.Addr, want func(netip.Addr) bool) (netip.Addr, bool) {
 	var six netip.Addr
 	for _, a := range addrs {

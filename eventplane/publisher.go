@@ -12,11 +12,12 @@ import (
 	"github.com/dynplane/dynplane/eventplane/driver"
 )
 
-// maxKeptBuffer keeps one large event from holding its memory for ever.
+// maxKeptBuffer is the capacity in bytes above which a buffer is not reused, so
+// that one large event does not hold its memory for ever.
 const maxKeptBuffer = 1 << 20
 
-// Publisher sends the events of one topic of a scope. It is safe for
-// concurrent use: the order of sequences is the order in which events are sent.
+// Publisher sends the events of one scope and topic. It is safe for concurrent
+// use: events are sent in the order of their sequences.
 type Publisher struct {
 	client *Client
 	id     uint64
@@ -54,35 +55,45 @@ func (c *Client) newPublisher(ctx context.Context, scope discovery.Scope, topic 
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	c.config.Logger.Debug("eventplane: publisher is registered", "channel", reg.Instance.ID().Path(), "address", conn.advertised.Address())
+	c.config.Logger.Debug("eventplane: publisher registered", "channel", reg.Instance.ID().Path(), "address", conn.advertised.Address())
 	return &Publisher{client: c, id: id, topic: topic, codec: c.config.Codec, conn: conn, reg: reg}, nil
 }
 
-// ID returns the id that the publisher is registered under and stamps on its
-// events: random, of 53 bits.
+// ID returns the id under which the publisher is registered, which is also the
+// PublisherID of its events. It is a random number of 53 bits.
 func (p *Publisher) ID() uint64 { return p.id }
 
 // Registration returns the registration of the publisher's channel. Its Wait
-// tells when somebody else has taken it over.
+// method returns when the registration has ended, such as when another client
+// has taken it over.
 func (p *Publisher) Registration() *discovery.Registration { return p.reg }
 
-// Ready blocks until what is published goes on to the brokers that the publisher
-// goes through: all that are known, so one that is down keeps it waiting until
-// ctx is done. Our broker asks for all events as soon as it is connected; one
-// that only passes on the subscriptions of others keeps Ready waiting too until
-// there is a subscriber. On the other transports it returns at once.
+// Ready blocks until events that are published are forwarded by all brokers that
+// the publisher is connected to. Without brokers it returns at once.
+//
+// Ready waits for the subscription of each broker. The broker of this module
+// subscribes to everything as soon as it is connected. A broker that forwards
+// the subscriptions of its own subscribers keeps Ready blocked until there is
+// one. So does a broker that is down. The error is that of ctx, or wraps
+// [ErrClosed].
 func (p *Publisher) Ready(ctx context.Context) error {
 	err := p.conn.Ready(ctx)
-	if err != nil && ctx.Err() == nil {
-		return fmt.Errorf("eventplane: publisher of %s: %w", p.topic, err)
+	if err == nil || ctx.Err() != nil {
+		return err
 	}
-	return err
+	return fmt.Errorf("eventplane: publisher of %s: %w", p.topic, translateClosed(err))
 }
 
-// Publish encodes an event and sends it. It waits for no subscriber: nil is no
-// proof that anybody heard. An event that could be encoded uses up a sequence
-// even if sending fails, so subscribers see that it is missing; a ctx that is
-// done already does not.
+// Publish encodes an event with the client's codec and sends it, without waiting
+// for subscribers. A nil error does not mean that the event was delivered.
+//
+// An event that is encoded uses up a sequence even if sending it fails, so that
+// subscribers detect the loss. An event that cannot be encoded, and a ctx that is
+// already done, use up none. ctx does not bound the sending, which does not wait
+// for peers.
+//
+// The error wraps [ErrClosed] after Shutdown, or has the cause of the codec or
+// transport. The publisher can still be used after an error.
 func (p *Publisher) Publish(ctx context.Context, event any) error {
 	buf, _ := p.payloads.Get().(*[]byte)
 	if buf == nil {
@@ -100,8 +111,8 @@ func (p *Publisher) Publish(ctx context.Context, event any) error {
 	return err
 }
 
-// PublishBytes sends bytes as they are, without encoding them. It is otherwise
-// like Publish and does not keep payload.
+// PublishBytes sends payload as it is, as opaque bytes. It is otherwise like
+// Publish. It does not keep payload.
 func (p *Publisher) PublishBytes(ctx context.Context, payload []byte) error {
 	return p.publish(ctx, payload, true)
 }
@@ -129,24 +140,25 @@ func (p *Publisher) publish(ctx context.Context, payload []byte, opaque bool) er
 	p.sequence++
 	p.message = driver.Message{Subject: p.conn.subject, PublisherID: p.id, Sequence: env.Sequence, Body: body}
 	err = p.conn.Publish(ctx, &p.message)
-	p.message.Body = nil // not ours to keep if it is large
+	p.message.Body = nil // body may be too large to be kept
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("eventplane: publish %s: %w", p.topic, err)
 	}
 	return err
 }
 
-// Shutdown unregisters the channel, so that others see it removed at once, and
-// then closes the transport, which sends what is queued within a bounded time.
-// It is idempotent. ctx bounds the unregistering alone.
+// Shutdown unregisters the channel, so that subscribers see it removed at once,
+// and then closes the transport, which sends queued events within a bounded
+// time. ctx bounds the unregistering alone. Shutdown is idempotent; later calls
+// return the first result.
 func (p *Publisher) Shutdown(ctx context.Context) error {
 	p.once.Do(func() {
 		err := p.reg.Unregister(ctx)
 		p.mu.Lock()
-		p.closed = true // and nobody is in Publish
+		p.closed = true // no Publish is in progress, since it holds mu
 		p.mu.Unlock()
 		err = errors.Join(err, p.conn.Close())
-		p.client.forget(p)
+		p.client.remove(p)
 		if err != nil {
 			p.err = fmt.Errorf("eventplane: shutdown of the publisher of %s: %w", p.topic, err)
 		}

@@ -7,7 +7,7 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// route is a scope and topic, and how messages are addressed to it.
+// route is a scope and topic, with the wire format of its subjects.
 type route struct {
 	scope discovery.Scope
 	topic string
@@ -23,7 +23,7 @@ func newRoute(scope discovery.Scope, topic string, wire WireFormat) (route, erro
 		return r, fmt.Errorf("topic of %s is empty: want a name such as kv-events", scope)
 	}
 	if wire == WireGen1 && scope.Endpoint != "" {
-		return r, fmt.Errorf("scope %s is an endpoint, which wire gen1 does not have: want NS or NS/COMP, or gen2", scope)
+		return r, fmt.Errorf("scope %s is an endpoint, which wire format gen1 cannot address: want NS or NS/COMP, or gen2", scope)
 	}
 	return r, nil
 }
@@ -47,17 +47,17 @@ func (r route) natsSubject() (prefix, subject string, err error) {
 	return prefix, prefix + "." + r.topic, nil
 }
 
-// rawSegment refuses names that would be several segments of a subject, a
-// wildcard, or no subject at all. WireGen2 encodes them.
+// rawSegment rejects names that would become several segments of a subject, a
+// wildcard, or an invalid subject. WireGen2 encodes such names.
 func rawSegment(name string) error {
 	bad := strings.IndexFunc(name, func(c rune) bool { return c <= ' ' || c == 0x7f || strings.ContainsRune(".*>", c) })
 	if bad < 0 {
 		return nil
 	}
-	return fmt.Errorf("name %q has %q, which wire gen1 cannot write in a subject: want gen2, or a name without it", name, name[bad])
+	return fmt.Errorf("name %q has %q, which wire format gen1 cannot encode in a subject: want gen2, or a name without it", name, name[bad])
 }
 
-// brokerSubject returns frame 0 of messages that go through a broker.
+// brokerSubject returns frame 0 of messages through a broker.
 func (r route) brokerSubject() string {
 	if r.wire == WireGen1 {
 		return r.topic
@@ -65,5 +65,5 @@ func (r route) brokerSubject() string {
 	return r.scope.Subject(r.topic)
 }
 
-// directSubject returns frame 0 of messages that go directly.
+// directSubject returns frame 0 of messages without a broker.
 func (r route) directSubject() string { return r.topic }

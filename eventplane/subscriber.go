@@ -12,16 +12,18 @@ import (
 	"github.com/dynplane/dynplane/eventplane/driver"
 )
 
-// Event is an event as it was received.
+// Event is an event as it was received. Its Payload must not be written to.
 type Event struct {
 	codec.Envelope
 
-	// Missed is how many events of the same publisher were lost just before
-	// this one. It is 0 for the first that is heard of a publisher.
+	// Missed is the number of events of the same publisher that were lost just
+	// before this one. It is 0 for the first event received of a publisher, or
+	// received after the publisher was restarted.
 	Missed uint64
 }
 
-// Decode decodes the payload into what v points to. An error is a *DecodeError.
+// Decode decodes the payload, with the codec of the envelope, into the value
+// that v points to, which should be a zero value. The error is a *DecodeError.
 func (e Event) Decode(v any) error {
 	if err := e.Codec.Unmarshal(e.Payload, v); err != nil {
 		return &DecodeError{Subject: e.Topic, Reason: "payload", Err: err}
@@ -29,35 +31,37 @@ func (e Event) Decode(v any) error {
 	return nil
 }
 
-// Stats counts what a subscriber has met.
+// Stats are the counters of a subscriber, since it was opened unless stated
+// otherwise.
 type Stats struct {
 	Received     uint64 // events that Next returned
-	Dropped      uint64 // messages thrown away here because Next was not called often enough; they are in Missed too
-	Duplicates   uint64 // events that came again by another broker
-	OutOfOrder   uint64 // events that came after they had been given up as missed, and were not delivered
-	DecodeErrors uint64 // messages that were no valid event
-	Gaps         uint64 // times that events were missed
-	Missed       uint64 // events missed
+	Dropped      uint64 // messages dropped here because Next was not called often enough; Missed counts their events too
+	Duplicates   uint64 // events that arrived again through another broker
+	OutOfOrder   uint64 // events that arrived after they had been counted as missed, and were discarded
+	DecodeErrors uint64 // messages that were not valid events
+	Gaps         uint64 // events with Missed above 0
+	Missed       uint64 // sum of the events' Missed
 
 	// Incompatible is the number of channels that are registered now in the
 	// scope and topic with a transport that this subscriber does not use. It is
 	// counted on ZMQ without a broker only.
 	Incompatible int
 
-	// Publishers has the last sequence of each publisher that was heard, of
-	// the 65,536 heard last.
+	// Publishers maps the id of each publisher to the sequence of its last
+	// event. It has the 65,536 publishers whose events arrived last.
 	Publishers map[uint64]uint64
 }
 
-// Subscriber receives the events of one topic of a scope. Next is for one
-// goroutine at a time; everything else is safe for concurrent use.
+// Subscriber receives the events of one scope and topic. Next must be called by
+// one goroutine at a time. All other methods are safe for concurrent use, also
+// during Next.
 type Subscriber struct {
 	client *Client
 	topic  string
 	conn   *subConn
 
-	msg driver.Message // reused by Next, as is env
-	env codec.Envelope
+	msg driver.Message // reused by Next
+	env codec.Envelope // reused by Next
 
 	once sync.Once
 	err  error // of Shutdown
@@ -65,7 +69,7 @@ type Subscriber struct {
 	mu        sync.Mutex
 	sequencer *sequencer
 	received  uint64
-	bad       uint64
+	bad       uint64 // decode errors
 }
 
 func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic string) (*Subscriber, error) {
@@ -80,15 +84,22 @@ func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic
 	return &Subscriber{client: c, topic: topic, conn: conn, sequencer: newSequencer(conn.multipath)}, nil
 }
 
-// Ready blocks until the subscription stands: on NATS when the server has it; on
-// ZMQ when the channels that discovery knows are connected and every peer has
-// finished its handshake. What is published from then on by those is heard,
-// except that a ZMQ publisher may learn of the subscription a moment later.
+// Ready blocks until the subscription is in effect, so that events published
+// after Ready returns nil are received: on NATS when the server has the
+// subscription, on ZMQ when the peers that discovery has found are connected and
+// each has completed its handshake. A ZMQ publisher without a broker may process
+// the subscription a moment later. A peer that is down keeps Ready blocked.
+//
+// The error is that of ctx, or wraps [ErrClosed] after Shutdown, or the cause if
+// the transport has failed for good.
 func (s *Subscriber) Ready(ctx context.Context) error { return s.wrap(ctx, s.conn.Ready(ctx)) }
 
-// Next blocks for the next event. A *DecodeError says that something arrived
-// that is none; the stream goes on, as it does after an error of ctx, by which
-// nothing is lost. Any other error is final; after Shutdown it wraps ErrClosed.
+// Next blocks until an event arrives, and returns it. It must be called by one
+// goroutine at a time.
+//
+// A [*DecodeError] reports a message that is not a valid event; the stream
+// continues. It also continues after an error of ctx, by which no event is lost.
+// Any other error is final. After Shutdown it wraps [ErrClosed].
 func (s *Subscriber) Next(ctx context.Context) (Event, error) {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -104,8 +115,8 @@ func (s *Subscriber) Next(ctx context.Context) (Event, error) {
 	}
 }
 
-// ready returns an event that can be delivered now, or how long others that are
-// held may wait for a message; 0 is that none are.
+// ready returns an event that can be delivered now, if there is one, and the
+// time until the reorder buffer has to release another; 0 means that it is empty.
 func (s *Subscriber) ready() (ev Event, ok bool, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,7 +126,9 @@ func (s *Subscriber) ready() (ev Event, ok bool, wait time.Duration) {
 	return ev, ok, s.sequencer.held.timeout()
 }
 
-// receive passes the sequencer a message, or the time that it waited for one.
+// receive waits for one message, for the given time if it is not 0, and passes it
+// to the sequencer. It advances the clock of the reorder buffer by the time that
+// it waited.
 func (s *Subscriber) receive(ctx context.Context, wait time.Duration) error {
 	waiting, start := ctx, time.Time{}
 	if wait > 0 {
@@ -131,27 +144,28 @@ func (s *Subscriber) receive(ctx context.Context, wait time.Duration) error {
 	if wait > 0 {
 		defer func() { s.sequencer.advance(time.Since(start)) }()
 	}
-	var frame *driver.FrameError
+	_, malformed := errors.AsType[*driver.FrameError](err)
 	switch {
 	case err == nil:
 		return s.accept()
-	case errors.As(err, &frame):
+	case malformed:
 		s.bad++
 		return &DecodeError{Subject: s.conn.subject, Err: err}
 	case wait > 0 && ctx.Err() == nil && waiting.Err() != nil:
 		return nil
 	case ctx.Err() == nil && s.sequencer.held.oldest != nil:
-		// The end: first deliver what is held. The driver says it again.
+		// The stream has ended. The events that are held are delivered first;
+		// the driver returns the error again on the next call.
 		s.sequencer.flush()
 		return nil
 	}
 	return s.wrap(ctx, err)
 }
 
-// accept passes the sequencer the event in the message, if it is one.
+// accept decodes the message and passes the event to the sequencer.
 func (s *Subscriber) accept() error {
 	ev := &s.env
-	ev.Topic = s.topic // saves Decode an allocation
+	ev.Topic = s.topic // Decode allocates only for another topic
 	err := ev.Decode(s.msg.Body)
 	reason := ""
 	switch {
@@ -169,17 +183,15 @@ func (s *Subscriber) accept() error {
 	return &DecodeError{Subject: s.conn.subject, Reason: reason, Err: err}
 }
 
-// wrap passes errors of ctx as they are.
+// wrap adds the subscriber to an error. It returns errors of ctx as they are.
 func (s *Subscriber) wrap(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case errors.Is(err, driver.ErrClosed):
-		err = ErrClosed
 	}
-	return fmt.Errorf("eventplane: subscriber of %s: %w", s.topic, err)
+	return fmt.Errorf("eventplane: subscriber of %s: %w", s.topic, translateClosed(err))
 }
 
 // Stats returns a snapshot of the counters.
@@ -195,11 +207,13 @@ func (s *Subscriber) Stats() Stats {
 	}
 }
 
-// Shutdown ends the subscription and wakes Next. It is idempotent, and waits
-// for nobody.
+// Shutdown ends the subscription. A call of Next that is blocked returns, first
+// the events that are held for reordering, and then an error that wraps
+// [ErrClosed]. Shutdown is idempotent and does not use its context; later calls
+// return the first result.
 func (s *Subscriber) Shutdown(context.Context) error {
 	s.once.Do(func() {
-		s.client.forget(s)
+		s.client.remove(s)
 		if err := s.conn.Close(); err != nil {
 			s.err = fmt.Errorf("eventplane: shutdown of the subscriber of %s: %w", s.topic, err)
 		}
@@ -207,7 +221,7 @@ func (s *Subscriber) Shutdown(context.Context) error {
 	return s.err
 }
 
-func (s *Subscriber) countBad() {
+func (s *Subscriber) countDecodeError() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.bad++

@@ -14,67 +14,67 @@ import (
 	"github.com/dynplane/dynplane/internal/wait"
 )
 
-// wire is a transport in memory: a driver has no more to do than this.
-type wire struct {
+// memoryReceiver is a driver in memory. A driver has no further duties.
+type memoryReceiver struct {
 	messages chan driver.Message
 	closed   chan struct{}
 	bad      atomic.Bool
 }
 
-func (w *wire) Next(ctx context.Context, m *driver.Message) error {
+func (m *memoryReceiver) Next(ctx context.Context, msg *driver.Message) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if w.bad.Swap(false) {
+	if m.bad.Swap(false) {
 		return &driver.FrameError{Subject: "s", Reason: "three frames, want four"}
 	}
 	select {
-	case *m = <-w.messages:
+	case *msg = <-m.messages:
 		return nil
-	case <-w.closed:
+	case <-m.closed:
 		return driver.ErrClosed
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-func (w *wire) Dropped() uint64             { return 0 }
-func (w *wire) Close() error                { close(w.closed); return nil }
-func (w *wire) Ready(context.Context) error { return nil }
+func (m *memoryReceiver) Dropped() uint64             { return 0 }
+func (m *memoryReceiver) Close() error                { close(m.closed); return nil }
+func (m *memoryReceiver) Ready(context.Context) error { return nil }
 
-func newWire(multipath bool) (*wire, *Subscriber) {
-	w := &wire{messages: make(chan driver.Message, 100), closed: make(chan struct{})}
-	conn := &subConn{receiver: w, subject: "s", multipath: multipath}
-	return w, &Subscriber{client: &Client{}, topic: "t", conn: conn, sequencer: newSequencer(multipath)}
+func newMemoryReceiver(multipath bool) (*memoryReceiver, *Subscriber) {
+	m := &memoryReceiver{messages: make(chan driver.Message, 100), closed: make(chan struct{})}
+	conn := &subConn{receiver: m, subject: "s", multipath: multipath}
+	return m, &Subscriber{client: &Client{}, topic: "t", conn: conn, sequencer: newSequencer(multipath)}
 }
 
-func (w *wire) send(t *testing.T, env codec.Envelope) {
+func (m *memoryReceiver) send(t *testing.T, env codec.Envelope) {
 	t.Helper()
 	env.Topic = "t"
-	w.sendAs(t, env, env.PublisherID, env.Sequence)
+	m.sendAs(t, env, env.PublisherID, env.Sequence)
 }
 
-func (w *wire) sendAs(t *testing.T, env codec.Envelope, publisher, sequence uint64) {
+func (m *memoryReceiver) sendAs(t *testing.T, env codec.Envelope, publisher, sequence uint64) {
 	t.Helper()
 	body, err := env.Append(nil, codec.Msgpack)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.messages <- driver.Message{Subject: "s", PublisherID: publisher, Sequence: sequence, HasIdentity: true, Body: body}
+	m.messages <- driver.Message{Subject: "s", PublisherID: publisher, Sequence: sequence, HasIdentity: true, Body: body}
 }
 
 func TestNextWaitsForTheOtherPath(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		w, s := newWire(true)
+		m, s := newMemoryReceiver(true)
 		for _, seq := range []uint64{0, 2, 3} {
-			w.send(t, codec.Envelope{PublisherID: 1, Sequence: seq})
+			m.send(t, codec.Envelope{PublisherID: 1, Sequence: seq})
 		}
 		start := time.Now()
 		go func() {
 			_ = wait.Sleep(t.Context(), reorderTimeout/2)
-			w.send(t, codec.Envelope{PublisherID: 1, Sequence: 1})
-			w.send(t, codec.Envelope{PublisherID: 1, Sequence: 5})
+			m.send(t, codec.Envelope{PublisherID: 1, Sequence: 1})
+			m.send(t, codec.Envelope{PublisherID: 1, Sequence: 5})
 		}()
 		var got []uint64
 		for range 5 {
@@ -99,13 +99,14 @@ func TestNextWaitsForTheOtherPath(t *testing.T) {
 	})
 }
 
-// What fills a gap may have arrived long ago: while the application was busy.
+// The event that fills a gap may have arrived long ago, while the application was
+// busy.
 func TestBusyApplicationLosesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		w, s := newWire(true)
+		m, s := newMemoryReceiver(true)
 		for _, env := range []codec.Envelope{{PublisherID: 1}, {PublisherID: 1, Sequence: 2}, {PublisherID: 2}, {PublisherID: 1, Sequence: 1}} {
-			w.send(t, env)
+			m.send(t, env)
 		}
 		for range 4 {
 			ev, err := s.Next(t.Context())
@@ -120,8 +121,8 @@ func TestBusyApplicationLosesNothing(t *testing.T) {
 func TestNextHonoursTheContextWhileItHolds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		w, s := newWire(true)
-		w.send(t, codec.Envelope{PublisherID: 1, Sequence: 5})
+		m, s := newMemoryReceiver(true)
+		m.send(t, codec.Envelope{PublisherID: 1, Sequence: 5})
 		ctx, cancel := context.WithTimeout(t.Context(), reorderTimeout/2)
 		defer cancel()
 		if _, err := s.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -136,8 +137,8 @@ func TestNextHonoursTheContextWhileItHolds(t *testing.T) {
 func TestShutdownDeliversHeldEvents(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		w, s := newWire(true)
-		w.send(t, codec.Envelope{PublisherID: 1, Sequence: 5})
+		m, s := newMemoryReceiver(true)
+		m.send(t, codec.Envelope{PublisherID: 1, Sequence: 5})
 		go func() {
 			synctest.Wait()
 			_ = s.Shutdown(context.Background())
@@ -153,15 +154,15 @@ func TestShutdownDeliversHeldEvents(t *testing.T) {
 
 func TestBadMessagesTouchNoState(t *testing.T) {
 	t.Parallel()
-	w, s := newWire(false)
-	w.send(t, codec.Envelope{PublisherID: 1, Sequence: 0})
-	w.sendAs(t, codec.Envelope{PublisherID: 1, Sequence: 7, Topic: "t"}, 1, 8)
-	w.sendAs(t, codec.Envelope{PublisherID: 1, Sequence: 7, Topic: "t"}, 2, 7)
-	w.sendAs(t, codec.Envelope{PublisherID: 1, Sequence: 7, Topic: "t2"}, 1, 7)
-	w.messages <- driver.Message{Subject: "s", Body: []byte{0xdd, 0xff, 0xff, 0xff, 0xff}}
-	w.messages <- driver.Message{Subject: "s"}
-	w.send(t, codec.Envelope{PublisherID: 1, Sequence: 1})
-	w.bad.Store(true)
+	m, s := newMemoryReceiver(false)
+	m.send(t, codec.Envelope{PublisherID: 1, Sequence: 0})
+	m.sendAs(t, codec.Envelope{PublisherID: 1, Sequence: 7, Topic: "t"}, 1, 8)
+	m.sendAs(t, codec.Envelope{PublisherID: 1, Sequence: 7, Topic: "t"}, 2, 7)
+	m.sendAs(t, codec.Envelope{PublisherID: 1, Sequence: 7, Topic: "t2"}, 1, 7)
+	m.messages <- driver.Message{Subject: "s", Body: []byte{0xdd, 0xff, 0xff, 0xff, 0xff}}
+	m.messages <- driver.Message{Subject: "s"}
+	m.send(t, codec.Envelope{PublisherID: 1, Sequence: 1})
+	m.bad.Store(true)
 	bad := uint64(0)
 	for got := 0; got < 2; {
 		ev, err := s.Next(t.Context())

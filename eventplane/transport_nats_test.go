@@ -2,6 +2,7 @@ package eventplane_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -138,7 +139,7 @@ func TestPublishWhileDisconnected(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			srv := natstest.Run(t)
-			opts := append(tc.opts, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+			opts := slices.Concat(tc.opts, []nats.Option{nats.MaxReconnects(-1), nats.ReconnectWait(10 * time.Millisecond)})
 			nc, ctx := dial(t, srv.URL(), opts...), patient(t)
 			plane := newPlane(t, eventplane.Config{NATSConn: nc}, newDiscovery(t, memory.New()))
 			sub, err := plane.Subscriber(ctx, backend, "kv-events")

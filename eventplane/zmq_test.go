@@ -39,8 +39,8 @@ func brokerConfig(proxies ...*proxy) eventplane.Config {
 	return cfg
 }
 
-// proxy is a plain broker: libzmq's own proxy, with an XSUB side that wants
-// everything.
+// proxy is a plain broker: the proxy of libzmq, with an XSUB side that
+// subscribes to everything.
 type proxy struct {
 	xsub, xpub string
 	ctx        *zmq4.Context
@@ -89,7 +89,7 @@ func (p *proxy) stop() {
 func BenchmarkRawZMQ(b *testing.B) {
 	ctx, err := zmq4.NewContext()
 	must(b, err)
-	pub, err := ctx.NewSocket(zmq4.XPUB) // hears that it is subscribed to
+	pub, err := ctx.NewSocket(zmq4.XPUB) // receives subscriptions
 	must(b, err)
 	sub, err := ctx.NewSocket(zmq4.SUB)
 	must(b, err)
