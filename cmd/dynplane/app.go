@@ -89,11 +89,11 @@ of NVIDIA Dynamo's runtime say how: DYN_EVENT_PLANE, DYN_EVENT_PLANE_CODEC,
 DYN_ZMQ_BROKER_URL, NATS_SERVER and their like.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 124 sub --timeout has passed.`,
-		Example: `  dynplane demo                                  # see all of it at work
-  dynplane hub                                   # a NATS server to try it on
-  dynplane watch channels                        # in another shell
-  dynplane sub dynamo/backend kv-events          # in a third
-  echo '{"n":1}' | dynplane pub dynamo/backend kv-events --linger 5s`,
+		Example: `  dynplane demo                                    # see all of it at work
+  dynplane hub                                     # a NATS server to try it on
+  dynplane watch channels                          # in another shell
+  dynplane sub dynamo/backend/generate kv-events   # in a third
+  echo '{"n":1}' | dynplane pub dynamo/backend/generate kv-events --linger 5s`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args: func(_ *cobra.Command, args []string) error {

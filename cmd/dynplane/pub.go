@@ -35,9 +35,9 @@ over ZMQ connect once they see the announcement, which takes them a moment;
 begin to feed stdin when --ready-file is there and they are, or use --rate.
 At the end of stdin, or after --count events, what is queued is sent, the channel
 is held for --linger longer, and is then unregistered.`,
-		Example: `  echo '{"n":1}' | dynplane pub dynamo/backend kv-events
-  seq 1000 | dynplane pub dynamo/backend counter --rate 100 --linger 1s
-  dynplane pub dynamo/backend blobs --raw < blob.bin`,
+		Example: `  echo '{"n":1}' | dynplane pub dynamo/backend/generate kv-events
+  seq 1000 | dynplane pub dynamo/backend/generate counter --rate 100 --linger 1s
+  dynplane pub dynamo/backend/generate blobs --raw < blob.bin`,
 		Args: argCount(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			scope, topic, err := parseChannel(args)

@@ -25,7 +25,7 @@ func newRegisterCommand(a *app) *cobra.Command {
 unregistered. Should another owner take the same path over, that is a failure.`,
 		Example: `  dynplane register endpoint dynamo/backend/generate --tcp 10.0.0.7:9000
   dynplane register model dynamo/backend/generate --card card.json
-  dynplane register channel dynamo/backend kv-events --zmq tcp://10.0.0.7:41877`,
+  dynplane register channel dynamo/backend/generate kv-events --zmq tcp://10.0.0.7:41877`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usagef("register what? want endpoint, model or channel")
@@ -146,7 +146,7 @@ func newRegisterChannel(a *app, id *idFlag) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "channel NS[/COMP[/EP]] TOPIC (--zmq ENDPOINT | --nats-prefix P | --xsub U... --xpub U...)",
 		Short: "Register an event channel",
-		Example: `  dynplane register channel dynamo/backend kv-events --zmq tcp://10.0.0.7:41877
+		Example: `  dynplane register channel dynamo/backend/generate kv-events --zmq tcp://10.0.0.7:41877
   dynplane register channel dynamo/zmq_broker broker --xsub tcp://10.0.0.9:5555 --xpub tcp://10.0.0.9:5556`,
 		Args:                  argCount(2, 2),
 		DisableFlagsInUseLine: true,

@@ -37,8 +37,8 @@ the payload is neither JSON nor msgpack; one that was sent as bytes is JSON only
 if it is an object or an array. A msgpack payload is shown as JSON, its integers
 exact; one byte below 80 is a msgpack integer. What is no event is told on stderr
 and counted.`,
-		Example: `  dynplane sub dynamo/backend kv-events
-  dynplane sub dynamo/backend kv-events --count 10 --timeout 5s -o json`,
+		Example: `  dynplane sub dynamo/backend/generate kv-events
+  dynplane sub dynamo/backend/generate kv-events --count 10 --timeout 5s -o json`,
 		Args: argCount(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			scope, topic, err := parseChannel(args)

@@ -17,7 +17,7 @@ import (
 
 // demoScope is where the workers of the demo publish.
 func demoScope() discovery.Scope {
-	return discovery.Scope{Namespace: "dynamo", Component: "backend"}
+	return discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}
 }
 
 const demoTopic = "kv-events"
@@ -111,7 +111,6 @@ func (a *app) work(ctx context.Context, number uint16) (err error) {
 // Nobody sends it any: the port is one that a worker might have.
 func registerWorker(ctx context.Context, client *discovery.Client, number uint16) error {
 	scope := demoScope()
-	scope.Endpoint = "generate"
 	address := fmt.Sprintf("127.0.0.1:%d/%x/%s", 9000+int(number), client.InstanceID(), scope.Endpoint)
 	if _, err := client.Register(ctx, discovery.Endpoint{Scope: scope, Transport: discovery.TCP(address)}); err != nil {
 		return err
