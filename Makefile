@@ -1,15 +1,15 @@
-# Everything a clone needs: `make test` and `make demo` install what is missing.
+# `make test` and `make demo` work in a fresh clone: they install what is missing.
 
 GOLANGCI_LINT_VERSION := v2.15.0
 GOVULNCHECK_VERSION   := v1.9.0
 
-# The tarball from go.dev lands in /usr/local/go, which new shells may not have
-# on their PATH. The tests and linters call go themselves, so PATH needs it too.
+# The tarball from go.dev installs into /usr/local/go, which may be missing from
+# the PATH of new shells. Tests and linters call go as well, so it is exported.
 export PATH := $(PATH):/usr/local/go/bin
 GO ?= $(shell PATH='$(PATH)'; command -v go || echo go)
 
-# git refuses to read a clone that another user owns (a bind mount in a
-# container), and go build fails with it unless told not to ask.
+# git refuses to read a clone that another user owns, such as a bind mount in a
+# container, and go build fails with it unless -buildvcs is off.
 ifeq ($(shell git rev-parse HEAD 2>/dev/null),)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
@@ -21,40 +21,68 @@ GOVULNCHECK   := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
 .DEFAULT_GOAL := help
 
 .PHONY: help
-help: ## Show this list
+help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
-demo: build ## Watch workers come, publish, die and disappear, over NATS, ZMQ and the broker (DEMOFLAGS="--workers 5")
+demo: build ## Watch workers start, publish, crash and disappear, over NATS, ZMQ and the broker (DEMOFLAGS="--workers 5")
 	@for transport in nats zmq broker; do \
 		printf '\n== demo over %s ==\n' "$$transport"; \
 		bin/dynplane demo --transport "$$transport" $(DEMOFLAGS) || exit; \
 	done
 
-# -race needs cgo. What cgo is not there for must build without it, too. Vet runs
-# once, here and in lint: go test would run it again on all dependencies, which
-# with a cold cache takes minutes.
-# The tests on etcd and Kubernetes are modules of their own, since their servers
-# are large, and wait more than they work.
-GOTEST = CGO_ENABLED=1 $(GO) -C $(1) test -race -shuffle=on -vet=off -timeout 10m $(2) $(TESTFLAGS) ./...
+# The tests on etcd and Kubernetes are modules of their own, because their servers
+# are large dependencies. They spend their time waiting, hence -parallel.
+SERVERS := integration/etcd integration/kube
+
+# $(call packages,MODULE) are those of PKG that belong to a nested module, or all.
+packages = $(if $(PKG),$(patsubst ./$(1)%,.%,$(filter ./$(1) ./$(1)/%,$(PKG))),./...)
+PACKAGES = $(if $(PKG),$(filter-out $(SERVERS:%=./%) $(SERVERS:%=./%/%),$(PKG)),./...)
+
+# $(call gotest,MODULE,PACKAGES,FLAGS) does nothing without packages. It does not
+# vet: go test would vet all dependencies again, which takes minutes with a cold
+# cache. The targets test and lint vet once.
+gotest = $(if $(strip $(2)),CGO_ENABLED=1 $(GO) -C $(1) test -vet=off $(3) $(2))
+RACE   = -race -shuffle=on -timeout 10m $(TESTFLAGS)
+BENCH  = -run '^$$' -bench . -benchmem -timeout 0 $(BENCHFLAGS)
+
+FUZZTIME ?= 10s
 
 .PHONY: test
-test: deps ## Run all tests, and build without cgo (TESTFLAGS="-run X -v")
-	CGO_ENABLED=0 $(GO) build ./...
-	CGO_ENABLED=0 $(GO) vet ./...
-	$(call GOTEST,.)
-	$(call GOTEST,integration/etcd,-parallel 6)
-	$(call GOTEST,integration/kube,-parallel 6)
+test: deps ## Run all tests, and build and vet without cgo (PKG="./discovery/..." TESTFLAGS="-run X -v")
+	$(if $(PACKAGES),CGO_ENABLED=0 $(GO) build $(PACKAGES))
+	$(if $(PACKAGES),CGO_ENABLED=0 $(GO) vet $(PACKAGES))
+	$(call gotest,.,$(PACKAGES),$(RACE))
+	$(call gotest,integration/etcd,$(call packages,integration/etcd),-parallel 6 $(RACE))
+	$(call gotest,integration/kube,$(call packages,integration/kube),-parallel 6 $(RACE))
+
+.PHONY: test-short
+test-short: deps ## Run the tests of each package within a minute: no race detector, no tests of the whole system
+	$(call gotest,.,$$($(GO) list ./... | grep -v /integration),$(TESTFLAGS))
+
+.PHONY: fuzz
+fuzz: deps ## Run each fuzz target for FUZZTIME, 10s by default (PKG=./codec)
+	@grep -rs '^func Fuzz' --include='*_test.go' $(or $(PKG:%/...=%),.) | sed 's|/[^/]*:func \(Fuzz[[:alnum:]_]*\).*| \1|' | \
+	while read -r dir target; do \
+		echo "== $$target in $$dir"; \
+		CGO_ENABLED=1 $(GO) -C "$$dir" test -vet=off -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) . || exit; \
+	done
+
+.PHONY: bench
+bench: deps ## Run all benchmarks (PKG=./codec BENCHFLAGS="-bench X -count 10")
+	$(call gotest,.,$(PACKAGES),$(BENCH))
+	$(call gotest,integration/etcd,$(call packages,integration/etcd),$(BENCH))
+	$(call gotest,integration/kube,$(call packages,integration/kube),$(BENCH))
 
 .PHONY: lint
-lint: deps $(GOLANGCI_LINT) $(GOVULNCHECK) ## Run the linters, and look for known vulnerabilities
+lint: deps $(GOLANGCI_LINT) $(GOVULNCHECK) ## Check the prose, run the linters, and search for known vulnerabilities
 	$(GO) run ./scripts/prose
 	$(GOLANGCI_LINT) run ./...
 	scripts/vulncheck $(GOVULNCHECK)
 
-# Not in lint: with a cold cache the servers of these modules take minutes.
+# Not part of lint: with a cold cache, compiling these servers takes minutes.
 .PHONY: lint-servers
-lint-servers: deps $(GOLANGCI_LINT) ## Run the linters on the tests with servers of etcd and Kubernetes
+lint-servers: deps $(GOLANGCI_LINT) ## Run the linters on the modules that test on etcd and Kubernetes
 	cd integration/etcd && $(GOLANGCI_LINT) run ./...
 	cd integration/kube && $(GOLANGCI_LINT) run ./...
 
@@ -63,10 +91,10 @@ build: deps ## Build bin/dynplane and bin/zmq-broker
 	CGO_ENABLED=1 $(GO) build -o bin/ ./cmd/dynplane ./cmd/zmq-broker
 
 .PHONY: deps
-deps: ## Check Go and the C compiler, install libzmq when it is missing
+deps: ## Check Go and the C compiler, and install libzmq if it is missing
 	@GO='$(GO)' scripts/deps
 
-# Linking golangci-lint takes a while: each version is built once.
+# Building golangci-lint takes a while, so each version is kept.
 $(GOLANGCI_LINT): URL := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
 $(GOVULNCHECK):   URL := golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
 $(GOLANGCI_LINT) $(GOVULNCHECK):
