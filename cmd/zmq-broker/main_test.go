@@ -1,0 +1,91 @@
+//go:build cgo && !nozmq
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/dynplane/dynplane/internal/waittest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func noEnv(string) (string, bool) { return "", false }
+
+// output collects what the program logs.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+func TestPprof(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	var stderr output
+	code := make(chan int, 1)
+	go func() {
+		code <- run(ctx, []string{"-xsub-bind", "tcp://127.0.0.1:0", "-xpub-bind", "tcp://127.0.0.1:0", "--pprof", "127.0.0.1:0"}, noEnv, io.Discard, &stderr)
+	}()
+	var url string
+	waittest.Eventually(t, "the broker logs the URL of its profiles", func() bool {
+		url = regexp.MustCompile(`http://127\.0\.0\.1:\d+/debug/pprof/`).FindString(stderr.String())
+		return url != ""
+	})
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get(url + "goroutine?debug=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), "goroutine profile:") {
+		t.Errorf("status %d, %v, %.100q, want a goroutine profile", resp.StatusCode, err, body)
+	}
+	cancel()
+	if got := <-code; got != 0 {
+		t.Errorf("exit code %d, want 0:\n%s", got, stderr.String())
+	}
+}
+
+func TestPprofErrors(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for addr, c := range map[string]struct {
+		code int
+		want string
+	}{
+		"6060":                {2, `-pprof "6060": want HOST:PORT`},
+		taken.Addr().String(): {1, "zmq-broker: pprof: listen tcp " + taken.Addr().String()},
+	} {
+		var stderr output
+		if code := run(t.Context(), []string{"-pprof", addr}, noEnv, io.Discard, &stderr); code != c.code || !strings.Contains(stderr.String(), c.want) {
+			t.Errorf("%s: exit code %d, want %d and %q in:\n%s", addr, code, c.code, c.want, stderr.String())
+		}
+	}
+}

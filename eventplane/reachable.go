@@ -1,0 +1,32 @@
+package eventplane
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// ReachableEndpoint returns the endpoint that clients connect to for one that
+// was bound, such as those of package broker, for [BrokerChannel]. The host is
+// DYN_EVENT_PLANE_HOST if it is set, else the bound address, else, for a
+// wildcard address or the name of an interface, the address of this machine; see
+// [HostFromEnv]. Endpoints that are not of TCP are returned as they are.
+func ReachableEndpoint(bound string, lookup func(string) (string, bool)) (string, error) {
+	address, isTCP := strings.CutPrefix(bound, "tcp://")
+	if !isTCP {
+		return bound, nil
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", fmt.Errorf("eventplane: bound endpoint %q: want tcp://HOST:PORT: %w", bound, err)
+	}
+	env, _ := lookup("DYN_EVENT_PLANE_HOST")
+	ip, err := netip.ParseAddr(host)
+	if strings.TrimSpace(env) != "" || err != nil || ip.IsUnspecified() {
+		if host, err = HostFromEnv(lookup); err != nil {
+			return "", err
+		}
+	}
+	return "tcp://" + net.JoinHostPort(host, port), nil
+}
