@@ -1,34 +1,37 @@
-// Package codec turns events and their envelope into bytes and back.
+// Package codec encodes events and their envelopes, and decodes them again.
 //
-// An event is any Go value. [JSON] or [Msgpack] encodes it to a payload; an
-// [Envelope] says who published the payload, when, and as which message of a
-// sequence, and has a form of its own in either codec. A publisher does
+// An event is any Go value. [JSON] or [Msgpack] encodes it into a payload. An
+// [Envelope] has the payload, the id of its publisher, its sequence and the time
+// at which it was published, and can be encoded with either codec. A publisher
+// calls
 //
 //	payload, err := codec.Msgpack.Append(nil, event)
 //	env := codec.Envelope{PublisherID: id, Sequence: seq, PublishedAt: ms, Topic: topic, Payload: payload}
 //	body, err := env.Append(nil, codec.Msgpack)
 //
-// and a subscriber, who need not know which codec was used,
+// and a subscriber, which can decode both codecs, calls
 //
 //	var env codec.Envelope
 //	err := env.Decode(body)
 //	err = env.Codec.Unmarshal(env.Payload, &event)
 //
-// The msgpack form is, byte for byte, what NVIDIA Dynamo's Rust runtime sends
-// (rmp_serde with field names); the JSON form is ours. Both are described in
+// In msgpack, an envelope has the bytes that NVIDIA Dynamo sends (rmp_serde with
+// field names). Its JSON format is defined by this module. Both are described in
 // docs/protocol.md.
 //
 // # Hostile input
 //
-// Everything that decodes takes bytes from the network. A first pass, linear
-// in the input and without allocation, refuses what is not exactly one value:
-// lengths and counts beyond the bytes that are there, more than 128 levels of
-// nesting, anything after the value. Unmarshal also refuses a message that
-// could take more than 64 MiB as the Go value it is decoded into: a byte on
-// the wire can otherwise become hundreds in memory.
+// All decoders accept bytes from the network. A first pass, which takes time
+// linear in the input and allocates nothing, rejects input that is not exactly
+// one value: lengths and counts beyond the input, more than 128 levels of
+// nesting, bytes after the value. Unmarshal also rejects a message that could
+// take more than 64 MiB as a Go value of the type it is decoded into, since one
+// byte of input can become hundreds of bytes in memory.
 //
-// All functions and methods are safe for concurrent use, except on the same
-// Envelope.
+// # Concurrency
+//
+// All functions and methods are safe for concurrent use, except for methods of
+// the same Envelope.
 package codec
 
 import (
@@ -36,30 +39,31 @@ import (
 	"fmt"
 )
 
-// A Codec encodes events. It has no settings, and its methods are safe for
+// Codec encodes and decodes events. It has no settings. Its methods are safe for
 // concurrent use.
 type Codec interface {
-	// Name is the name that [Lookup] finds the codec by.
+	// Name returns the name by which [Lookup] finds the codec.
 	Name() string
 
 	// Append appends the encoded v to dst and returns the extended buffer,
-	// which need not be the same memory. With an error it returns dst as it
-	// was. The caller owns the buffers, and can use one for many events.
+	// which may be newly allocated. With an error it returns dst unchanged. The
+	// codec keeps no reference to either buffer.
 	Append(dst []byte, v any) ([]byte, error)
 
-	// Unmarshal decodes the one value that data holds into what v points to,
-	// which should be a zero value. It keeps no reference to data. Bytes that
-	// are not well formed are a *[FormatError]; well-formed ones that do not
-	// fit v are the error of the library beneath, wrapped.
+	// Unmarshal decodes data, which must be exactly one value, into the value
+	// that v points to, which should be a zero value. It keeps no reference to
+	// data. The error is a *[FormatError] if data is malformed or would take
+	// too much memory. If data is well formed and does not fit v, it wraps the
+	// error of the underlying library.
 	Unmarshal(data []byte, v any) error
 }
 
-// ErrUnknown is wrapped by the error for a codec that this package does not
-// have.
+// ErrUnknown is returned, wrapped, by [Lookup] and [Envelope.Append] for a codec
+// that is not in this package.
 var ErrUnknown = errors.New("unknown codec")
 
-// Lookup returns the codec of that name: "json" or "msgpack", in lower case.
-// Any other name is an error that wraps [ErrUnknown].
+// Lookup returns the codec with the given name: "json" or "msgpack", in lower
+// case. For any other name the error wraps [ErrUnknown].
 func Lookup(name string) (Codec, error) {
 	for _, c := range []Codec{JSON, Msgpack} {
 		if c.Name() == name {
@@ -69,15 +73,16 @@ func Lookup(name string) (Codec, error) {
 	return nil, fmt.Errorf("codec: %w %q: want %s or %s", ErrUnknown, name, JSON.Name(), Msgpack.Name())
 }
 
-// A FormatError says where and why bytes are not what was expected.
+// FormatError reports input that is malformed, or that is not the value expected.
 type FormatError struct {
-	Format string // "json", "msgpack", or empty if it is neither
-	Field  string // the field of the envelope, or empty outside of one
-	Offset int    // the byte at which it was noticed, from 0
-	Reason string // what was there, and what was wanted
-	Err    error  // the cause, if there is one beneath
+	Format string // "json" or "msgpack", or empty if the input is neither
+	Field  string // field of the envelope, or empty outside of an envelope
+	Offset int    // offset of the problem in bytes, from 0
+	Reason string // problem and expectation; may quote up to 32 bytes of the input
+	Err    error  // cause, or nil
 }
 
+// Error implements error.
 func (e *FormatError) Error() string {
 	what := e.Format
 	if e.Field != "" {
@@ -92,4 +97,5 @@ func (e *FormatError) Error() string {
 	return fmt.Sprintf("codec: %s: byte %d: %s", what, e.Offset, e.Reason)
 }
 
+// Unwrap returns the cause.
 func (e *FormatError) Unwrap() error { return e.Err }

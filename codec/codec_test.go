@@ -75,7 +75,7 @@ func TestJSONStruct(t *testing.T) {
 	}
 }
 
-// Whatever an integer's width and sign, an interface holds it exactly.
+// Integers of all widths and signs are exact in an interface.
 func TestIntegersIntoAny(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -141,7 +141,7 @@ func TestUnmarshalErrors(t *testing.T) {
 		{codec.Msgpack, "trailing", "\x01\x02", true, "1 bytes after the value"},
 		{codec.Msgpack, "never used", "\xc1", true, "byte c1"},
 		{codec.Msgpack, "ext", "\xd6\xff\x00\x00\x00\x00", true, "ext value"},
-		{codec.Msgpack, "array key", "\x81\x90\x01", true, "map key is of type array"},
+		{codec.Msgpack, "array key", "\x81\x90\x01", true, "map key of type array"},
 		{codec.Msgpack, "another type", "\xa1x", false, "int"},
 		{codec.JSON, "empty", "", true, "unexpected end"},
 		{codec.JSON, "trailing", "1 2", true, "after top-level value"},

@@ -6,29 +6,29 @@ import (
 	"unicode/utf8"
 )
 
-// An Envelope carries one event and says where it comes from.
+// Envelope is one encoded event with its origin.
 type Envelope struct {
-	PublisherID uint64
-	Sequence    uint64 // from 0, one more with every event of the publisher
-	PublishedAt uint64 // Unix milliseconds
-	Topic       string // UTF-8
+	PublisherID uint64 // id of the publisher
+	Sequence    uint64 // number of the event among those of the publisher, from 0
+	PublishedAt uint64 // time of publishing in Unix milliseconds, by the publisher's clock
+	Topic       string // topic without the scope, in UTF-8
 
-	// Payload is the event. After Decode it may share memory with the data
-	// that was decoded, and must not be written to.
+	// Payload is the encoded event. After Decode it may share memory with the
+	// decoded data, and must not be written to.
 	Payload []byte
 
-	// Codec is what the envelope was encoded with, and its event too unless
-	// Bytes says otherwise. Decode sets it, Append does not look at it.
+	// Codec is the codec of the envelope, and of the event unless Bytes is set.
+	// Decode sets it. Append ignores it.
 	Codec Codec
 
-	// Bytes says that the payload is opaque and not an event in the
-	// envelope's codec. In JSON the two look different; in msgpack they are
-	// the same on the wire, and Decode sets it to false.
+	// Bytes reports that the payload is opaque bytes, not an event in the codec
+	// of the envelope. In JSON the two differ in format. In msgpack they have
+	// the same format, and Decode sets Bytes to false.
 	Bytes bool
 }
 
-// field is one of the five fields of an envelope, in the order of the
-// positional form.
+// field is one of the five fields of an envelope, in the order of the msgpack
+// array.
 type field int
 
 const (
@@ -44,7 +44,7 @@ func (f field) String() string {
 	return [...]string{"publisher_id", "sequence", "published_at", "topic", "payload"}[f]
 }
 
-// fieldOf returns the field of that name in the msgpack form.
+// fieldOf returns the field with the given name in the msgpack map.
 func fieldOf(name []byte) (field, bool) {
 	switch string(name) {
 	case "publisher_id":
@@ -61,10 +61,14 @@ func fieldOf(name []byte) (field, bool) {
 	return 0, false
 }
 
-// Append appends the envelope to dst in the form of c, which is [JSON] or
-// [Msgpack] and also what the payload was encoded with, unless e.Bytes is set.
-// It returns the extended buffer, or dst as it was and an error: c is neither
-// (wraps [ErrUnknown]), the topic is not UTF-8, or a JSON payload is not JSON.
+// Append appends the envelope, encoded with c, to dst and returns the extended
+// buffer. c must be [JSON] or [Msgpack], and the codec of the payload too unless
+// e.Bytes is set.
+//
+// With an error it returns dst unchanged. The error wraps [ErrUnknown] if c is
+// another codec, and is a *[FormatError] if an event in JSON is not valid JSON.
+// It is also an error if the topic is not UTF-8, or a field is too long for
+// msgpack (4 GiB).
 func (e *Envelope) Append(dst []byte, c Codec) ([]byte, error) {
 	if !utf8.ValidString(e.Topic) {
 		return dst, fmt.Errorf("codec: envelope: topic %q: want valid UTF-8", e.Topic)
@@ -81,18 +85,19 @@ func (e *Envelope) Append(dst []byte, c Codec) ([]byte, error) {
 	}
 }
 
-// Decode reads the envelope that data holds, in whichever form its first byte
-// announces: a JSON object, a msgpack map with the fields in any order, or a
-// msgpack array with the fields in theirs. Fields it does not know are skipped,
-// also at the end of an array; a field that is missing, there twice or of a
-// wrong type is a *[FormatError] that names it. With an error e is unchanged.
+// Decode decodes data into e. It detects the format by the first byte: a JSON
+// object, a msgpack map with the fields in any order, or a msgpack array with the
+// fields in their order. Unknown fields are skipped, also at the end of an array.
 //
-// Topic is only allocated anew when it differs from what e.Topic holds, so
-// that decoding one envelope after the other into e allocates nothing, unless
-// a payload must be converted (base64, an array of numbers).
+// If a field is missing, repeated or of the wrong type, the error is a
+// *[FormatError] with its name. With an error e is unchanged.
+//
+// Decode allocates a new Topic only if it differs from e.Topic. Decoding many
+// envelopes of a topic into the same e therefore allocates nothing, except for
+// payloads that must be converted (from base64 or an array of numbers).
 func (e *Envelope) Decode(data []byte) error {
 	if len(data) == 0 {
-		return &FormatError{Reason: "empty, want a JSON object or a msgpack map or array"}
+		return &FormatError{Reason: "empty: want a JSON object or a msgpack map or array"}
 	}
 	var d decoded
 	var err error
@@ -104,7 +109,7 @@ func (e *Envelope) Decode(data []byte) error {
 		d.codec = Msgpack
 		err = d.readMsgpack(data)
 	default:
-		return &FormatError{Reason: fmt.Sprintf("first byte %02x, want a JSON object or a msgpack map or array", c)}
+		return &FormatError{Reason: fmt.Sprintf("first byte %02x: want a JSON object or a msgpack map or array", c)}
 	}
 	if err != nil {
 		return err
@@ -112,7 +117,7 @@ func (e *Envelope) Decode(data []byte) error {
 	return d.moveTo(e, len(data))
 }
 
-// decoded gathers the fields of an envelope while it is read.
+// decoded collects the fields of an envelope while it is decoded.
 type decoded struct {
 	codec   Codec
 	numbers [fieldTopic]uint64
@@ -122,25 +127,26 @@ type decoded struct {
 	seen    [fieldCount]bool
 }
 
-// mark notes that f is there, and refuses it when it was there before.
+// mark records that f is present. It returns an error if f is repeated.
 func (d *decoded) mark(f field, offset int) error {
 	if d.seen[f] {
-		return d.fault(f, offset, "there twice, want it once", nil)
+		return d.fault(f, offset, "repeated: want it once", nil)
 	}
 	d.seen[f] = true
 	return nil
 }
 
-// setTopic takes a topic that is valid UTF-8.
+// setTopic sets the topic, which must be valid UTF-8.
 func (d *decoded) setTopic(topic []byte, offset int) error {
 	if !utf8.Valid(topic) {
-		return d.fault(fieldTopic, offset, fmt.Sprintf("%q, want valid UTF-8", topic), nil)
+		return d.fault(fieldTopic, offset, fmt.Sprintf("%q: want valid UTF-8", excerpt(topic)), nil)
 	}
 	d.topic = topic
 	return nil
 }
 
-// moveTo fills e, if nothing is missing from the envelope of size bytes.
+// moveTo sets the fields of e, unless one is missing. size is the length of the
+// encoded envelope.
 func (d *decoded) moveTo(e *Envelope, size int) error {
 	for f := range fieldCount {
 		if !d.seen[f] {
@@ -157,7 +163,7 @@ func (d *decoded) moveTo(e *Envelope, size int) error {
 	return nil
 }
 
-// fault is the error for a field that is not as wanted.
+// fault returns the error for an invalid field.
 func (d *decoded) fault(f field, offset int, reason string, cause error) error {
 	name := f.String()
 	if f == fieldPayload && d.codec == JSON && !d.seen[f] {
@@ -166,7 +172,7 @@ func (d *decoded) fault(f field, offset int, reason string, cause error) error {
 	return &FormatError{Format: d.codec.Name(), Field: name, Offset: offset, Reason: reason, Err: cause}
 }
 
-// inField says that err is about that field.
+// inField sets the field of err if it is a FormatError.
 func inField(name string, err error) error {
 	if format, ok := errors.AsType[*FormatError](err); ok {
 		format.Field = name

@@ -9,11 +9,12 @@ import (
 	"unicode/utf8"
 )
 
-// appendJSON writes the four fields and, raw, the event or, in base64, the
-// payload.
+// appendJSON appends the JSON object: the first four fields, and then the event
+// as it is, or the opaque payload in base64.
 func (e *Envelope) appendJSON(dst []byte) ([]byte, error) {
 	if !e.Bytes {
-		// It must not spoil the envelope, which is one level of nesting itself.
+		// An invalid event would invalidate the envelope, which is one level of
+		// nesting itself.
 		if err := checkJSON(e.Payload, maxDepth-1); err != nil {
 			return dst, inField("event", err)
 		}
@@ -36,20 +37,20 @@ func (e *Envelope) appendJSON(dst []byte) ([]byte, error) {
 	return append(dst, `"}`...), nil
 }
 
-// checkJSON refuses what is not exactly one JSON value in valid UTF-8, nested
-// at most so deep.
+// checkJSON returns an error unless data is exactly one JSON value, in valid
+// UTF-8 and nested at most depth levels deep.
 func checkJSON(data []byte, depth int) error {
 	if _, err := surveyJSON(data, depth); err != nil {
 		return err
 	}
 	if !utf8.Valid(data) {
-		return &FormatError{Format: "json", Reason: "not valid UTF-8"}
+		return &FormatError{Format: "json", Reason: "invalid UTF-8"}
 	}
 	return validJSON(data)
 }
 
-// readJSON reads the JSON form. It checks the whole text first, so that what
-// walks it afterwards can be simple.
+// readJSON decodes the JSON object. It validates the whole text first, so that
+// the functions that walk it can rely on its syntax.
 func (d *decoded) readJSON(data []byte) error {
 	if err := checkJSON(data, maxDepth); err != nil {
 		return err
@@ -70,8 +71,8 @@ func (d *decoded) readJSON(data []byte) error {
 	return nil
 }
 
-// readMember takes one member of the object: its quoted name, and its value
-// as it stands at that offset of the text.
+// readMember decodes one member of the object. name is quoted, and offset is that
+// of the value in the text.
 func (d *decoded) readMember(name, value []byte, offset int) error {
 	key, err := unquote(name)
 	if err != nil {
@@ -96,7 +97,7 @@ func (d *decoded) readMember(name, value []byte, offset int) error {
 		return d.readJSONPayload(value, offset)
 	case f == fieldTopic:
 		if value[0] != '"' {
-			return d.fault(f, offset, fmt.Sprintf("got %s, want a string", excerpt(value)), nil)
+			return d.fault(f, offset, fmt.Sprintf("got %s: want a string", excerpt(value)), nil)
 		}
 		topic, err := unquote(value)
 		if err != nil {
@@ -106,14 +107,15 @@ func (d *decoded) readMember(name, value []byte, offset int) error {
 	default:
 		v, err := strconv.ParseUint(string(value), 10, 64)
 		if err != nil {
-			return d.fault(f, offset, fmt.Sprintf("got %s, want an integer from 0 to 2^64-1", excerpt(value)), nil)
+			return d.fault(f, offset, fmt.Sprintf("got %s: want an integer from 0 to 2^64-1", excerpt(value)), nil)
 		}
 		d.numbers[f] = v
 		return nil
 	}
 }
 
-// readJSONPayload reads base64, or the array of numbers that serde writes.
+// readJSONPayload decodes base64, or an array of numbers, which is how serde
+// encodes bytes.
 func (d *decoded) readJSONPayload(value []byte, offset int) error {
 	switch value[0] {
 	case '"':
@@ -122,13 +124,13 @@ func (d *decoded) readJSONPayload(value []byte, offset int) error {
 			return badMember(err, offset)
 		}
 		if d.payload, err = base64.StdEncoding.AppendDecode([]byte{}, text); err != nil {
-			return d.fault(fieldPayload, offset, "want standard base64 with padding", err)
+			return d.fault(fieldPayload, offset, "invalid base64: want the standard alphabet with padding", err)
 		}
 		return nil
 	case '[':
 		return d.readJSONNumbers(value, offset)
 	default:
-		return d.fault(fieldPayload, offset, fmt.Sprintf("got %s, want base64 or an array of numbers", excerpt(value)), nil)
+		return d.fault(fieldPayload, offset, fmt.Sprintf("got %s: want base64 or an array of numbers", excerpt(value)), nil)
 	}
 }
 
@@ -138,7 +140,7 @@ func (d *decoded) readJSONNumbers(value []byte, offset int) error {
 		end := valueEnd(value, pos)
 		v, err := strconv.ParseUint(string(value[pos:end]), 10, 8)
 		if err != nil {
-			return d.fault(fieldPayload, offset+pos, fmt.Sprintf("element %d is %s, want 0 to 255", len(d.payload), excerpt(value[pos:end])), nil)
+			return d.fault(fieldPayload, offset+pos, fmt.Sprintf("element %d is %s: want 0 to 255", len(d.payload), excerpt(value[pos:end])), nil)
 		}
 		d.payload = append(d.payload, byte(v))
 		if pos = skipSpace(value, end); value[pos] == ',' {
@@ -148,8 +150,8 @@ func (d *decoded) readJSONNumbers(value []byte, offset int) error {
 	return nil
 }
 
-// unquote returns the content of a valid JSON string, without a copy where it
-// has no escapes.
+// unquote returns the content of a valid JSON string. It copies only a string
+// with escapes.
 func unquote(quoted []byte) ([]byte, error) {
 	if bytes.IndexByte(quoted, '\\') < 0 {
 		return quoted[1 : len(quoted)-1], nil
@@ -159,8 +161,8 @@ func unquote(quoted []byte) ([]byte, error) {
 	return []byte(s), err
 }
 
-// valueEnd returns the offset after the value at data[pos]. Data is a valid
-// JSON object or array around it.
+// valueEnd returns the offset after the value at data[pos]. The value must be an
+// element of a valid JSON object or array.
 func valueEnd(data []byte, pos int) int {
 	for depth := 0; ; pos++ {
 		switch data[pos] {
@@ -173,7 +175,7 @@ func valueEnd(data []byte, pos int) int {
 			depth++
 		case '}', ']':
 			if depth == 0 {
-				return pos // the end of what is around a number or literal
+				return pos // end of the container after a number or literal
 			}
 			if depth--; depth == 0 {
 				return pos + 1
@@ -198,9 +200,10 @@ func skipSpace(data []byte, pos int) int {
 	return pos
 }
 
-// badMember is for what cannot be: the text has been checked.
+// badMember returns the error for a string that cannot be unquoted. The text is
+// valid at this point, so it is not expected to occur.
 func badMember(err error, offset int) error {
-	return &FormatError{Format: "json", Offset: offset, Reason: "no valid JSON", Err: err}
+	return &FormatError{Format: "json", Offset: offset, Reason: "invalid JSON", Err: err}
 }
 
 // excerpt shortens a value for an error message.

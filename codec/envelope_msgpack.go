@@ -6,7 +6,7 @@ import (
 	"math"
 )
 
-// appendMsgpack writes the map of five that rmp_serde writes.
+// appendMsgpack appends the map of five pairs that rmp_serde writes.
 func (e *Envelope) appendMsgpack(dst []byte) ([]byte, error) {
 	if uint64(len(e.Topic)) > math.MaxUint32 || uint64(len(e.Payload)) > math.MaxUint32 {
 		return dst, fmt.Errorf("codec: envelope: topic of %d and payload of %d bytes: want at most %d", len(e.Topic), len(e.Payload), uint32(math.MaxUint32))
@@ -45,8 +45,8 @@ func appendUint(dst []byte, v uint64) []byte {
 	}
 }
 
-// appendLength appends a length of 8, 16 or 32 bits. The codes for the three
-// follow each other, and code8 is the first.
+// appendLength appends a length of 8, 16 or 32 bits. The type codes of the three
+// widths are consecutive; code8 is the first.
 func appendLength(dst []byte, code8 byte, n int) []byte {
 	switch {
 	case n <= math.MaxUint8:
@@ -58,7 +58,7 @@ func appendLength(dst []byte, code8 byte, n int) []byte {
 	}
 }
 
-// readMsgpack reads the map form and the positional form.
+// readMsgpack decodes a map or an array.
 func (d *decoded) readMsgpack(data []byte) error {
 	h, err := readHead(data, 0)
 	if err != nil {
@@ -82,12 +82,12 @@ func (d *decoded) readMsgpack(data []byte) error {
 		}
 	}
 	if pos != len(data) {
-		return malformed(pos, "%d bytes after the envelope, want none", len(data)-pos)
+		return malformed(pos, "%d bytes after the envelope: want none", len(data)-pos)
 	}
 	return nil
 }
 
-// readKey reads a map key of any type at data[pos].
+// readKey decodes a map key of any type at data[pos] and returns where it ends.
 func readKey(data []byte, pos int) (f field, known bool, end int, err error) {
 	h, err := readHead(data, pos)
 	switch {
@@ -102,7 +102,7 @@ func readKey(data []byte, pos int) (f field, known bool, end int, err error) {
 	}
 }
 
-// readField reads the value of f at data[pos] and returns where it ends.
+// readField decodes the value of f at data[pos] and returns where it ends.
 func (d *decoded) readField(data []byte, pos int, f field) (int, error) {
 	if err := d.mark(f, pos); err != nil {
 		return pos, err
@@ -114,7 +114,7 @@ func (d *decoded) readField(data []byte, pos int, f field) (int, error) {
 	switch f {
 	case fieldTopic:
 		if h.kind != kindStr {
-			return pos, d.fault(f, pos, fmt.Sprintf("got %s, want str", h.kind), nil)
+			return pos, d.fault(f, pos, fmt.Sprintf("got %s: want str", h.kind), nil)
 		}
 		return h.end(), d.setTopic(data[h.body:h.end()], pos)
 	case fieldPayload:
@@ -122,14 +122,15 @@ func (d *decoded) readField(data []byte, pos int, f field) (int, error) {
 	default:
 		v, ok := h.uint(data)
 		if !ok {
-			return pos, d.fault(f, pos, fmt.Sprintf("got %s, want a non-negative integer", h.describe(data)), nil)
+			return pos, d.fault(f, pos, fmt.Sprintf("got %s: want a non-negative integer", h.describe(data)), nil)
 		}
 		d.numbers[f] = v
 		return h.end(), nil
 	}
 }
 
-// readPayload reads bin, str, or the array of integers that old writers send.
+// readPayload decodes bin, str, or the array of integers that older publishers
+// send.
 func (d *decoded) readPayload(data []byte, pos int, h head) (int, error) {
 	switch h.kind {
 	case kindBin, kindStr:
@@ -137,9 +138,9 @@ func (d *decoded) readPayload(data []byte, pos int, h head) (int, error) {
 		return h.end(), nil
 	case kindArray:
 	default:
-		return pos, d.fault(fieldPayload, pos, fmt.Sprintf("got %s, want bin", h.kind), nil)
+		return pos, d.fault(fieldPayload, pos, fmt.Sprintf("got %s: want bin", h.kind), nil)
 	}
-	d.payload = make([]byte, h.n) // each has a byte of data at least
+	d.payload = make([]byte, h.n) // readHead has checked that data has a byte for each
 	pos = h.body
 	for i := range d.payload {
 		item, err := readHead(data, pos)
@@ -148,7 +149,7 @@ func (d *decoded) readPayload(data []byte, pos int, h head) (int, error) {
 		}
 		v, ok := item.uint(data)
 		if !ok || v > math.MaxUint8 {
-			return pos, d.fault(fieldPayload, pos, fmt.Sprintf("element %d is %s, want 0 to 255", i, item.describe(data)), nil)
+			return pos, d.fault(fieldPayload, pos, fmt.Sprintf("element %d is %s: want 0 to 255", i, item.describe(data)), nil)
 		}
 		d.payload[i] = byte(v)
 		pos = item.end()

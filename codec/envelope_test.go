@@ -129,7 +129,7 @@ func TestEnvelopeJSON(t *testing.T) {
 	}
 }
 
-// The forms that other writers may use for the same envelope.
+// The forms in which other publishers may encode the same envelope.
 func TestEnvelopeDecodeForms(t *testing.T) {
 	t.Parallel()
 	want := codec.Envelope{PublisherID: 5, Sequence: 6, PublishedAt: 7, Topic: "ab", Payload: []byte{1, 2}}
@@ -206,32 +206,32 @@ func TestEnvelopeDecodeErrors(t *testing.T) {
 		{"json array", "[1]", "", "first byte 5b"},
 		{"missing all", "\x80", "publisher_id", "missing"},
 		{"short array", "\x94\x05\x06\x07\xa1t", "payload", "missing"},
-		{"truncated", "\x95\x05\x06\x07\xa5t", "topic", "str of 5 bytes, but only 1 bytes are left"},
+		{"truncated", "\x95\x05\x06\x07\xa5t", "topic", "str of 5 bytes: only 1 bytes are left"},
 		{"truncated count", "\xdd\xff", "", "ends within the array length"},
 		{"trailing", "\x95\x05\x06\x07\xa1t\xc4\x00\x00", "", "1 bytes after"},
-		{"id negative", "\x95\xff\x06\x07\xa1t\xc4\x00", "publisher_id", "got -1, want a non-negative integer"},
+		{"id negative", "\x95\xff\x06\x07\xa1t\xc4\x00", "publisher_id", "got -1: want a non-negative integer"},
 		{"sequence float", "\x95\x05\xca\x00\x00\x00\x00\x07\xa1t\xc4\x00", "sequence", "got float"},
 		{"published_at nil", "\x95\x05\x06\xc0\xa1t\xc4\x00", "published_at", "got nil"},
-		{"topic bin", "\x95\x05\x06\x07\xc4\x01t\xc4\x00", "topic", "got bin, want str"},
+		{"topic bin", "\x95\x05\x06\x07\xc4\x01t\xc4\x00", "topic", "got bin: want str"},
 		{"topic not UTF-8", "\x95\x05\x06\x07\xa1\xff\xc4\x00", "topic", "want valid UTF-8"},
-		{"payload nil", "\x95\x05\x06\x07\xa1t\xc0", "payload", "got nil, want bin"},
-		{"payload of 256", "\x95\x05\x06\x07\xa1t\x91\xcd\x01\x00", "payload", "element 0 is 256, want 0 to 255"},
+		{"payload nil", "\x95\x05\x06\x07\xa1t\xc0", "payload", "got nil: want bin"},
+		{"payload of 256", "\x95\x05\x06\x07\xa1t\x91\xcd\x01\x00", "payload", "element 0 is 256: want 0 to 255"},
 		{"payload count", "\x95\x05\x06\x07\xa1t\xdd\xff\xff\xff\xff", "payload", "array of 4294967295 elements"},
-		{"topic twice", "\x82\xa5topic\xa1t\xa5topic\xa1t", "topic", "there twice"},
+		{"topic twice", "\x82\xa5topic\xa1t\xa5topic\xa1t", "topic", "repeated"},
 		{"unknown too deep", "\x96\x05\x06\x07\xa1t\xc4\x00" + strings.Repeat("\x91", 200) + "\xc0", "", "nested deeper than 128"},
-		{"json cut", `{"publisher_id":5`, "", "no valid JSON"},
-		{"json trailing", jsonTopic + `"event":1} 2`, "", "no valid JSON"},
+		{"json truncated", `{"publisher_id":5`, "", "invalid JSON"},
+		{"json trailing", jsonTopic + `"event":1} 2`, "", "invalid JSON"},
 		{"json missing id", `{}`, "publisher_id", "missing"},
 		{"json missing event", jsonHead + `"topic":"t"}`, "event or payload", "missing"},
-		{"json negative", `{"publisher_id":-5}`, "publisher_id", "got -5, want an integer"},
+		{"json negative", `{"publisher_id":-5}`, "publisher_id", "got -5: want an integer"},
 		{"json 2^64", `{"sequence":18446744073709551616}`, "sequence", "got 18446744073709551616"},
 		{"json fraction", `{"sequence":1.0}`, "sequence", "got 1.0"},
 		{"json string id", `{"sequence":"1"}`, "sequence", `got "1"`},
-		{"json topic number", `{"topic":1}`, "topic", "got 1, want a string"},
-		{"json topic bytes", "{\"topic\":\"\xff\"}", "", "not valid UTF-8"},
-		{"json both", jsonTopic + `"event":1,"payload":""}`, "payload", "there twice"},
-		{"json base64", jsonTopic + `"payload":"AQI"}`, "payload", "want standard base64 with padding"},
-		{"json payload object", jsonTopic + `"payload":{}}`, "payload", "got {}, want base64"},
+		{"json topic number", `{"topic":1}`, "topic", "got 1: want a string"},
+		{"json topic bytes", "{\"topic\":\"\xff\"}", "", "invalid UTF-8"},
+		{"json both", jsonTopic + `"event":1,"payload":""}`, "payload", "repeated"},
+		{"json base64", jsonTopic + `"payload":"AQI"}`, "payload", "want the standard alphabet with padding"},
+		{"json payload object", jsonTopic + `"payload":{}}`, "payload", "got {}: want base64"},
 		{"json payload number", jsonTopic + `"payload":[1,256]}`, "payload", "element 1 is 256"},
 		{"json too deep", jsonTopic + `"event":` + strings.Repeat("[", 128) + strings.Repeat("]", 128) + `}`, "", "nested deeper than 128"},
 	} {

@@ -12,8 +12,8 @@ type load struct {
 	Blocks   *uint64 `json:"active_decode_blocks"`
 }
 
-// An event goes into an envelope and comes out of it. The reader need not know
-// the codec.
+// An event is encoded in an envelope and decoded again. The envelope has the codec,
+// so the receiver need not be configured with it.
 func Example() {
 	for _, c := range []codec.Codec{codec.JSON, codec.Msgpack} {
 		payload, err := c.Append(nil, load{WorkerID: 42})
@@ -70,8 +70,8 @@ func ExampleEnvelope_Decode_malformed() {
 		fmt.Println(format.Field, "at", format.Offset, "-", format.Reason)
 	}
 	// Output:
-	// codec: msgpack: byte 5: array of 4294967295 elements, but only 0 bytes are left
-	// publisher_id at 16 - got -1, want an integer from 0 to 2^64-1
+	// codec: msgpack: byte 5: array of 4294967295 elements: only 0 bytes are left
+	// publisher_id at 16 - got -1: want an integer from 0 to 2^64-1
 }
 
 func ExampleLookup() {

@@ -8,8 +8,8 @@ import (
 	"github.com/dynplane/dynplane/codec"
 )
 
-// addSeeds adds what is hostile, short enough to be worth mutating, and what
-// is right.
+// addSeeds adds the hostile inputs that are short enough to be worth mutating, and
+// valid ones.
 func addSeeds(f *testing.F) {
 	f.Helper()
 	for _, b := range hostile() {
@@ -37,7 +37,7 @@ func addSeeds(f *testing.F) {
 	f.Add([]byte(`{"publisher_id":5,"sequence":6,"published_at":7,"topic":"\u00e4","event":{"a":[1]},"x":"\""}`))
 }
 
-// What can be read can be written, and reads back as the same.
+// An envelope that can be decoded can be encoded, and decodes to the same.
 func FuzzEnvelopeDecode(f *testing.F) {
 	addSeeds(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -62,7 +62,7 @@ func FuzzEnvelopeDecode(f *testing.F) {
 	})
 }
 
-// Nothing panics, and what can be read into an interface can be written.
+// Nothing panics, and a value that can be decoded into an interface can be encoded.
 func FuzzUnmarshal(f *testing.F) {
 	addSeeds(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -84,7 +84,7 @@ func FuzzUnmarshal(f *testing.F) {
 	})
 }
 
-// What comes out is JSON, and no more than six times as long, and some.
+// The output is JSON, and about six times as long as the input at most.
 func FuzzAppendJSON(f *testing.F) {
 	addSeeds(f)
 	f.Fuzz(func(t *testing.T, data []byte) {

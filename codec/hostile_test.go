@@ -14,7 +14,7 @@ import (
 
 const hostileSize = 3 << 20
 
-// hostile inputs: what is well formed in them is so only to be expensive.
+// hostile has inputs that are malformed, or well formed but expensive.
 func hostile() map[string][]byte {
 	fill := func(head, unit string) []byte {
 		b := []byte(head)
@@ -64,7 +64,7 @@ func hostile() map[string][]byte {
 	}
 }
 
-// wide is a type that costs much more memory than bytes on the wire.
+// wide is a type whose values take much more memory than bytes on the wire.
 type wide struct {
 	A [32]uint64     `json:"a"`
 	B map[string]any `json:"b"`
@@ -72,10 +72,10 @@ type wide struct {
 	D map[string][8]string
 }
 
-// Whatever arrives, memory follows the size of the input, and not what the
-// input promises or what a clever shape makes of it.
+// Memory is proportional to the size of the input, not to the lengths that it
+// declares or to the memory that its shape can take.
 func TestHostileInputMemory(t *testing.T) {
-	const limit = 300 << 20 // all that is ever allocated, not what is live at once
+	const limit = 300 << 20 // total of all allocations, not the memory in use at once
 	type target struct {
 		name   string
 		decode func([]byte) error
@@ -122,7 +122,7 @@ func TestHostileInputMemory(t *testing.T) {
 	}
 }
 
-// What a scan refuses costs no more than the error.
+// Input that a scan rejects costs no more than the error.
 func TestHostileInputAllocations(t *testing.T) {
 	for shape, data := range hostile() {
 		if !strings.Contains(shape, "2^3") && !strings.Contains(shape, "deep") {
@@ -141,7 +141,7 @@ func TestHostileInputAllocations(t *testing.T) {
 	}
 }
 
-// Large messages that are honest pass.
+// Large messages that are valid are decoded.
 func TestLargeMessages(t *testing.T) {
 	t.Parallel()
 	tokens := make([]uint32, 500_000)

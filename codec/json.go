@@ -10,8 +10,8 @@ import (
 
 // JSON is the codec of JSON, built on [encoding/json].
 //
-// Decoded into an interface, a number is a [json.Number], so that integers up
-// to 2⁶⁴−1 stay exact. Unlike json.Marshal it writes <, > and & as they are.
+// A number that is decoded into an interface is a [json.Number], which is exact
+// for integers up to 2⁶⁴−1. Unlike json.Marshal, JSON does not escape <, > and &.
 var JSON Codec = &jsonCodec{}
 
 type jsonCodec struct {
@@ -41,7 +41,7 @@ func (c *jsonCodec) Append(dst []byte, v any) ([]byte, error) {
 	if err != nil {
 		return dst, fmt.Errorf("codec: json of %T: %w", v, err)
 	}
-	return out[:len(out)-1], nil // without the line end that Encode adds
+	return out[:len(out)-1], nil // without the newline that Encode adds
 }
 
 func (c *jsonCodec) Unmarshal(data []byte, v any) error {
@@ -58,19 +58,17 @@ func (c *jsonCodec) Unmarshal(data []byte, v any) error {
 	} else {
 		err = json.Unmarshal(data, v)
 	}
-	var syntax *json.SyntaxError
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case errors.As(err, &syntax):
-		return badJSON(syntax)
-	default:
-		return fmt.Errorf("codec: json into %T: %w", v, err)
 	}
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return badJSON(syntax)
+	}
+	return fmt.Errorf("codec: json into %T: %w", v, err)
 }
 
-// unmarshalNumbers is json.Unmarshal with UseNumber, which only a
-// json.Decoder has, at the price of a copy of data.
+// unmarshalNumbers is json.Unmarshal with UseNumber, which only a json.Decoder
+// has. The decoder copies data.
 func unmarshalNumbers(data []byte, v any) error {
 	if err := validJSON(data); err != nil {
 		return err
@@ -95,11 +93,11 @@ func validJSON(data []byte) error {
 }
 
 func badJSON(err *json.SyntaxError) error {
-	return &FormatError{Format: "json", Offset: int(err.Offset), Reason: "no valid JSON", Err: err}
+	return &FormatError{Format: "json", Offset: int(err.Offset), Reason: "invalid JSON", Err: err}
 }
 
-// surveyJSON counts the values of data, rather too many than too few, and
-// refuses nesting beyond limit. Whether it is JSON at all is not its business.
+// surveyJSON counts the values of data, never too few, and returns an error if
+// they are nested deeper than limit. It does not check that data is valid JSON.
 func surveyJSON(data []byte, limit int) (census, error) {
 	total := census{values: 1}
 	depth := 0
@@ -125,7 +123,7 @@ func surveyJSON(data []byte, limit int) (census, error) {
 }
 
 // stringEnd returns the offset after the JSON string that begins at data[pos],
-// or the end of data if the string has none.
+// or the length of data if the string is not terminated.
 func stringEnd(data []byte, pos int) int {
 	for pos++; pos < len(data); pos++ {
 		switch data[pos] {

@@ -2,15 +2,16 @@ package codec
 
 import "bytes"
 
-// isJSON says whether data is exactly one JSON value, as json.Valid does, in
-// about a third of its time (BenchmarkIsJSON): that was most of what a JSON
-// envelope cost. The nesting of data must have been checked.
+// isJSON reports whether data is exactly one JSON value, like json.Valid but in
+// about a third of the time (BenchmarkIsJSON): validation was most of the cost of
+// a JSON envelope. It recurses, so the nesting of data must have been checked.
 func isJSON(data []byte) bool {
 	end, ok := validValue(data, skipSpace(data, 0))
 	return ok && skipSpace(data, end) == len(data)
 }
 
-// validValue checks the value at data[pos] and returns where it ends.
+// validValue reports whether data[pos:] begins with a valid value, and where it
+// ends. So do the functions below for their kinds of value.
 func validValue(data []byte, pos int) (end int, ok bool) {
 	if pos >= len(data) {
 		return pos, false
@@ -37,7 +38,7 @@ func validLiteral(data []byte, pos int, text string) (int, bool) {
 	return pos + len(text), bytes.HasPrefix(data[pos:], []byte(text))
 }
 
-// validList checks what stands between brackets, with commas between.
+// validList checks items that are enclosed in brackets and separated by commas.
 func validList(data []byte, pos int, closing byte, item func([]byte, int) (int, bool)) (int, bool) {
 	pos = skipSpace(data, pos+1)
 	if pos < len(data) && data[pos] == closing {
@@ -91,7 +92,8 @@ func validString(data []byte, pos int) (int, bool) {
 	return pos, false
 }
 
-// escapeSize returns the length of the escape that b begins with, or 0.
+// escapeSize returns the length of the escape sequence at the start of b, or 0 if
+// it is invalid.
 func escapeSize(b []byte) int {
 	if len(b) < 2 {
 		return 0

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Our own validation says what encoding/json says.
+// isJSON agrees with encoding/json.
 func FuzzIsJSON(f *testing.F) {
 	for _, s := range []string{
 		"", " ", "null", "nul", "true", "false", "truefalse", "0", "-0", "00", "-", "1.", "1.5", ".5", "1e", "1e5", "1E-05", "1e+", "0x1",
@@ -26,15 +26,15 @@ func FuzzIsJSON(f *testing.F) {
 	})
 }
 
-// The validation of a kilobyte, beside the library's.
+// The validation of a kilobyte, compared with the library's.
 func BenchmarkIsJSON(b *testing.B) {
 	for name, text := range map[string]string{
 		"event": `{"blocks":[` + strings.Repeat(`{"block_hash":11400714819323198485,"mm":null},`, 22) + `0]}`,
 		"bytes": `"` + base64.StdEncoding.EncodeToString(make([]byte, 768)) + `"`,
 	} {
 		data := []byte(text)
-		for who, valid := range map[string]func([]byte) bool{"ours": isJSON, "library": json.Valid} {
-			b.Run(name+"/"+who, func(b *testing.B) {
+		for validator, valid := range map[string]func([]byte) bool{"ours": isJSON, "library": json.Valid} {
+			b.Run(name+"/"+validator, func(b *testing.B) {
 				b.SetBytes(int64(len(data)))
 				for b.Loop() {
 					if !valid(data) {

@@ -5,26 +5,28 @@ import (
 	"sync"
 )
 
-// maxMemory is what one message may take as a Go value, in bytes. It is
-// estimated before decoding, rather too high than too low; the libraries take
-// up to twice as much for a moment while slices grow.
+// maxMemory is the memory in bytes that one message may take as a Go value. The
+// need is estimated before decoding, never too low. The libraries briefly take up
+// to twice as much while slices grow.
 const maxMemory = 64 << 20
 
-// A weight is what decoding into a type can cost, in bytes of memory.
+// weight is the largest cost of decoding into a type, in bytes of memory.
 type weight struct {
 	value int  // for each value of the message
-	maps  int  // for each map of the message, besides
-	any   bool // the type has interfaces in it
+	maps  int  // for each map of the message, in addition
+	any   bool // the type contains interfaces
 }
 
-// What a value costs in an interface: a slot in a slice or map and a boxed
-// word; and what a map costs that holds but one pair.
+// The cost of a value in an interface is a slot in a slice or map and a boxed
+// word. The cost of a map is that of one with a single pair, which is the worst
+// ratio to its encoded size.
 const (
 	anyValue = 40
 	anyMap   = 320
 )
 
-// of is in 64 bits, since a sender chooses the factors.
+// of returns the cost of a message. It is 64 bits wide because the counts are
+// untrusted input.
 func (w weight) of(c census) int64 {
 	return int64(c.values)*int64(w.value) + int64(c.maps)*int64(w.maps)
 }
@@ -33,7 +35,7 @@ func (w weight) max(o weight) weight {
 	return weight{max(w.value, o.value), max(w.maps, o.maps), w.any || o.any}
 }
 
-// weights remembers the weight of each type that was decoded into.
+// weights caches the weights of types.
 type weights struct{ byType sync.Map }
 
 func (ws *weights) of(v any) weight {
@@ -49,7 +51,8 @@ func (ws *weights) of(v any) weight {
 	return w
 }
 
-// weigh finds the heaviest thing within t that a sender can have many of.
+// weigh returns the largest weight among the parts of t that a message can have
+// many of.
 func weigh(t reflect.Type, seen map[reflect.Type]bool) weight {
 	if seen[t] {
 		return weight{}
@@ -64,7 +67,7 @@ func weigh(t reflect.Type, seen map[reflect.Type]bool) weight {
 		return weigh(t.Elem(), seen)
 	case reflect.Map:
 		pair := int(t.Key().Size() + t.Elem().Size())
-		w.value, w.maps = 2*pair, 8*pair+64 // a map of one pair has room for eight
+		w.value, w.maps = 2*pair, 8*pair+64 // a map with one pair has room for eight
 		return w.max(weigh(t.Key(), seen)).max(weigh(t.Elem(), seen))
 	case reflect.Struct:
 		for field := range t.Fields() {

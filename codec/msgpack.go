@@ -9,22 +9,23 @@ import (
 	"github.com/vmihailenco/msgpack/v5"
 )
 
-// Msgpack is the codec of MessagePack, as Dynamo's runtime writes it.
+// Msgpack is the codec of MessagePack, in the form that NVIDIA Dynamo writes.
 //
-// A struct is a map with field names, which come from the tag `msgpack` or,
-// where a field has none, the tag `json` (name, "-" and omitempty). A nil
-// pointer is nil, integers take the fewest bytes, []byte is bin. Types can
-// implement CustomEncoder and CustomDecoder of
-// [github.com/vmihailenco/msgpack/v5], which this codec is built on.
+// A struct is encoded as a map with field names. They come from the tag `msgpack`
+// or, if a field has none, from the tag `json` (name, "-" and omitempty). A nil
+// pointer is encoded as nil, []byte as bin, and an integer in the fewest bytes.
+// Types can implement CustomEncoder and CustomDecoder of
+// [github.com/vmihailenco/msgpack/v5], on which this codec is built.
 //
 // Decoded into an interface, integers are int64 or uint64 and always exact,
-// floats are float64, str and bin are strings, and maps are map[string]any.
-// Into an integer type too narrow for it, a value is cut silently: that is how
-// the library does it, and how engines' signed hashes become unsigned. An
-// array fits a struct only if it has one element for each field.
+// floats are float64, str and bin are strings, and maps are map[string]any. A
+// value that is decoded into an integer type too narrow for it is truncated
+// without an error, as the library does; this also converts the signed hashes of
+// engines to unsigned. An array fits a struct only if it has one element for each
+// field.
 //
-// Ext types are refused both ways, and time.Time with them: Dynamo has none.
-// Send times as integers.
+// Ext types, and with them time.Time, are errors when encoding and when decoding:
+// Dynamo has none. Send times as integers.
 var Msgpack Codec = &msgpackCodec{}
 
 type msgpackCodec struct {
@@ -74,8 +75,8 @@ func (c *msgpackCodec) Append(dst []byte, v any) ([]byte, error) {
 	if err != nil {
 		return dst, fmt.Errorf("codec: msgpack of %T: %w", v, err)
 	}
-	// Never send what we would refuse to read: ext types, deep nesting, and
-	// whatever a type that encodes itself may have got wrong.
+	// Do not send a message that Unmarshal would reject: ext types, deep
+	// nesting, and the mistakes of types that encode themselves.
 	_, err = scanAll(out[len(dst):], true)
 	if format, ok := errors.AsType[*FormatError](err); ok {
 		return dst, fmt.Errorf("codec: msgpack of %T: byte %d: %s", v, format.Offset, format.Reason)
@@ -92,7 +93,7 @@ func (c *msgpackCodec) Unmarshal(data []byte, v any) error {
 		return tooLarge("msgpack", v, need)
 	}
 	if p, ok := v.(*any); ok && p != nil {
-		*p = nil // the library would decode into what it holds
+		*p = nil // the library would decode into the value that it holds
 	}
 	d, _ := c.decoders.Get().(*msgpackDecoder)
 	if d == nil {
@@ -113,5 +114,5 @@ func (c *msgpackCodec) Unmarshal(data []byte, v any) error {
 
 func tooLarge(format string, v any, need int64) error {
 	return &FormatError{Format: format, Reason: fmt.Sprintf(
-		"may take %d MiB as a %T, want at most %d", need>>20, v, maxMemory>>20)}
+		"may take %d MiB as a %T: want at most %d", need>>20, v, maxMemory>>20)}
 }

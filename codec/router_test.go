@@ -25,8 +25,8 @@ type kvEvent struct {
 	DPRank  uint32 `json:"dp_rank"`
 }
 
-// kvData is one of three; serde writes the one without content as a string,
-// the others as a map of one pair.
+// kvData is one of three variants. serde writes the variant without content as a
+// string, and the others as a map of one pair.
 type kvData struct {
 	Stored  *stored  `json:"stored,omitempty"`
 	Removed *removed `json:"removed,omitempty"`
@@ -154,7 +154,7 @@ func TestEnvelopeVectorA(t *testing.T) {
 	}
 }
 
-// Lengths about which the width changes: the same bytes as the library's.
+// Lengths at which the width changes. The bytes are those of the library.
 func TestEnvelopeLengths(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{0, 1, 31, 32, 255, 256, 65535, 65536} {

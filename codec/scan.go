@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// maxDepth is how deep arrays and maps may be nested, in both codecs. The
-// deepest event of the protocol has nine levels.
+// maxDepth is the number of levels that arrays and maps may be nested, in both
+// codecs. The deepest event of the protocol has nine.
 const maxDepth = 128
 
 // kind is the type of a msgpack value, without its width.
@@ -29,23 +29,23 @@ func (k kind) String() string {
 	return [...]string{"nil", "bool", "uint", "int", "float", "str", "bin", "ext", "array", "map"}[k]
 }
 
-// A head is the beginning of a msgpack value: all of it that is not content.
+// head is the start of a msgpack value: its type and length.
 type head struct {
 	kind kind
 	body int // offset of the first byte after the head
-	n    int // elements of an array, pairs of a map, else bytes of the body; an ext's count its type
+	n    int // elements of an array, pairs of a map, or bytes of the body, to which the type of an ext belongs
 }
 
-// end is the offset of what follows the value, unless it is an array or a map.
+// end returns the offset after the value. It is invalid for arrays and maps.
 func (h head) end() int { return h.body + h.n }
 
 func (h head) isContainer() bool { return h.kind == kindArray || h.kind == kindMap }
 
-// readHead reads the head at data[pos], and makes sure that the body, or one
-// byte at least for each element, is there.
+// readHead reads the head at data[pos]. It checks that data has the whole body, or
+// at least one byte for each element.
 func readHead(data []byte, pos int) (head, error) {
 	if pos >= len(data) {
-		return head{}, malformed(pos, "input ends, want a value")
+		return head{}, malformed(pos, "input ends: want a value")
 	}
 	c := data[pos]
 	body := pos + 1
@@ -61,7 +61,7 @@ func readHead(data []byte, pos int) (head, error) {
 	case c == 0xc0:
 		return head{kind: kindNil, body: body}, nil
 	case c == 0xc1:
-		return head{}, malformed(pos, "byte c1, which starts no value")
+		return head{}, malformed(pos, "invalid type byte c1")
 	case c <= 0xc3:
 		return head{kind: kindBool, body: body}, nil
 	case c <= 0xc6:
@@ -87,8 +87,8 @@ func readHead(data []byte, pos int) (head, error) {
 	}
 }
 
-// sized reads a length of width bytes at data[pos]. The body is extra bytes
-// longer than that.
+// sized reads a length of width bytes at data[pos]. The body is longer than that
+// by extra bytes.
 func sized(data []byte, k kind, pos, width, extra int) (head, error) {
 	if len(data)-pos < width {
 		return head{}, malformed(pos, "input ends within the %s length", k)
@@ -96,7 +96,7 @@ func sized(data []byte, k kind, pos, width, extra int) (head, error) {
 	return checked(data, head{k, pos + width, int(bigEndian(data[pos:pos+width])) + extra})
 }
 
-// checked refuses a head that promises more than there is.
+// checked returns an error if the body of h does not fit data.
 func checked(data []byte, h head) (head, error) {
 	// A length above 2³¹ is negative where int has 32 bits.
 	if uint(h.n) > uint(len(data)-h.body) || h.kind == kindMap && 2*h.n > len(data)-h.body {
@@ -113,7 +113,7 @@ func tooLong(data []byte, h head) error {
 	case kindMap:
 		unit = "pairs"
 	}
-	return malformed(h.body, "%s of %d %s, but only %d bytes are left", h.kind, uint32(h.n), unit, len(data)-h.body)
+	return malformed(h.body, "%s of %d %s: only %d bytes are left", h.kind, uint32(h.n), unit, len(data)-h.body)
 }
 
 // bigEndian reads an unsigned integer of 1, 2, 4 or 8 bytes.
@@ -130,21 +130,20 @@ func bigEndian(b []byte) uint64 {
 	}
 }
 
-// A census counts what a message is made of.
+// census has the numbers of values in a message.
 type census struct {
-	values int // all values, containers and map keys included
+	values int // including containers and map keys
 	maps   int
 }
 
-// scan walks the one msgpack value at data[pos] and returns where it ends.
+// scan checks the msgpack value at data[pos] and returns where it ends.
 //
-// A strict scan also refuses what is well formed but not safe to hand to the
-// msgpack library: it would look for a map inside of an ext value, at an
-// offset where nothing has been checked, and it panics on map keys that Go
-// cannot hash.
+// A strict scan also rejects values that are well formed but unsafe to pass to the
+// msgpack library: the library would look for a map inside an ext value, at an
+// offset that has not been checked, and it panics on map keys that Go cannot hash.
 func scan(data []byte, pos int, strict bool) (end int, total census, err error) {
 	type level struct {
-		left  int // values not begun yet
+		left  int // values that have not begun
 		isMap bool
 	}
 	var open [maxDepth]level
@@ -187,22 +186,22 @@ func scan(data []byte, pos int, strict bool) (end int, total census, err error) 
 	}
 }
 
-// checkStrict refuses the head of a value that only a strict scan refuses.
+// checkStrict returns an error for the values that only a strict scan rejects.
 func checkStrict(pos int, h head, isKey bool) error {
 	switch {
 	case h.kind == kindExt:
-		return malformed(pos, "ext value, want times as integers or strings and no other ext types")
+		return malformed(pos, "ext value: want times as integers or strings and no other ext types")
 	case isKey && h.isContainer():
-		return malformed(pos, "map key is of type %s, want a scalar", h.kind)
+		return malformed(pos, "map key of type %s: want a scalar", h.kind)
 	}
 	return nil
 }
 
-// scanAll is scan of all of data.
+// scanAll scans data, which must be exactly one value.
 func scanAll(data []byte, strict bool) (census, error) {
 	end, total, err := scan(data, 0, strict)
 	if err == nil && end != len(data) {
-		err = malformed(end, "%d bytes after the value, want none", len(data)-end)
+		err = malformed(end, "%d bytes after the value: want none", len(data)-end)
 	}
 	return total, err
 }
@@ -211,7 +210,7 @@ func malformed(offset int, format string, args ...any) error {
 	return &FormatError{Format: "msgpack", Offset: offset, Reason: fmt.Sprintf(format, args...)}
 }
 
-// uint returns the value of an integer that is not negative.
+// uint returns the value of a non-negative integer, and false for other values.
 func (h head) uint(data []byte) (uint64, bool) {
 	switch {
 	case h.kind == kindUint && h.n == 0:
@@ -241,8 +240,8 @@ func (h head) int(data []byte) int64 {
 	}
 }
 
-// describe names the value for an error message: integers by their value,
-// the rest by their type.
+// describe describes the value in an error message: an integer by its value, any
+// other value by its type.
 func (h head) describe(data []byte) string {
 	if v, ok := h.uint(data); ok {
 		return fmt.Sprint(v)

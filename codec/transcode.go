@@ -8,16 +8,17 @@ import (
 	"unicode/utf8"
 )
 
-// AppendJSON appends the JSON text of one msgpack value to dst, without
-// building Go values: memory grows with the text alone, which is at most six
-// times as long as the value, and some.
+// AppendJSON appends the JSON text of one msgpack value to dst and returns the
+// extended buffer. It builds no Go values, so memory grows with the text alone,
+// which is about six times as long as the value at most.
 //
-// Integers are exact. NaN and the infinities are null. Bin is a string of
-// standard base64; an ext value is {"ext":TYPE,"data":BASE64}. Bytes of a
-// string that are not UTF-8 become U+FFFD. A map key that is no string is the
-// text of its JSON form in quotes; a key that is an array, a map or an ext is
-// refused, as is everything that is not exactly one well-formed value, with a
-// *[FormatError] and dst as it was.
+// Integers are exact. NaN and the infinities become null. Bin becomes a string of
+// standard base64, and an ext value {"ext":TYPE,"data":BASE64}. Bytes of a string
+// that are not UTF-8 become U+FFFD. A map key that is not a string becomes its
+// JSON text in quotes.
+//
+// If the input is not exactly one well-formed value, or a map key is an array, a
+// map or an ext value, AppendJSON returns a *[FormatError], and dst unchanged.
 func AppendJSON(dst, msgpackValue []byte) ([]byte, error) {
 	if _, err := scanAll(msgpackValue, false); err != nil {
 		return dst, err
@@ -29,7 +30,7 @@ func AppendJSON(dst, msgpackValue []byte) ([]byte, error) {
 	return t.out, nil
 }
 
-// A transcoder reads data, which has been scanned, and writes out.
+// transcoder converts data, which has been scanned, to JSON in out.
 type transcoder struct {
 	data []byte
 	pos  int
@@ -85,15 +86,15 @@ func (t *transcoder) object(h head) error {
 	return nil
 }
 
-// key writes a map key. Keys within keys are refused because each level would
-// double the backslashes of the one below it.
+// key converts a map key. A key must not be a container: each level of keys would
+// double the backslashes of the level below.
 func (t *transcoder) key() error {
 	h, err := readHead(t.data, t.pos)
 	switch {
 	case err != nil:
 		return err
 	case h.isContainer() || h.kind == kindExt:
-		return malformed(t.pos, "map key is of type %s, want a scalar", h.kind)
+		return malformed(t.pos, "map key of type %s: want a scalar", h.kind)
 	case h.kind == kindStr || h.kind == kindBin:
 		t.scalar(h)
 	default:
@@ -104,7 +105,7 @@ func (t *transcoder) key() error {
 	return nil
 }
 
-// scalar writes a value that is no container.
+// scalar converts a value that is not a container.
 func (t *transcoder) scalar(h head) {
 	body := t.data[h.body:h.end()]
 	switch h.kind {
@@ -139,8 +140,8 @@ func appendBase64(dst, b []byte) []byte {
 	return append(dst, '"')
 }
 
-// appendFloat appends the shortest text that reads back as the same float of
-// 4 or 8 bytes, in the notation that encoding/json uses.
+// appendFloat appends the shortest text that parses as the same float of 4 or 8
+// bytes, in the notation of encoding/json.
 func appendFloat(dst, b []byte) []byte {
 	v, bits := 0.0, 8*len(b)
 	if bits == 32 {
@@ -158,7 +159,7 @@ func appendFloat(dst, b []byte) []byte {
 	return strconv.AppendFloat(dst, v, notation, -1, bits)
 }
 
-// appendString appends s as a JSON string. What is not UTF-8 becomes U+FFFD.
+// appendString appends s as a JSON string. Bytes that are not UTF-8 become U+FFFD.
 func appendString[T string | []byte](dst []byte, s T) []byte {
 	dst = append(dst, '"')
 	for i := 0; i < len(s); {

@@ -269,6 +269,9 @@ func TestShutdownOfThePublisher(t *testing.T) {
 			if err := pub.Publish(ctx, 1); !errors.Is(err, eventplane.ErrClosed) {
 				t.Errorf("publish after shutdown: %v", err)
 			}
+			if err := pub.Ready(ctx); err != nil && !errors.Is(err, eventplane.ErrClosed) {
+				t.Errorf("ready after shutdown: %v", err)
+			}
 			must(t, plane.Shutdown(ctx))
 			if _, err := plane.Publisher(ctx, backend, "kv-events"); !errors.Is(err, eventplane.ErrClosed) {
 				t.Errorf("publisher after shutdown: %v", err)

@@ -171,7 +171,7 @@ func (s *Subscriber) accept() error {
 	switch {
 	case err != nil:
 	case ev.Topic != s.topic:
-		reason = fmt.Sprintf("topic %q in the envelope: want %q", ev.Topic, s.topic)
+		reason = fmt.Sprintf("topic %.64q in the envelope: want %q", ev.Topic, s.topic)
 	case s.msg.HasIdentity && (s.msg.PublisherID != ev.PublisherID || s.msg.Sequence != ev.Sequence):
 		reason = fmt.Sprintf("publisher %d, sequence %d in the frames, but %d, %d in the envelope: want the same",
 			s.msg.PublisherID, s.msg.Sequence, ev.PublisherID, ev.Sequence)
