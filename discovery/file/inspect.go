@@ -17,16 +17,16 @@ import (
 // states: unknown (it has no record), present (the last change was an OpPut) or
 // invalid (it was an OpInvalid).
 //
-//	finding     unknown            present            invalid
-//	----------  -----------------  -----------------  -----------------
-//	ignored     -                  -                  -
-//	missing     -                  OpDelete, unknown  OpDelete, unknown
-//	expired     -                  OpDelete, unknown  OpDelete, unknown
-//	unchanged   (impossible)       -                  -
-//	incomplete  -                  -                  -
-//	heartbeat   (impossible)       -                  -
-//	invalid     OpInvalid,invalid  OpInvalid,invalid  OpInvalid
-//	newValue    OpPut, present     OpPut              OpPut, present
+//	finding     unknown             present             invalid
+//	----------  ------------------  ------------------  -----------------
+//	ignored     -                   -                   -
+//	missing     -                   OpDelete, unknown   OpDelete, unknown
+//	expired     -                   OpDelete, unknown   OpDelete, unknown
+//	unchanged   (impossible)        -                   -
+//	incomplete  -                   -                   -
+//	heartbeat   (impossible)        -                   -
+//	invalid     OpInvalid, invalid  OpInvalid, invalid  OpInvalid
+//	newValue    OpPut, present      OpPut               OpPut, present
 //
 // An OpDelete from invalid concerns the last valid value, which a reader keeps
 // until then; there is none if the name itself is that of no registration.
