@@ -113,7 +113,7 @@ func open(ctx context.Context, name string, lookup func(string) (string, bool), 
 	case Etcd:
 		options, err := etcd.FromEnv(lookup)
 		options.Logger = o.Logger
-		return opened(options, err, func(e etcd.Options) (*etcd.Store, error) { return etcd.Open(ctx, e) })
+		return opened(options, err, func(e etcd.Options) (*etcd.Store, error) { return etcd.Dial(ctx, e) })
 	case Kubernetes:
 		options, err := kube.FromEnv(lookup)
 		options.Logger = o.Logger

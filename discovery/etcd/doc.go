@@ -1,21 +1,24 @@
-// Package etcd keeps registrations in etcd, where the workers of the Rust
-// runtime keep theirs by default: under the same keys, with the same values,
-// each attached to a lease of its owner.
+// Package etcd keeps registrations in etcd, where Dynamo's workers keep theirs
+// by default: under the same keys, with the same values, each attached to a lease
+// of its owner.
 //
-//	options, err := etcd.FromEnv(os.LookupEnv)
-//	if err != nil { ... }
-//	store, err := etcd.Open(ctx, options)
-//	if err != nil { ... }
+//	options, err := etcd.FromEnv(os.LookupEnv) // ETCD_ENDPOINTS, …
+//	store, err := etcd.Dial(ctx, options)
 //	client := discovery.NewClient(store, discovery.Options{})
 //	defer client.Shutdown(ctx)
 //
-// A key is discovery.DynamoBucket and discovery.DynamoKey with a slash
-// between and none in front; keys of both generations are read. All that one
-// Store registers hangs on one lease, so that it goes together when the owner
-// dies, within the TTL and the second that etcd takes.
+// # How a lease works
 //
-// An open watch never shows an owner of this package as removed while it
-// lives, across a restart of the server neither: see discovery.Store. A worker
-// of the runtime whose lease is lost ends itself, so what it had registered
-// stays gone.
+// A key is discovery.DynamoBucket, a slash and discovery.DynamoKey; keys of both
+// generations of Dynamo are read. All registrations of a Store are attached to
+// one etcd lease, which a heartbeat prolongs three times per TTL. They expire
+// together when their owner dies, within the TTL and the second that etcd needs
+// to delete them.
+//
+// # Guarantees
+//
+// Those of package discovery hold for owners that use this package: an open watch
+// never reports them as Removed while they live, not even across a restart of
+// the server. A worker of Dynamo exits when it loses its lease, so its
+// registrations do not come back.
 package etcd

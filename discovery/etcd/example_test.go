@@ -9,15 +9,15 @@ import (
 	"github.com/dynplane/dynplane/discovery/etcd"
 )
 
-// Where the variables point to no etcd, Open says so within ten seconds.
-func ExampleOpen() {
+// Dial fails within ten seconds if no etcd answers at the addresses.
+func ExampleDial() {
 	ctx := context.Background()
 	options, err := etcd.FromEnv(os.LookupEnv)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	store, err := etcd.Open(ctx, options)
+	store, err := etcd.Dial(ctx, options)
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -15,17 +15,19 @@ import (
 )
 
 const (
-	beatsPerTTL = 3
-	// A watcher holds a removal that a disturbance may have caused for 10 s.
-	// With longer leases, too, an owner must notice within that time that it
-	// has to register again.
-	longestBeat = 3 * time.Second
-	failingBeat = 250 * time.Millisecond
-	atOnce      = 16 // entries that are written again at the same time
+	heartbeatsPerTTL = 3
+	// maxInterval bounds the interval for long TTLs. A watcher holds a removal
+	// that a disturbance may have caused for 10 s, and within that time an
+	// owner must notice that its entries are lost.
+	maxInterval = 3 * time.Second
+	// failingInterval is the interval while heartbeats fail.
+	failingInterval = 250 * time.Millisecond
+	// recoverConcurrency bounds the entries that are written again at once.
+	recoverConcurrency = 16
 )
 
-// keepAlive is the one goroutine that prolongs the lease of the store and looks
-// after what hangs on it.
+// keepAlive is the one goroutine that prolongs the etcd lease of the store and
+// recovers the entries attached to it.
 func (s *Store) keepAlive(ctx context.Context) {
 	defer close(s.stopped)
 	k := keeper{store: s}
@@ -45,81 +47,83 @@ func (s *Store) keepAlive(ctx context.Context) {
 		if err == nil {
 			timer.Reset(k.interval())
 		} else {
-			timer.Reset(failingBeat)
+			timer.Reset(failingInterval)
 		}
 	}
 }
 
 // keeper is the state of keepAlive.
 type keeper struct {
-	store   *Store
-	failing bool   // and said so
-	again   int    // registrations that were lost and are there again, not yet said
-	one     string // of their keys
+	store     *Store
+	failing   bool   // and logged
+	recovered int    // entries that were lost and written again, not yet logged
+	example   string // the key of one of them
 }
 
-func (k *keeper) interval() time.Duration { return min(k.store.opt.TTL/beatsPerTTL, longestBeat) }
+func (k *keeper) interval() time.Duration {
+	return min(k.store.opt.TTL/heartbeatsPerTTL, maxInterval)
+}
 
 func (k *keeper) report(err error) {
 	if failing := err != nil; failing != k.failing {
 		k.failing = failing
 		if failing {
-			k.store.log.Warn("etcd: registrations cannot be kept alive; trying on", "error", k.store.failed(err))
+			k.store.log.Warn("etcd: keep-alive failed, retrying", "error", k.store.located(err))
 		} else {
-			k.store.log.Info("etcd: registrations are kept alive again")
+			k.store.log.Info("etcd: keep-alive recovered")
 		}
 	}
 }
 
-// round prolongs the lease and compares what hangs on it with what should: an
-// entry that is missing was taken over or lost, and one too many is what a
-// failed request has left.
+// round prolongs the lease and compares the keys attached to it with the
+// registered ones. A registered entry that is missing was taken over or lost; an
+// attached one that is not registered is the remainder of a failed request.
 func (k *keeper) round(ctx context.Context) error {
 	s := k.store
 	ctx, cancel := context.WithTimeout(ctx, max(s.opt.TTL/2, time.Second))
 	defer cancel()
-	lease := s.currentLease()
-	wanted := s.registered() // before the question, so that the answer knows them
-	attached, err := s.prolong(ctx, lease)
+	leaseID := s.currentLease()
+	registered := s.registered() // before the request, so that its answer includes them
+	attached, err := s.prolong(ctx, leaseID)
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-		lease, err = s.leaseOtherThan(ctx, lease)
+		leaseID, err = s.ensureLease(ctx, leaseID)
 	}
 	if err != nil {
 		return err
 	}
-	var missing []*entry
-	for key, e := range wanted {
+	var missing []*lease
+	for key, l := range registered {
 		if !attached[key] {
-			missing = append(missing, e)
+			missing = append(missing, l)
 		}
 		delete(attached, key)
 	}
-	if err := k.recoverAll(ctx, lease, missing); err != nil {
+	if err := k.recoverAll(ctx, leaseID, missing); err != nil {
 		return err
 	}
-	for key := range attached {
-		if err := s.clear(ctx, lease, key); err != nil {
+	for orphan := range attached {
+		if err := s.removeOrphan(ctx, leaseID, orphan); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Store) registered() map[string]*entry {
+func (s *Store) registered() map[string]*lease {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return maps.Clone(s.entries)
+	return maps.Clone(s.leases)
 }
 
-// prolong returns the keys that hang on the lease, which is far cheaper than a
-// watch on each of them.
-func (s *Store) prolong(ctx context.Context, lease clientv3.LeaseID) (map[string]bool, error) {
+// prolong sends the heartbeat and returns the keys attached to the lease, which
+// costs far less than a watch on each of them.
+func (s *Store) prolong(ctx context.Context, leaseID clientv3.LeaseID) (map[string]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, min(s.opt.TTL/4, 2*time.Second))
 	defer cancel()
-	if _, err := s.client.KeepAliveOnce(ctx, lease); err != nil {
+	if _, err := s.client.KeepAliveOnce(ctx, leaseID); err != nil {
 		return nil, err
 	}
-	info, err := s.client.TimeToLive(ctx, lease, clientv3.WithAttachedKeys())
+	info, err := s.client.TimeToLive(ctx, leaseID, clientv3.WithAttachedKeys())
 	if err != nil {
 		return nil, err
 	}
@@ -133,66 +137,67 @@ func (s *Store) prolong(ctx context.Context, lease clientv3.LeaseID) (map[string
 	return keys, nil
 }
 
-// recoverAll looks after entries that do not hang on the lease. It warns once
-// for all.
-func (k *keeper) recoverAll(ctx context.Context, lease clientv3.LeaseID, missing []*entry) error {
+// recoverAll recovers entries that are not attached to the lease. It logs one
+// warning for all of them.
+func (k *keeper) recoverAll(ctx context.Context, leaseID clientv3.LeaseID, missing []*lease) error {
 	var (
 		wg     sync.WaitGroup
 		mu     sync.Mutex
 		failed error
-		slots  = make(chan struct{}, atOnce)
+		slots  = make(chan struct{}, recoverConcurrency)
 	)
-	for _, e := range missing {
+	for _, l := range missing {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			again, err := e.recover(ctx, lease)
+			rewritten, err := l.recover(ctx, leaseID)
 			mu.Lock()
 			defer mu.Unlock()
-			if again {
-				k.again, k.one = k.again+1, e.key
+			if rewritten {
+				k.recovered, k.example = k.recovered+1, l.key
 			}
 			if err != nil {
-				failed = fmt.Errorf("register %s again: %w", e.key, err)
+				failed = fmt.Errorf("register %s again: %w", l.key, err)
 			}
 		})
 	}
 	wg.Wait()
-	if failed == nil && k.again > 0 {
-		k.store.log.Warn("etcd: registrations were lost and are registered again", "count", k.again, "one", k.one)
-		k.again = 0
+	if failed == nil && k.recovered > 0 {
+		k.store.log.Warn("etcd: registrations were lost and have been written again", "count", k.recovered, "example", k.example)
+		k.recovered = 0
 	}
 	return failed
 }
 
-// recover finds out what became of an entry that does not hang on our lease,
-// and returns whether it wrote it again.
-func (e *entry) recover(ctx context.Context, lease clientv3.LeaseID) (again bool, err error) {
-	s := e.store
-	var seen int64 // the revision of the entry that may be overwritten; none
-	for !e.Ended() {
+// recover finds out why an entry is not attached to the lease. It reports
+// whether it wrote the entry again.
+func (l *lease) recover(ctx context.Context, leaseID clientv3.LeaseID) (rewritten bool, err error) {
+	s := l.store
+	var revision int64 // of the entry to overwrite; zero if there must be none
+	for !l.Ended() {
 		resp, err := s.client.Txn(ctx).
-			If(clientv3.Compare(clientv3.ModRevision(e.key), "=", seen)).
-			Then(clientv3.OpPut(e.key, e.value, clientv3.WithLease(lease))).
-			Else(clientv3.OpGet(e.key)). // keys alone would come without their leases
+			If(clientv3.Compare(clientv3.ModRevision(l.key), "=", revision)).
+			Then(clientv3.OpPut(l.key, l.value, clientv3.WithLease(leaseID))).
+			Else(clientv3.OpGet(l.key)). // with its value: a get of keys alone omits the lease
 			Commit()
 		if err != nil {
 			return false, err
 		}
 		if resp.Succeeded {
-			return true, e.rewritten(ctx, lease)
+			return true, l.setLeaseID(ctx, leaseID)
 		}
-		seen = 0
+		revision = 0
 		for _, kv := range resp.Responses[0].GetResponseRange().Kvs {
-			seen = kv.ModRevision
+			revision = kv.ModRevision
 			switch clientv3.LeaseID(kv.Lease) {
-			case lease: // written by us, with the answer lost
-				return false, e.rewritten(ctx, lease)
+			case leaseID:
+				// Our own write, whose response was lost.
+				return false, l.setLeaseID(ctx, leaseID)
 			case clientv3.NoLease:
-				s.log.Warn("etcd: a foreign writer overwrote a registration", "key", e.key)
+				s.log.Warn("etcd: a writer that holds no lease overwrote a registration", "key", l.key)
 			default:
-				if !e.wasUnder(kv.Lease) {
-					e.takenOver(kv.Lease)
+				if !l.wroteUnder(kv.Lease) {
+					l.takenOver(kv.Lease)
 					return false, nil
 				}
 			}
@@ -201,47 +206,48 @@ func (e *entry) recover(ctx context.Context, lease clientv3.LeaseID) (again bool
 	return false, nil
 }
 
-// wasUnder reports whether we wrote the entry under the lease: a store that was
-// restored from a backup may still have it.
-func (e *entry) wasUnder(lease int64) bool {
-	e.store.mu.Lock()
-	defer e.store.mu.Unlock()
-	return e.lease == clientv3.LeaseID(lease)
+// wroteUnder reports whether this owner wrote the entry under a former lease,
+// which a store that was restored from a backup may still contain.
+func (l *lease) wroteUnder(leaseID int64) bool {
+	l.store.mu.Lock()
+	defer l.store.mu.Unlock()
+	return l.leaseID == clientv3.LeaseID(leaseID)
 }
 
-func (e *entry) takenOver(lease int64) {
-	e.store.mu.Lock()
-	defer e.store.mu.Unlock()
-	if !e.Ended() {
-		e.store.log.Warn("etcd: another owner took a registration over; it is not kept alive here any more",
-			"key", e.key, "lease", fmt.Sprintf("%x", lease))
-		e.end(discovery.ErrTakenOver)
+func (l *lease) takenOver(leaseID int64) {
+	l.store.mu.Lock()
+	defer l.store.mu.Unlock()
+	if !l.Ended() {
+		l.store.log.Warn("etcd: another owner took over a registration; it is no longer kept alive here",
+			"key", l.key, "lease", fmt.Sprintf("%x", leaseID))
+		l.end(discovery.ErrTakenOver)
 	}
 }
 
-// rewritten notes the new lease of the entry. If it was given back meanwhile,
-// what was written is taken back.
-func (e *entry) rewritten(ctx context.Context, lease clientv3.LeaseID) error {
-	e.store.mu.Lock()
-	ended := e.Ended() && e.store.entries[e.key] == nil
-	e.lease = lease
-	e.store.mu.Unlock()
+// setLeaseID records the lease to which the entry is attached now. If the
+// registration has been unregistered meanwhile, it removes the entry again.
+func (l *lease) setLeaseID(ctx context.Context, leaseID clientv3.LeaseID) error {
+	l.store.mu.Lock()
+	ended := l.Ended() && l.store.leases[l.key] == nil
+	l.leaseID = leaseID
+	l.store.mu.Unlock()
 	if ended {
-		return e.store.remove(ctx, e)
+		return l.store.remove(ctx, l)
 	}
 	return nil
 }
 
-// clear removes what hangs on our lease though it is not registered: its
-// registration or its removal failed half-way.
-func (s *Store) clear(ctx context.Context, lease clientv3.LeaseID, key string) error {
+// removeOrphan removes an entry that is attached to the lease but not
+// registered: its registration or its removal failed half-way.
+func (s *Store) removeOrphan(ctx context.Context, leaseID clientv3.LeaseID, key string) error {
 	resp, err := s.client.Get(ctx, key)
-	if err != nil || len(resp.Kvs) == 0 || resp.Kvs[0].Lease != int64(lease) {
+	if err != nil || len(resp.Kvs) == 0 || resp.Kvs[0].Lease != int64(leaseID) {
 		return err
 	}
-	// Whoever begins to register the key from here on changes its revision.
+	// A registration that begins after this check changes the revision of the
+	// key, and the transaction then does nothing.
 	s.mu.Lock()
-	wanted := s.entries[key] != nil || s.pending[key] > 0
+	wanted := s.leases[key] != nil || s.pending[key] > 0
 	s.mu.Unlock()
 	if wanted {
 		return nil

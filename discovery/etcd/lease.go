@@ -12,17 +12,19 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// entry is a registration, and the discovery.Lease that Register returns.
-type entry struct {
+// lease is one registration: an entry, attached to the etcd lease that all
+// entries of the store share.
+type lease struct {
 	*discovery.LeaseEnd
 	store *Store
 	key   string
 	value string
 
-	lease clientv3.LeaseID // under which it was written last; under store.mu
+	leaseID clientv3.LeaseID // of the last write; guarded by store.mu once registered
 }
 
-// Register implements discovery.Store. One put both creates and takes over.
+// Register implements discovery.Store. One put both creates an entry and takes
+// over an existing one.
 func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (discovery.Lease, error) {
 	bucket, err := discovery.DynamoBucket(id.Kind)
 	if err != nil {
@@ -32,49 +34,51 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (di
 	if err != nil {
 		return nil, err
 	}
-	e := &entry{store: s, key: bucket + "/" + key, value: string(value), LeaseEnd: discovery.NewLeaseEnd()}
-	if err := s.begin(e.key); err != nil {
+	l := &lease{store: s, key: bucket + "/" + key, value: string(value), LeaseEnd: discovery.NewLeaseEnd()}
+	if err := s.beginRegister(l.key); err != nil {
 		return nil, err
 	}
 	lost := clientv3.NoLease
 	err = s.retry(ctx, func(ctx context.Context) (err error) {
-		if e.lease, err = s.leaseOtherThan(ctx, lost); err != nil {
+		if l.leaseID, err = s.ensureLease(ctx, lost); err != nil {
 			return err
 		}
-		_, err = s.client.Put(ctx, e.key, e.value, clientv3.WithLease(e.lease))
+		_, err = s.client.Put(ctx, l.key, l.value, clientv3.WithLease(l.leaseID))
 		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-			lost, err = e.lease, errLeaseLost
+			lost, err = l.leaseID, errLeaseLost
 		}
 		return err
 	})
-	if err := s.finish(e, err); err != nil {
+	if err := s.finishRegister(l, s.located(err)); err != nil {
 		return nil, err
 	}
-	return e, nil
+	return l, nil
 }
 
-// begin and finish stand around a registration, so that the keep-alive does
-// not take an entry that is being written for one that nobody wants.
-func (s *Store) begin(key string) error {
+// beginRegister and finishRegister enclose a registration, so that the
+// keep-alive does not remove an entry that is being written as an orphan.
+func (s *Store) beginRegister(key string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.shut {
+	if s.shutdown {
 		return discovery.ErrClosed
 	}
 	s.pending[key]++
 	return nil
 }
 
-// finish hands a written entry to the keep-alive, which it starts if needed.
-func (s *Store) finish(e *entry, err error) error {
+// finishRegister hands a written entry to the keep-alive, which it starts if
+// necessary.
+func (s *Store) finishRegister(l *lease, err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.pending[e.key]--; s.pending[e.key] == 0 {
-		delete(s.pending, e.key)
+	if s.pending[l.key]--; s.pending[l.key] == 0 {
+		delete(s.pending, l.key)
 	}
-	// The lease may exist, and what failed may have been written. The
-	// keep-alive clears that away. After a shutdown the lease runs out.
-	if s.stop == nil && s.lease != clientv3.NoLease && !s.shut {
+	// Start it after a failure too: the put may have been executed although it
+	// failed, and the keep-alive removes such orphans. After a shutdown they
+	// expire.
+	if s.stop == nil && s.leaseID != clientv3.NoLease && !s.shutdown {
 		ctx, cancel := context.WithCancel(context.Background())
 		s.stop, s.stopped = cancel, make(chan struct{})
 		go s.keepAlive(ctx)
@@ -82,19 +86,19 @@ func (s *Store) finish(e *entry, err error) error {
 	if err != nil {
 		return err
 	}
-	if s.shut {
+	if s.shutdown {
 		return discovery.ErrClosed
 	}
-	if former := s.entries[e.key]; former != nil {
+	if former := s.leases[l.key]; former != nil {
 		former.end(discovery.ErrTakenOver)
 	}
-	s.entries[e.key] = e
+	s.leases[l.key] = l
 	return nil
 }
 
-// leaseOtherThan returns the lease of the store, after granting a new one if
-// it is the lost one or there is none.
-func (s *Store) leaseOtherThan(ctx context.Context, lost clientv3.LeaseID) (clientv3.LeaseID, error) {
+// ensureLease returns the etcd lease of the store. It grants a new one if there
+// is none, or if the present one is lost.
+func (s *Store) ensureLease(ctx context.Context, lost clientv3.LeaseID) (clientv3.LeaseID, error) {
 	select {
 	case s.granting <- struct{}{}:
 	case <-ctx.Done():
@@ -110,56 +114,56 @@ func (s *Store) leaseOtherThan(ctx context.Context, lost clientv3.LeaseID) (clie
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lease = granted.ID
-	return s.lease, nil
+	s.leaseID = granted.ID
+	return s.leaseID, nil
 }
 
 func (s *Store) currentLease() clientv3.LeaseID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.lease
+	return s.leaseID
 }
 
-// end is called under store.mu.
-func (e *entry) end(err error) {
-	if e.store.entries[e.key] == e {
-		delete(e.store.entries, e.key)
+// end requires store.mu.
+func (l *lease) end(err error) {
+	if l.store.leases[l.key] == l {
+		delete(l.store.leases, l.key)
 	}
-	e.End(err)
+	l.End(err)
 }
 
 // Unregister implements discovery.Lease.
-func (e *entry) Unregister(ctx context.Context) error {
-	e.store.mu.Lock()
-	ended := e.Ended()
-	e.end(discovery.ErrClosed)
-	e.store.mu.Unlock()
+func (l *lease) Unregister(ctx context.Context) error {
+	l.store.mu.Lock()
+	ended := l.Ended()
+	l.end(discovery.ErrClosed)
+	l.store.mu.Unlock()
 	if ended {
 		return nil
 	}
-	if err := e.store.remove(ctx, e); err != nil {
-		return fmt.Errorf("%w; the entry goes as soon as etcd can be reached, or within %v", err, e.store.opt.TTL)
+	if err := l.store.remove(ctx, l); err != nil {
+		return fmt.Errorf("%w; the entry is removed as soon as etcd is reachable, or expires within %v", l.store.located(err), l.store.opt.TTL)
 	}
 	return nil
 }
 
-// removeOp deletes the entry if it is the one that we wrote.
-func (e *entry) removeOp() clientv3.Op {
-	e.store.mu.Lock()
-	defer e.store.mu.Unlock()
-	ours := clientv3.Compare(clientv3.LeaseValue(e.key), "=", e.lease)
-	return clientv3.OpTxn([]clientv3.Cmp{ours}, []clientv3.Op{clientv3.OpDelete(e.key)}, nil)
+// removeOp deletes the entry unless another owner has written it.
+func (l *lease) removeOp() clientv3.Op {
+	l.store.mu.Lock()
+	defer l.store.mu.Unlock()
+	ours := clientv3.Compare(clientv3.LeaseValue(l.key), "=", l.leaseID)
+	return clientv3.OpTxn([]clientv3.Cmp{ours}, []clientv3.Op{clientv3.OpDelete(l.key)}, nil)
 }
 
-// opsPerTxn stays below what etcd allows by default, 128.
+// opsPerTxn is below the limit that etcd has by default, 128.
 const opsPerTxn = 64
 
-// remove deletes entries.
-func (s *Store) remove(ctx context.Context, entries ...*entry) error {
-	for some := range slices.Chunk(entries, opsPerTxn) {
+// remove deletes the entries of leases.
+func (s *Store) remove(ctx context.Context, leases ...*lease) error {
+	for chunk := range slices.Chunk(leases, opsPerTxn) {
 		var ops []clientv3.Op
-		for _, e := range some {
-			ops = append(ops, e.removeOp())
+		for _, l := range chunk {
+			ops = append(ops, l.removeOp())
 		}
 		err := s.retry(ctx, func(ctx context.Context) error {
 			_, err := s.client.Txn(ctx).Then(ops...).Commit()

@@ -13,24 +13,25 @@ import (
 	"time"
 )
 
-// Options are the settings of Open. The zero value is useful.
+// Options are the settings of a [Store]. The zero value is useful.
 type Options struct {
-	// Endpoints are the addresses of the members, http://host:port,
-	// https://host:port or host:port; http://localhost:2379 if empty.
+	// Endpoints are the addresses of the members: http://host:port,
+	// https://host:port or host:port. Empty means http://localhost:2379.
 	Endpoints []string
 
-	// Username and Password log in, where etcd asks for it. Either none or both.
+	// Username and Password authenticate the client; set both or neither.
 	Username, Password string
 
-	// TLS is for https endpoints and those without a scheme. It is refused
-	// with http endpoints, which would go without it silently.
+	// TLS applies to https endpoints and to those without a scheme. It must be
+	// nil for http endpoints, which etcd's client would connect to without TLS.
 	TLS *tls.Config
 
-	// TTL is how long registrations outlive their owner: whole seconds, zero
-	// is 10 s. etcd raises what is below its own least (2 s by default).
+	// TTL is how long registrations outlive their owner: whole seconds; zero
+	// means 10 s. etcd raises it to its own minimum, 2 s by default.
 	TTL time.Duration
 
-	// Logger hears what is lost and found again; nil is silent.
+	// Logger receives warnings when registrations are lost or recovered; nil
+	// disables logging.
 	Logger *slog.Logger
 }
 
@@ -39,16 +40,17 @@ const (
 	defaultTTL      = 10 * time.Second
 )
 
-// FromEnv reads the variables of the runtime. lookup is os.LookupEnv, or what a
-// test wants; an empty variable is an unset one.
+// FromEnv returns the options that Dynamo's variables describe; an empty
+// variable counts as unset. lookup is usually os.LookupEnv.
 //
-//	ETCD_ENDPOINTS          addresses with commas between
-//	ETCD_LEASE_TTL          seconds; 0 and what is no number are 10
-//	ETCD_AUTH_USERNAME      and ETCD_AUTH_PASSWORD: log in
-//	ETCD_AUTH_CA            file with the certificates to trust, for TLS
-//	ETCD_AUTH_CLIENT_CERT   and ETCD_AUTH_CLIENT_KEY: files of our own certificate
+//	ETCD_ENDPOINTS          addresses, separated by commas
+//	ETCD_LEASE_TTL          seconds; 0 and invalid numbers mean 10
+//	ETCD_AUTH_USERNAME      and ETCD_AUTH_PASSWORD: the user
+//	ETCD_AUTH_CA            file of the certificates to trust, for TLS
+//	ETCD_AUTH_CLIENT_CERT   and ETCD_AUTH_CLIENT_KEY: files of the client's certificate
 //
-// It reads the files. Half a pair is an error; the Logger is left to the caller.
+// FromEnv reads these files. A user name without a password, or a certificate
+// without a key, is an error. The caller sets Logger.
 func FromEnv(lookup func(string) (string, bool)) (Options, error) {
 	env := func(name string) string { value, _ := lookup(name); return value }
 	o := Options{
@@ -75,7 +77,7 @@ func FromEnv(lookup func(string) (string, bool)) (Options, error) {
 	return o, nil
 }
 
-// leaseTTL is as lenient as the runtime, which never fails on this variable.
+// leaseTTL accepts any text, as Dynamo does for this variable.
 func leaseTTL(seconds string) time.Duration {
 	n, err := strconv.ParseUint(seconds, 10, 32)
 	if err != nil || n == 0 {
@@ -84,6 +86,7 @@ func leaseTTL(seconds string) time.Duration {
 	return time.Duration(n) * time.Second
 }
 
+// tlsConfig returns nil if no file is named.
 func tlsConfig(ca, cert, key string) (*tls.Config, error) {
 	if (cert == "") != (key == "") {
 		return nil, errors.New("ETCD_AUTH_CLIENT_CERT and ETCD_AUTH_CLIENT_KEY: want both or none")
@@ -147,10 +150,13 @@ func (o Options) validate() error {
 		schemes[scheme] = true
 	}
 	if len(schemes) > 1 {
-		return fmt.Errorf("endpoints %s: want the same scheme for all", strings.Join(o.Endpoints, ","))
+		return fmt.Errorf("endpoints %s: want the same scheme for all", o.addresses())
 	}
 	if schemes["http"] && o.TLS != nil {
-		return fmt.Errorf("endpoints %s with TLS settings: want https", strings.Join(o.Endpoints, ","))
+		return fmt.Errorf("endpoints %s with TLS settings: want https", o.addresses())
 	}
 	return nil
 }
+
+// addresses returns the endpoints for messages.
+func (o Options) addresses() string { return strings.Join(o.Endpoints, ",") }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -12,49 +11,55 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 const (
-	openTimeout    = 10 * time.Second // for all tries of a request
-	requestTimeout = 3 * time.Second  // for one
+	dialTimeout    = 10 * time.Second
+	retryTimeout   = 10 * time.Second // of all attempts at a request
+	requestTimeout = 3 * time.Second  // of one attempt
 	retryWait      = 250 * time.Millisecond
 )
 
-// retry calls try until it succeeds, fails for good, or ctx or the time is
-// over. Its errors name the endpoints.
+// retry calls try until it succeeds, fails permanently, or ctx or retryTimeout
+// has ended; the error then includes the last failure.
 func (s *Store) retry(ctx context.Context, try func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	ctx, cancel := context.WithTimeout(ctx, retryTimeout)
 	defer cancel()
 	for {
 		attempt, cancel := context.WithTimeout(ctx, requestTimeout)
 		err := try(attempt)
 		cancel()
 		switch {
-		case err == nil, errors.Is(err, discovery.ErrClosed):
-			return err
+		case err == nil:
+			return nil
 		case s.isClosed():
 			return discovery.ErrClosed
 		case !isTransient(err):
-			return s.failed(err)
+			return err
 		}
-		if s.sleep(ctx, retryWait) != nil {
-			if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
+		if cause := wait.Sleep(ctx, retryWait); cause != nil {
+			if !errors.Is(err, cause) {
 				err = fmt.Errorf("%w (last failure: %w)", cause, err)
 			}
-			return s.failed(err)
+			return err
 		}
 	}
 }
 
-func (s *Store) failed(err error) error {
-	return fmt.Errorf("etcd at %s: %w", strings.Join(s.opt.Endpoints, ","), err)
+// located adds the endpoints to an error of a request.
+func (s *Store) located(err error) error {
+	if err == nil || errors.Is(err, discovery.ErrClosed) {
+		return err
+	}
+	return fmt.Errorf("etcd at %s: %w", s.opt.addresses(), err)
 }
 
-// errLeaseLost says that the lease was gone when a put came. It is transient.
+// errLeaseLost is the error of a put whose lease had expired. It is transient.
 var errLeaseLost = fmt.Errorf("the lease was lost: %w", context.DeadlineExceeded)
 
-// isTransient says whether a request may go through later, as in an election
-// or while the connection is away.
+// isTransient reports whether a request may succeed later, as during an election
+// or while the connection is down.
 func isTransient(err error) bool {
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, rpctypes.ErrTooManyRequests) {
 		return true
@@ -64,18 +69,4 @@ func isTransient(err error) bool {
 		code = e.Code()
 	}
 	return code == codes.Unavailable || code == codes.DeadlineExceeded
-}
-
-// sleep fails when ctx is done or the store is shut down.
-func (s *Store) sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.closed:
-		return discovery.ErrClosed
-	}
 }

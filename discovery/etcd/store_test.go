@@ -72,7 +72,7 @@ func TestFromEnv(t *testing.T) {
 	}
 }
 
-func TestOpenRefuses(t *testing.T) {
+func TestDialRefuses(t *testing.T) {
 	t.Parallel()
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
 	for _, c := range []struct {
@@ -92,7 +92,7 @@ func TestOpenRefuses(t *testing.T) {
 		{Options{Endpoints: []string{"http://a:1"}, TLS: tlsConfig}, "want https"},
 		{Options{TLS: tlsConfig}, "want https"},
 	} {
-		if _, err := Open(t.Context(), c.o); err == nil || !strings.HasPrefix(err.Error(), "etcd: ") || !strings.Contains(err.Error(), c.want) {
+		if _, err := Dial(t.Context(), c.o); err == nil || !strings.HasPrefix(err.Error(), "etcd: ") || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %q", c.o, err, c.want)
 		}
 	}
@@ -122,7 +122,7 @@ func TestIsTransient(t *testing.T) {
 	}
 }
 
-// TestCause is about what needs no question to the server.
+// TestCause covers the causes that are found without a request to the server.
 func TestCause(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -134,7 +134,7 @@ func TestCause(t *testing.T) {
 	}{
 		{"without a lease", 0, false, 0, discovery.CauseUnregistered},
 		{"without a lease, after a disturbance", 0, true, time.Hour, discovery.CauseUnregistered},
-		{"in quiet times", 7, false, 0, discovery.CauseExpired},
+		{"undisturbed", 7, false, 0, discovery.CauseExpired},
 		{"read late", 7, false, time.Hour, discovery.CauseUncertain},
 		{"of an unknown lease", -1, false, 0, discovery.CauseUncertain},
 		{"of an unknown lease, after a disturbance", -1, true, 0, discovery.CauseUncertain},
@@ -174,20 +174,21 @@ func TestChanges(t *testing.T) {
 	}
 }
 
-// TestProgressWaitsForTheWatch: a read shows what the watch may not have brought.
+// TestProgressWaitsForTheWatch: a ping may return a revision that the watch has not
+// reached yet.
 func TestProgressWaitsForTheWatch(t *testing.T) {
 	t.Parallel()
-	asked := time.Now()
-	w := &watcher{come: 5, want: 7, asked: asked}
-	if w.answer() || len(w.queued) > 0 {
-		t.Fatal("alive before the watch has come to it")
+	requested := time.Now()
+	w := &watcher{reached: 5, awaited: 7, awaitedAt: requested}
+	if w.reportProgress() || len(w.queued) > 0 {
+		t.Fatal("progress before the watch has reached the revision")
 	}
-	w.come = 7
-	if !w.answer() || len(w.queued) != 1 || w.queued[0].Op != discovery.OpProgress || !w.queued[0].AliveSince.Equal(asked) {
+	w.reached = 7
+	if !w.reportProgress() || len(w.queued) != 1 || w.queued[0].Op != discovery.OpProgress || !w.queued[0].AliveSince.Equal(requested) {
 		t.Fatalf("%+v", w.queued)
 	}
-	if !w.answer() || len(w.queued) != 1 {
-		t.Fatal("alive twice")
+	if !w.reportProgress() || len(w.queued) != 1 {
+		t.Fatal("the same progress twice")
 	}
 }
 

@@ -11,53 +11,56 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 const (
-	pageSize  = 500
-	pingEvery = 500 * time.Millisecond
-	// A store that takes longer to answer is disturbed: leases may have run
-	// out in that time, though their owners live.
+	pageSize     = 500
+	pingInterval = 500 * time.Millisecond
+	// pingTimeout is the response time above which the store counts as
+	// disturbed: leases of living owners may have expired meanwhile.
 	pingTimeout = 1500 * time.Millisecond
-	// Deletions that were read so long after the last ping may be older than
-	// a disturbance that the next ping will find.
-	staleAfter = pingEvery + pingTimeout
-	mostSilent = 4 // pings without progress of the watch, before it counts as broken
+	// staleAfter is the time since the last successful ping after which a
+	// deletion may be older than a disturbance that the next ping will detect.
+	staleAfter = pingInterval + pingTimeout
+	// maxStalledPings is the number of pings without progress of the watch
+	// after which it counts as broken.
+	maxStalledPings = 4
 )
 
 // watcher lists page by page and then follows from the revision of the listing.
 //
-// The client library resumes a broken watch by itself, for ever and silently.
-// So a linearizable read asks twice a second whether the store is there, and
-// once the watch has come to the revision of that read, all that was before is
-// known. A read that fails or takes long, or that shows an older revision (the
-// store was lost, and began anew), makes the watcher list again.
+// The client library resumes a broken watch silently and forever, so the watch
+// itself does not reveal an outage. Twice a second the watcher therefore pings
+// the store with a linearizable read. Once the watch has reached the revision of
+// that read, all earlier changes have been delivered. If a ping fails, is slow,
+// or returns an older revision than before (the store has lost its data), the
+// watcher lists again.
 type watcher struct {
 	store  *Store
 	query  discovery.Query
-	bucket string // with its slash; empty if there is nothing to watch
-	prefix string // with that of the bucket
+	bucket string // with a slash at its end; empty if the query matches nothing
+	prefix string // of the keys, that of the bucket included
 
-	begun    bool               // a page has been read
-	relisted bool               // the store has been disturbed
-	queued   []discovery.Change // to be delivered before anything else
+	begun    bool               // the first page has been read
+	relisted bool               // the store was disturbed
+	queued   []discovery.Change // delivered before anything else
 
-	rev  int64  // of the listing; zero before its first page
-	next string // the key at which its next page begins
+	revision int64  // of the listing; zero before its first page
+	nextKey  string // at which the next page begins
 
 	// While following:
-	stream clientv3.Watcher // of our own: others must not hold it up
-	ctx    context.Context  // of the stream
-	cancel context.CancelFunc
+	stream clientv3.Watcher   // its own, so that no other watch delays it
+	cancel context.CancelFunc // of the stream
 	events clientv3.WatchChan // nil while listing
 
-	pinged   time.Time // the last ping
-	answered time.Time // when the last ping that succeeded was sent
-	seen     int64     // the revision that it found
-	come     int64     // the revision up to which all changes have come
-	asked    time.Time // the ping that waits for the watch to come to want
-	want     int64     // zero if none waits
-	silent   int       // pings since then
+	pinged    time.Time // when the last ping was sent
+	answered  time.Time // when the last successful ping was sent
+	latest    int64     // the revision that it returned
+	reached   int64     // the revision up to which the watch has delivered all changes
+	awaited   int64     // the revision that the watch must reach; zero if there is none
+	awaitedAt time.Time // when the ping that returned it was sent
+	stalled   int       // pings since then
 }
 
 // Watch implements discovery.Store.
@@ -66,7 +69,7 @@ func (s *Store) Watch(_ context.Context, q discovery.Query) (discovery.Watcher, 
 		return nil, discovery.ErrClosed
 	}
 	w := &watcher{store: s, query: q}
-	if q.Kind == 0 { // finds nothing
+	if q.Kind == 0 { // matches nothing
 		w.queued = []discovery.Change{{Op: discovery.OpReset}, {Op: discovery.OpSynced}}
 		return w, nil
 	}
@@ -98,24 +101,24 @@ func (w *watcher) Next(ctx context.Context) (discovery.Change, error) {
 			return discovery.Change{}, discovery.ErrClosed
 		}
 		if !w.begun {
-			return discovery.Change{}, err
+			return discovery.Change{}, w.store.located(err)
 		}
-		w.store.log.Debug("etcd: the watch lists again", "prefix", w.prefix, "error", err)
-		w.drop()
-		_ = w.store.sleep(ctx, retryWait)
+		w.store.log.Debug("etcd: watch lists again", "prefix", w.prefix, "error", err)
+		w.dropStream()
+		_ = wait.Sleep(ctx, retryWait)
 	}
 }
 
-// step does one thing that may queue changes.
+// step performs one action that may queue changes.
 func (w *watcher) step(ctx context.Context) error {
 	switch {
 	case w.store.isClosed():
 		return discovery.ErrClosed
 	case w.bucket == "":
-		return w.store.sleep(ctx, pingEvery)
+		return w.waitForEnd(ctx)
 	case w.events != nil:
 		return w.receive(ctx)
-	case !w.begun: // the first listing fails when etcd says no, or nothing for long
+	case !w.begun: // the first listing fails if etcd refuses it, or does not answer for long
 		return w.store.retry(ctx, w.list)
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -123,29 +126,39 @@ func (w *watcher) step(ctx context.Context) error {
 	return w.list(ctx)
 }
 
-// list reads a page. All pages are of the revision of the first.
+// waitForEnd is the whole watch of a query that matches nothing.
+func (w *watcher) waitForEnd(ctx context.Context) error {
+	select {
+	case <-w.store.closed:
+		return discovery.ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// list reads one page. All pages are read at the revision of the first one.
 func (w *watcher) list(ctx context.Context) error {
 	options := []clientv3.OpOption{
-		clientv3.WithRange(clientv3.GetPrefixRangeEnd(w.prefix)), clientv3.WithLimit(pageSize), clientv3.WithRev(w.rev),
+		clientv3.WithRange(clientv3.GetPrefixRangeEnd(w.prefix)), clientv3.WithLimit(pageSize), clientv3.WithRev(w.revision),
 	}
-	if w.rev == 0 {
-		w.next = w.prefix
+	if w.revision == 0 {
+		w.nextKey = w.prefix
 	}
-	asked := time.Now()
-	resp, err := w.store.client.Get(ctx, w.next, options...)
+	requested := time.Now()
+	resp, err := w.store.client.Get(ctx, w.nextKey, options...)
 	if err != nil {
 		return err
 	}
-	if w.rev == 0 {
+	if w.revision == 0 {
 		w.relisted, w.begun = w.begun, true
-		w.rev, w.seen, w.answered = resp.Header.Revision, resp.Header.Revision, asked
+		w.revision, w.latest, w.answered = resp.Header.Revision, resp.Header.Revision, requested
 		w.queued = append(w.queued, discovery.Change{Op: discovery.OpReset})
 	}
 	for _, kv := range resp.Kvs {
 		w.queued = append(w.queued, w.put(kv))
 	}
 	if resp.More {
-		w.next = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+		w.nextKey = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 		return nil
 	}
 	if err := w.follow(ctx); err != nil {
@@ -155,31 +168,38 @@ func (w *watcher) list(ctx context.Context) error {
 	return nil
 }
 
-// follow opens the watch, which ctx bounds only until it is open.
+// streamContext returns the context of a watch stream. The client library finds
+// the stream of a request by the metadata of its context, so every request on a
+// stream needs such a context.
+func streamContext() (context.Context, context.CancelFunc) {
+	return context.WithCancel(clientv3.WithRequireLeader(context.Background()))
+}
+
+// follow opens the watch. ctx bounds the opening alone.
 func (w *watcher) follow(ctx context.Context) error {
-	w.stream = clientv3.NewWatcher(w.store.client)
-	w.ctx, w.cancel = context.WithCancel(clientv3.WithRequireLeader(context.WithoutCancel(ctx)))
-	stop := context.AfterFunc(ctx, w.cancel)
-	w.events = w.stream.Watch(w.ctx, w.prefix, clientv3.WithPrefix(), clientv3.WithRev(w.rev+1), clientv3.WithPrevKV())
-	w.come, w.want, w.pinged = w.rev, 0, time.Now()
+	watching, cancel := streamContext()
+	w.stream, w.cancel = clientv3.NewWatcher(w.store.client), cancel
+	stop := context.AfterFunc(ctx, cancel)
+	w.events = w.stream.Watch(watching, w.prefix, clientv3.WithPrefix(), clientv3.WithRev(w.revision+1), clientv3.WithPrevKV())
+	w.reached, w.awaited, w.pinged = w.revision, 0, time.Now()
 	if !stop() {
-		w.drop()
+		w.dropStream()
 		return ctx.Err()
 	}
 	return nil
 }
 
-// drop gives the watch up; the next step lists again.
-func (w *watcher) drop() {
+// dropStream ends the watch; the next step lists again.
+func (w *watcher) dropStream() {
 	if w.events != nil {
 		w.cancel()
-		_ = w.stream.Close() // it says why it was closed: we did
+		_ = w.stream.Close() // returns the error of the context just cancelled
 	}
-	w.events, w.rev = nil, 0
+	w.events, w.revision = nil, 0
 }
 
 func (w *watcher) receive(ctx context.Context) error {
-	timer := time.NewTimer(time.Until(w.pinged.Add(pingEvery)))
+	timer := time.NewTimer(time.Until(w.pinged.Add(pingInterval)))
 	defer timer.Stop()
 	select {
 	case resp, ok := <-w.events:
@@ -201,7 +221,7 @@ func (w *watcher) apply(ctx context.Context, resp *clientv3.WatchResponse) error
 	if err := resp.Err(); err != nil {
 		return err
 	}
-	gone := map[int64]discovery.Cause{}
+	causes := map[int64]discovery.Cause{} // by lease
 	for _, ev := range resp.Events {
 		if ev.Type == clientv3.EventTypePut {
 			w.queued = append(w.queued, w.put(ev.Kv))
@@ -209,33 +229,33 @@ func (w *watcher) apply(ctx context.Context, resp *clientv3.WatchResponse) error
 		}
 		id, err := w.parse(ev.Kv.Key)
 		if err != nil {
-			continue // it was bad, and is gone
+			continue // an invalid key that was removed
 		}
-		lease := int64(-1) // of no entry
+		lease := unknownLease
 		if ev.PrevKv != nil {
 			lease = ev.PrevKv.Lease
 		}
-		if gone[lease] == 0 {
-			gone[lease] = w.cause(ctx, lease)
+		if causes[lease] == 0 {
+			causes[lease] = w.cause(ctx, lease)
 		}
-		w.queued = append(w.queued, discovery.Change{Op: discovery.OpDelete, ID: id, Key: string(ev.Kv.Key), Cause: gone[lease]})
+		w.queued = append(w.queued, discovery.Change{Op: discovery.OpDelete, ID: id, Key: string(ev.Kv.Key), Cause: causes[lease]})
 	}
 	if resp.IsProgressNotify() {
-		w.come = resp.Header.Revision
-		w.answer()
+		w.reached = resp.Header.Revision
+		w.reportProgress()
 	}
 	return nil
 }
 
-// answer tells that the store is alive if the watch has come to what the ping
-// found. It returns whether no ping waits any more.
-func (w *watcher) answer() bool {
-	if w.want > w.come {
+// reportProgress queues an OpProgress if the watch has reached the revision that
+// is awaited. It reports whether none is awaited any more.
+func (w *watcher) reportProgress() bool {
+	if w.awaited > w.reached {
 		return false
 	}
-	if w.want > 0 {
-		w.queued = append(w.queued, discovery.Change{Op: discovery.OpProgress, AliveSince: w.asked})
-		w.want = 0
+	if w.awaited > 0 {
+		w.queued = append(w.queued, discovery.Change{Op: discovery.OpProgress, AliveSince: w.awaitedAt})
+		w.awaited = 0
 	}
 	return true
 }
@@ -252,19 +272,24 @@ func (w *watcher) put(kv *mvccpb.KeyValue) discovery.Change {
 	return ch
 }
 
-// cause tells why an entry that hung on a lease is gone. etcd does not say
-// whether it was deleted or its lease ended, but in quiet times nobody asks
-// either: both are believed at once. After a disturbance, a lease that is
-// still there says that the entry was deleted on purpose.
+// unknownLease is that of an entry whose former value was compacted before the
+// watch read it.
+const unknownLease int64 = -1
+
+// cause returns why an entry that was attached to a lease is gone. etcd does not
+// report whether it was deleted or its lease expired, and as long as the store is
+// undisturbed the difference does not matter: the removal is reported at once.
+// After a disturbance, a lease that still exists shows that the entry was deleted
+// on purpose.
 func (w *watcher) cause(ctx context.Context, lease int64) discovery.Cause {
 	switch {
 	case lease == int64(clientv3.NoLease):
 		return discovery.CauseUnregistered
 	case time.Since(w.answered) > staleAfter:
 		return discovery.CauseUncertain
-	case !w.relisted && lease > 0:
+	case !w.relisted && lease != unknownLease:
 		return discovery.CauseExpired
-	case lease < 0: // compacted away before we could read it
+	case lease == unknownLease:
 		return discovery.CauseUncertain
 	}
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
@@ -279,7 +304,7 @@ func (w *watcher) cause(ctx context.Context, lease int64) discovery.Cause {
 	return discovery.CauseUnregistered
 }
 
-// ping asks the store for its revision, and then the watch to come to it.
+// ping reads the store's revision, and requests the watch's progress towards it.
 func (w *watcher) ping(ctx context.Context) error {
 	w.pinged = time.Now()
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
@@ -288,27 +313,27 @@ func (w *watcher) ping(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if resp.Header.Revision < w.seen {
-		return fmt.Errorf("revision %d after %d: the store has lost what it had", resp.Header.Revision, w.seen)
+	if resp.Header.Revision < w.latest {
+		return fmt.Errorf("revision %d after %d: the store has lost its data", resp.Header.Revision, w.latest)
 	}
-	w.seen, w.answered = resp.Header.Revision, w.pinged
-	if w.want == 0 {
-		w.want, w.asked, w.silent = w.seen, w.pinged, 0
-	} else if w.silent++; w.silent > mostSilent {
-		return fmt.Errorf("the watch does not come to revision %d", w.want)
+	w.latest, w.answered = resp.Header.Revision, w.pinged
+	if w.awaited == 0 {
+		w.awaited, w.awaitedAt, w.stalled = w.latest, w.pinged, 0
+	} else if w.stalled++; w.stalled > maxStalledPings {
+		return fmt.Errorf("the watch does not reach revision %d", w.awaited)
 	}
-	// etcd does not say how far a watch has come to which nothing was written.
-	if w.answer() {
+	if w.reportProgress() {
 		return nil
 	}
-	// The context of the stream names it; ctx only bounds the wait.
-	stop := context.AfterFunc(ctx, w.cancel)
-	defer stop()
-	return w.stream.RequestProgress(w.ctx)
+	// etcd sends no progress of its own accord for a watch without changes.
+	request, cancelRequest := streamContext()
+	defer cancelRequest()
+	defer context.AfterFunc(ctx, cancelRequest)()
+	return w.stream.RequestProgress(request)
 }
 
 // Close implements discovery.Watcher.
 func (w *watcher) Close() error {
-	w.drop()
+	w.dropStream()
 	return nil
 }

@@ -33,7 +33,7 @@ func fromEnv(t *testing.T, env map[string]string) (*discovery.Client, error) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
-	store, err := etcd.Open(ctx, o)
+	store, err := etcd.Dial(ctx, o)
 	if err != nil {
 		return nil, err
 	}

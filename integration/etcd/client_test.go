@@ -41,7 +41,7 @@ func TestConformance(t *testing.T) {
 
 func open(tb testing.TB, o etcd.Options) *etcd.Store {
 	tb.Helper()
-	store, err := etcd.Open(tb.Context(), o)
+	store, err := etcd.Dial(tb.Context(), o)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func own() error {
 	if err != nil {
 		return err
 	}
-	store, err := etcd.Open(ctx, options)
+	store, err := etcd.Dial(ctx, options)
 	if err != nil {
 		return err
 	}

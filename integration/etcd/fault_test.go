@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	registeredAgain = "registrations were lost and are registered again"
-	// What a watcher holds a removal for after a disturbance.
+	registeredAgain = "registrations were lost and have been written again"
+	// hold is how long a watcher holds a removal after a disturbance.
 	hold = 10 * time.Second
 )
 
@@ -46,7 +46,7 @@ func TestTakenOver(t *testing.T) {
 	if err := reg.Wait(t.Context()); !errors.Is(err, discovery.ErrTakenOver) {
 		t.Fatal(err)
 	}
-	if n := log.count("another owner took"); n != 1 {
+	if n := log.count("another owner took over"); n != 1 {
 		t.Errorf("%d warnings, want 1", n)
 	}
 }
@@ -236,7 +236,7 @@ func TestOtherWriterOverwritesOurs(t *testing.T) {
 		t.Fatal(err)
 	}
 	waittest.Eventually(t, "warnings", func() bool {
-		return log.count("a foreign writer overwrote") == 1 && log.count(registeredAgain) > 0
+		return log.count("a writer that holds no lease overwrote") == 1 && log.count(registeredAgain) > 0
 	})
 	waittest.Eventually(t, "both again", func() bool {
 		resp, err := raw.Get(t.Context(), "v1/instances/", clientv3.WithPrefix())
@@ -287,13 +287,13 @@ func TestDisconnectedOwnerRegistersAgain(t *testing.T) {
 	w.await("-1")
 	p.mend()
 	waittest.Eventually(t, "added again", func() bool { return w.count("+1") == 2 })
-	waittest.Eventually(t, "the end of the failure", func() bool { return log.count("are kept alive again") == 1 })
-	if n := log.count("cannot be kept alive"); n != 1 {
-		t.Errorf("%d warnings that it cannot be kept alive, want 1", n)
+	waittest.Eventually(t, "keep-alive recovered", func() bool { return log.count("keep-alive recovered") == 1 })
+	if n := log.count("keep-alive failed"); n != 1 {
+		t.Errorf("%d warnings of a failed keep-alive, want 1", n)
 	}
 }
 
-func TestOpenWithoutServer(t *testing.T) {
+func TestDialWithoutServer(t *testing.T) {
 	t.Parallel()
 	p := newProxy(t, "127.0.0.1:1")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -302,9 +302,9 @@ func TestOpenWithoutServer(t *testing.T) {
 		{Endpoints: []string{p.url(), "http://127.0.0.1:1"}},
 		{Endpoints: []string{p.url(), "http://127.0.0.1:1"}, Username: "u", Password: "p"},
 	} {
-		_, err := etcd.Open(ctx, o)
+		_, err := etcd.Dial(ctx, o)
 		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("open: %v", err)
+			t.Errorf("dial: %v", err)
 		}
 		t.Log(err)
 	}
