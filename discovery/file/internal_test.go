@@ -4,6 +4,8 @@ package file
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 func TestClockMonitor(t *testing.T) {
@@ -65,15 +68,22 @@ func FuzzKeys(f *testing.F) {
 	})
 }
 
-// openWatch returns a store with a watch that is synced.
-func openWatch(t *testing.T) (*Store, *watcher) {
+// newStore returns a store for which a busy machine does not count as a
+// disturbance, and whose files do not expire by themselves during a test.
+func newStore(t *testing.T) *Store {
 	t.Helper()
-	s, err := New(Options{Root: t.TempDir(), TTL: 2 * time.Second})
+	s, err := New(Options{Root: t.TempDir(), TTL: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.clock.maxPause = time.Hour // a busy machine does not count as a disturbance
+	s.clock.maxPause = time.Hour
 	t.Cleanup(func() { _ = s.Shutdown(context.WithoutCancel(t.Context())) })
+	return s
+}
+
+// openWatch returns a watch that is synced.
+func openWatch(t *testing.T, s *Store) *watcher {
+	t.Helper()
 	if err := os.MkdirAll(s.dir(discovery.KindEndpoint), 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -85,14 +95,14 @@ func openWatch(t *testing.T) (*Store, *watcher) {
 	w := watch.(*watcher)
 	expect(t, w, discovery.OpReset)
 	expect(t, w, discovery.OpSynced)
-	return s, w
+	return w
 }
 
 // expect returns the next change other than OpProgress, which must have the given
 // op.
 func expect(t *testing.T, w *watcher, op discovery.Op) discovery.Change {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
 	defer cancel()
 	for {
 		ch, err := w.Next(ctx)
@@ -115,7 +125,8 @@ var testID = discovery.ID{
 // changes.
 func TestWithoutKernel(t *testing.T) {
 	t.Parallel()
-	s, w := openWatch(t)
+	s := newStore(t)
+	w := openWatch(t, s)
 	if err := w.events.Remove(w.dir); err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +150,8 @@ func TestWithoutKernel(t *testing.T) {
 // present state.
 func TestOverflow(t *testing.T) {
 	t.Parallel()
-	s, w := openWatch(t)
+	s := newStore(t)
+	w := openWatch(t, s)
 	paths := []string{filepath.Join(w.dir, ".tmp_0"), filepath.Join(w.dir, ".tmp_1")}
 	for _, path := range paths {
 		if err := os.WriteFile(path, nil, 0o666); err != nil {
@@ -157,41 +169,87 @@ func TestOverflow(t *testing.T) {
 	expect(t, w, discovery.OpPut)
 }
 
-// TestCauses: an expired file is reported as such, whoever removes it and
-// whether or not somebody does.
+// TestCauses: an expired file is reported as such whether or not it has been
+// removed, unless ages prove nothing after a disturbance. Then it is left alone.
 func TestCauses(t *testing.T) {
 	t.Parallel()
-	s, w := openWatch(t)
-	path := filepath.Join(w.dir, "ns%2Fcomp%2Fep%2F1")
-	write := func() {
+	s := newStore(t)
+	s.clock.disturbed = time.Now().Add(time.Hour) // before the keep-alive starts, so that it sees nothing else
+	w := openWatch(t, s)
+	keepAlive := keeper{store: s}
+	file := testFile{t, w}
+	gone := func(want discovery.Cause, how string) {
 		t.Helper()
-		if err := os.WriteFile(path, []byte(`{}`), 0o666); err != nil {
-			t.Fatal(err)
+		if ch := expect(t, w, discovery.OpDelete); ch.Cause != want {
+			t.Errorf("%s: the cause is %d, want %d", how, ch.Cause, want)
 		}
-		expect(t, w, discovery.OpPut)
 	}
-	write()
-	if ch := expect(t, w, discovery.OpDelete); ch.Cause != discovery.CauseExpired {
-		t.Errorf("left alone, it is gone with cause %d", ch.Cause)
-	}
-	write()
+
+	file.write()
+	file.setAge(2 * s.opt.TTL)
+	gone(discovery.CauseUncertain, "expired after a disturbance")
+	keepAlive.round(t.Context())
+	file.setAge(0) // fails if the file is gone
+	expect(t, w, discovery.OpPut)
+	file.remove()
+	gone(discovery.CauseUnregistered, "removed before it expired")
+
 	s.clock.mu.Lock()
-	s.clock.disturbed = time.Now().Add(time.Minute)
+	s.clock.disturbed = time.Time{}
 	s.clock.mu.Unlock()
-	if ch := expect(t, w, discovery.OpDelete); ch.Cause != discovery.CauseUncertain {
-		t.Errorf("expired after a disturbance, it is gone with cause %d", ch.Cause)
+	file.write()
+	file.setAge(2 * s.opt.TTL)
+	gone(discovery.CauseExpired, "expired")
+	waittest.Eventually(t, "the expired file is removed", func() bool {
+		keepAlive.round(t.Context())
+		_, err := os.Stat(file.path())
+		return errors.Is(err, fs.ErrNotExist)
+	})
+
+	file.write()
+	file.remove()
+	w.remove(filepath.Base(file.path()), nil, time.Now().Add(2*s.opt.TTL))
+	gone(discovery.CauseExpired, "removed after it expired")
+}
+
+// testFile is a file that another process keeps in the directory of a watch.
+type testFile struct {
+	t *testing.T
+	w *watcher
+}
+
+func (f testFile) path() string { return filepath.Join(f.w.dir, "ns%2Fcomp%2Fep%2F1") }
+
+// write writes the file as Dynamo does: under the lock, so that no keep-alive
+// removes it at this moment, and at once.
+func (f testFile) write() {
+	f.t.Helper()
+	var unlock func()
+	waittest.Eventually(f.t, "the directory is unlocked", func() bool {
+		var err error
+		unlock, err = lock(f.t.Context(), f.w.dir)
+		return err == nil
+	})
+	temp := filepath.Join(f.w.dir, tempPrefix+"0")
+	err := os.WriteFile(temp, []byte(`{}`), 0o666)
+	err = errors.Join(err, os.Rename(temp, f.path()))
+	unlock()
+	if err != nil {
+		f.t.Fatal(err)
 	}
-	if _, err := os.Stat(path); err != nil {
-		t.Errorf("after a disturbance, what expired is left alone: %v", err)
+	expect(f.t, f.w, discovery.OpPut)
+}
+
+func (f testFile) setAge(age time.Duration) {
+	f.t.Helper()
+	if err := os.Chtimes(f.path(), time.Time{}, time.Now().Add(-age)); err != nil {
+		f.t.Fatal(err)
 	}
-	if err := os.Chtimes(path, time.Time{}, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	expect(t, w, discovery.OpPut) // its owner lives after all
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	if ch := expect(t, w, discovery.OpDelete); ch.Cause != discovery.CauseUnregistered {
-		t.Errorf("removed, it is gone with cause %d", ch.Cause)
+}
+
+func (f testFile) remove() {
+	f.t.Helper()
+	if err := os.Remove(f.path()); err != nil {
+		f.t.Fatal(err)
 	}
 }
