@@ -8,49 +8,54 @@ import (
 	"strings"
 )
 
-// DefaultURL is the server that an empty Config.URL stands for.
+// DefaultURL is the server that is used if Config.URL is empty.
 const DefaultURL = "nats://localhost:4222"
 
-// Config says where the NATS servers are and how to get in. The zero value
-// means DefaultURL without authentication.
+// Config has the addresses of the NATS servers and the credentials for them. The
+// zero value means DefaultURL without authentication.
 //
-// When several ways to authenticate are set, one is used: user name with
-// password, else Token, else NKeySeed, else CredentialsFile. Credentials inside
-// a URL win over all of them, for that server.
+// If several methods of authentication are set, one is used, in this order: user
+// name with password, Token, NKeySeed, CredentialsFile. Credentials in a URL take
+// precedence over all of them, for that server.
 //
-// TLS is used with tls:// URLs, with servers that ask for it, and, required
-// then, when any of the TLS fields is set. Certificate and key files are read
-// again for each connection, so renewed ones need no restart.
+// TLS is used with tls:// URLs and with servers that require it. If any of the
+// TLS fields is set, TLS is required of the server too. Certificate and key files
+// are read again for each connection, so that renewed ones need no restart.
 type Config struct {
 	// URL is one server, nats://HOST[:PORT] or tls://HOST[:PORT], or several
-	// of one cluster separated by commas. Only the first needs the scheme.
+	// servers of a cluster, separated by commas. Only the first needs a scheme.
 	URL string
 
+	// Username and Password are set together, unless another method is set.
 	Username string
 	Password string
-	Token    string
+	// Token is an authentication token.
+	Token string
 	// NKeySeed is the seed itself ("SU…"), not the name of a file.
 	NKeySeed string
-	// CredentialsFile is a .creds file: a user JWT and its seed.
+	// CredentialsFile is the path of a .creds file: a user JWT and its seed.
 	CredentialsFile string
 
-	// CAFile is a PEM bundle to trust in place of the system's.
+	// CAFile is the path of a PEM bundle of authorities that replaces the
+	// system's.
 	CAFile string
-	// ClientCertFile and ClientKeyFile are PEM files; both or neither.
+	// ClientCertFile and ClientKeyFile are paths of PEM files. Both must be set
+	// or neither.
 	ClientCertFile string
 	ClientKeyFile  string
 	// InsecureSkipVerify accepts any server certificate. For tests only.
 	InsecureSkipVerify bool
 
-	// Name is what the server lists the connection under.
+	// Name identifies the connection in the server's list of connections.
 	Name string
-	// Logger hears of lost and regained connections and of asynchronous
-	// errors. Nil is silent.
+	// Logger receives Warn when the connection is lost and for asynchronous
+	// errors, Info when it has reconnected, and Debug when it is closed. Nil
+	// discards them.
 	Logger *slog.Logger
 }
 
-// FromEnv reads the NATS_* variables that Dynamo's runtime reads. A variable
-// that is empty counts as unset. No file is opened.
+// FromEnv reads a Config from the NATS_* variables that NVIDIA Dynamo reads. An
+// empty variable is treated as unset. FromEnv opens no file.
 //
 //	NATS_SERVER                  URL, default DefaultURL
 //	NATS_AUTH_USERNAME           Username
@@ -63,8 +68,8 @@ type Config struct {
 //	NATS_TLS_CLIENT_KEY_PATH     ClientKeyFile
 //	NATS_TLS_INSECURE            InsecureSkipVerify: 1 true on yes, 0 false off no
 //
-// lookup is os.LookupEnv in programs. Errors name the variable and what was
-// wanted of it, never a secret.
+// Programs pass os.LookupEnv. The error names the variable and the valid values.
+// It has no secret.
 func FromEnv(lookup func(string) (string, bool)) (Config, error) {
 	get := func(name string) string {
 		value, _ := lookup(name)
@@ -95,8 +100,8 @@ func FromEnv(lookup func(string) (string, bool)) (Config, error) {
 	return c, nil
 }
 
-// String is the server list without the credentials in it, so that a Config
-// can be printed and logged.
+// String returns the servers without credentials. It makes a Config safe to print
+// and to log.
 func (c Config) String() string {
 	if c.URL == "" {
 		return DefaultURL
@@ -111,7 +116,7 @@ func (c Config) validate() error {
 		}
 	}
 	if (c.Username == "") != (c.Password == "") && c.Token+c.NKeySeed+c.CredentialsFile == "" {
-		return errors.New("NATS_AUTH_USERNAME and NATS_AUTH_PASSWORD: only one is set, want both or neither")
+		return errors.New("NATS_AUTH_USERNAME and NATS_AUTH_PASSWORD: only one is set: want both or neither")
 	}
 	if (c.ClientCertFile == "") != (c.ClientKeyFile == "") {
 		return fmt.Errorf("NATS_TLS_CLIENT_CERT_PATH %q and NATS_TLS_CLIENT_KEY_PATH %q: want both or neither",
@@ -130,10 +135,10 @@ func parseBool(name, value string) (bool, error) {
 	return false, fmt.Errorf("%s %q: want 1, true, on, yes, 0, false, off or no", name, value)
 }
 
-// checkURLs never wraps the errors of url.Parse: they quote the password.
+// checkURLs does not wrap the errors of url.Parse, which quote the password.
 func checkURLs(list string) error {
 	bad := func(why string) error {
-		return fmt.Errorf("NATS_SERVER %q: %s, want nats://HOST[:PORT] or tls://HOST[:PORT], several separated by commas",
+		return fmt.Errorf("NATS_SERVER %q: %s: want nats://HOST[:PORT] or tls://HOST[:PORT], several separated by commas",
 			redact(list), why)
 	}
 	if !hasScheme(list) {
@@ -154,9 +159,10 @@ func checkURLs(list string) error {
 		if u.Hostname() == "" {
 			return bad("no host")
 		}
-		// Else a password with a bare / or ? would turn the user into the host.
+		// Otherwise an unescaped / or ? in a password would make the user name
+		// the host.
 		if strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-			return bad("more than a host and a port (in a password write %2F, %3F, %23 for / ? #)")
+			return bad("not only a host and a port (in a password, / ? # are written %2F %3F %23)")
 		}
 	}
 	return nil
@@ -166,9 +172,9 @@ func hasScheme(s string) bool {
 	return strings.HasPrefix(s, "nats://") || strings.HasPrefix(s, "tls://")
 }
 
-// redact replaces the credentials in a list of URLs, well formed or not. Where
-// one URL ends and the next begins is told by the scheme and not by the comma
-// alone, since a password can hold a comma.
+// redact replaces the credentials in a list of URLs, which may be malformed. A
+// URL begins at a comma that is followed by a scheme: a comma alone may be part
+// of a password.
 func redact(list string) string {
 	at := strings.LastIndex(list, "@")
 	if at < 0 {

@@ -44,7 +44,7 @@ func TestFromEnv(t *testing.T) {
 				CredentialsFile: "c", CAFile: "ca", InsecureSkipVerify: true, ClientCertFile: "cert", ClientKeyFile: "key",
 			},
 		},
-		"a user name alone gives way to the next method": {
+		"a user name alone yields to the next method": {
 			env:  map[string]string{"NATS_AUTH_USERNAME": "u", "NATS_AUTH_TOKEN": "t"},
 			want: natsconn.Config{URL: natsconn.DefaultURL, Username: "u", Token: "t"},
 		},

@@ -10,7 +10,7 @@ import (
 	"github.com/dynplane/dynplane/natsconn"
 )
 
-// A program reads its environment once and connects with what it found.
+// A program reads its environment once and connects with the result.
 func ExampleConnect() {
 	url, stop, err := natstest.ForExample()
 	if err != nil {
@@ -38,7 +38,7 @@ func ExampleConnect() {
 	// Output: CONNECTED
 }
 
-// The error names the variable, its value and what was wanted.
+// The error has the variable, its value without credentials, and the valid values.
 func ExampleFromEnv() {
 	env := map[string]string{"NATS_SERVER": "http://user:password@hub:4222"}
 	_, err := natsconn.FromEnv(func(name string) (string, bool) {
@@ -47,5 +47,5 @@ func ExampleFromEnv() {
 	})
 	fmt.Println(err)
 	// Output:
-	// natsconn: NATS_SERVER "http://xxxxx@hub:4222": wrong scheme, want nats://HOST[:PORT] or tls://HOST[:PORT], several separated by commas
+	// natsconn: NATS_SERVER "http://xxxxx@hub:4222": wrong scheme: want nats://HOST[:PORT] or tls://HOST[:PORT], several separated by commas
 }

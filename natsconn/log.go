@@ -7,11 +7,11 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// watcher logs what happens to one connection. nats.go calls its handlers one
-// at a time, so it needs no lock.
+// watcher logs the changes and asynchronous errors of one connection. nats.go
+// calls the handlers one at a time, so it needs no lock.
 type watcher struct {
 	log  *slog.Logger
-	last string // the last error logged since the connection changed its state
+	last string // last error logged in the present state of the connection
 }
 
 func newWatcher(log *slog.Logger) *watcher {
@@ -32,19 +32,20 @@ func (w *watcher) options() []nats.Option {
 func (w *watcher) disconnected(nc *nats.Conn, err error) {
 	w.last = ""
 	if nc.IsClosed() { // by its owner
-		w.log.Debug("NATS connection closed")
+		w.log.Debug("natsconn: connection closed")
 		return
 	}
-	w.log.Warn("NATS connection lost, reconnecting", "error", err)
+	w.log.Warn("natsconn: connection lost, reconnecting", "error", err)
 }
 
 func (w *watcher) reconnected(nc *nats.Conn) {
 	w.last = ""
-	w.log.Info("NATS connection is back", "server", nc.ConnectedUrlRedacted())
+	w.log.Info("natsconn: reconnected", "server", nc.ConnectedUrlRedacted())
 }
 
-// failed hears of the same refusal with every attempt to reconnect, but of a
-// slow consumer only when it has become one.
+// failed logs an error unless it repeats the last one: a rejection is reported
+// again with each attempt to reconnect. A slow consumer is always logged, since
+// it is reported only once, when messages begin to be dropped.
 func (w *watcher) failed(_ *nats.Conn, sub *nats.Subscription, err error) {
 	if !errors.Is(err, nats.ErrSlowConsumer) {
 		if err.Error() == w.last {
@@ -56,5 +57,5 @@ func (w *watcher) failed(_ *nats.Conn, sub *nats.Subscription, err error) {
 	if sub != nil {
 		args = append(args, "subject", sub.Subject)
 	}
-	w.log.Warn("NATS error", args...)
+	w.log.Warn("natsconn: asynchronous error", args...)
 }

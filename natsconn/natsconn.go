@@ -1,5 +1,5 @@
-// Package natsconn opens the NATS connections that dynplane's leases and events
-// travel on, from settings that are the same everywhere.
+// Package natsconn opens the NATS connections that carry dynplane's leases and
+// events. Its settings can be read from the environment.
 //
 //	cfg, err := natsconn.FromEnv(os.LookupEnv)
 //	...
@@ -7,14 +7,16 @@
 //	...
 //	defer nc.Close()
 //
-// The first connection succeeds or fails at once. From then on the connection
-// reconnects for ever, ten times a second: leases run out while it is away.
-// While it is away nothing is buffered, and publishing fails with
-// [nats.ErrReconnectBufExceeded]. A heartbeat or an event that is sent late does
-// harm, and one that is dropped unseen does more. A server that has vanished
-// without closing is noticed within six seconds.
+// [Connect] either succeeds or fails; it does not retry in the background. A
+// connection that is lost later reconnects, with five to ten attempts per second
+// and without a limit, because leases expire while it is lost.
 //
-// A *nats.Conn is safe for concurrent use. Whoever calls Connect closes it.
+// Nothing is buffered while the connection is lost: publishing fails with
+// [nats.ErrReconnectBufExceeded]. A heartbeat or an event that is sent late does
+// harm, and one that is dropped without an error does more. A server that
+// disappears without closing the connection is detected within six seconds.
+//
+// A *nats.Conn is safe for concurrent use. The caller of Connect must close it.
 package natsconn
 
 import (
@@ -35,26 +37,32 @@ import (
 const (
 	dialTimeout = 2 * time.Second
 
-	// A short wait without back-off: a lease of a few seconds hangs on it. The
-	// jitter keeps thousands of clients from returning in step.
+	// The wait is short and does not back off, because leases of a few seconds
+	// depend on it. The jitter spreads the attempts of thousands of clients.
 	reconnectWait   = 100 * time.Millisecond
 	reconnectJitter = 100 * time.Millisecond
 
-	// flushTimeout bounds how long Publish can block on a server that has
+	// flushTimeout bounds the time that Publish can block if the server has
 	// stopped reading.
 	flushTimeout = 500 * time.Millisecond
 
+	// A server that does not answer is detected after pingInterval times
+	// maxPingsOut + 1.
 	pingInterval = 2 * time.Second
 	maxPingsOut  = 2
 )
 
-// Connect dials the servers of c in turn and returns the first connection that
-// stands, authenticated. ctx bounds that, not the life of the connection; its
-// error is wrapped. Any other error names the servers and wraps the cause.
+// Connect dials the servers of c in turn and returns the first connection that is
+// established and authenticated. Each attempt takes two seconds at most. ctx
+// bounds all of them, but not the life of the connection.
 //
-// opts come after those that Connect sets, and override them. To follow the
-// state of the connection use [nats.Conn.StatusChanged] rather than a handler
-// that would take the logger's place.
+// The error has the servers, without credentials, and wraps the cause: that of
+// ctx, [nats.ErrAuthorization], or [nats.ErrNoServers] with the error of the last
+// dial. An invalid Config is an error too.
+//
+// opts are applied after the options that Connect sets, and override them. Use
+// [nats.Conn.StatusChanged] to follow the state of the connection: a handler in
+// opts would replace the logging.
 func Connect(ctx context.Context, c Config, opts ...nats.Option) (*nats.Conn, error) {
 	own, err := c.options()
 	if err != nil {
@@ -98,15 +106,15 @@ func (c Config) options() ([]nats.Option, error) {
 		// The dialer resolves names itself, so that ctx bounds that too.
 		nats.SkipHostLookup(),
 		nats.MaxReconnects(-1),
-		// A server whose accounts are being reloaded refuses everybody for a
-		// moment; without this the second refusal would be the end.
+		// A server that reloads its accounts briefly rejects all clients.
+		// Without this option, the second rejection would close the connection.
 		nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectWait(reconnectWait),
 		nats.ReconnectJitter(reconnectJitter, reconnectJitter),
 		nats.ReconnectBufSize(-1),
 		nats.FlusherTimeout(flushTimeout),
-		// A write that timed out may have been cut inside a message: what
-		// follows it on the same connection would be garbage.
+		// A write that timed out may have written part of a message. The server
+		// could not parse what follows it on the same connection.
 		nats.ReconnectOnFlusherError(),
 		nats.PingInterval(pingInterval),
 		nats.MaxPingsOutstanding(maxPingsOut),
@@ -144,7 +152,7 @@ func (c Config) tls() []nats.Option {
 	if c.InsecureSkipVerify {
 		opts = append(opts, nats.Secure(&tls.Config{
 			MinVersion:         tls.VersionTLS12,
-			InsecureSkipVerify: true, // The user asked for it by name.
+			InsecureSkipVerify: true, // set explicitly by the user
 		}))
 	}
 	if c.CAFile != "" {

@@ -29,7 +29,7 @@ func TestAuth(t *testing.T) {
 	}{
 		"user and password": {
 			server: natstest.Password("u", "p"),
-			// The others are set too: this one comes first.
+			// The other methods are set too: this one takes precedence.
 			right: natsconn.Config{Username: "u", Password: "p", Token: "x", NKeySeed: "x", CredentialsFile: "x"},
 		},
 		"token": {
@@ -61,7 +61,7 @@ func TestAuth(t *testing.T) {
 				wrong.URL = url
 				_, err := connect(t, wrong)
 				if err == nil {
-					t.Fatalf("%#v: let in", wrong)
+					t.Fatalf("%#v: connected, want an error", wrong)
 				}
 				if !strings.Contains(err.Error(), url) {
 					t.Errorf("error %q does not name %s", err, url)
@@ -135,7 +135,7 @@ func TestTLS(t *testing.T) {
 				return
 			}
 			if _, err := connect(t, tt.config); !tt.check(err) {
-				t.Errorf("error %v is not the one wanted", err)
+				t.Errorf("error %v is not the one expected", err)
 			}
 		})
 	}
@@ -170,22 +170,22 @@ func TestConnectWithoutServer(t *testing.T) {
 
 func TestConnectContext(t *testing.T) {
 	t.Parallel()
-	// It accepts and never says a word, as a stopped server does.
-	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	// A listener that accepts and sends nothing, like a server that is suspended.
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = mute.Close() }()
+	defer func() { _ = silent.Close() }()
 
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		defer cancel()
-		if conn, err := mute.Accept(); err == nil {
+		if conn, err := silent.Accept(); err == nil {
 			defer func() { _ = conn.Close() }()
 		}
 	}()
-	_, err = natsconn.Connect(ctx, natsconn.Config{URL: "nats://" + mute.Addr().String()})
-	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), mute.Addr().String()) {
+	_, err = natsconn.Connect(ctx, natsconn.Config{URL: "nats://" + silent.Addr().String()})
+	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), silent.Addr().String()) {
 		t.Errorf("error %v: want a cancelled context, and the server's address", err)
 	}
 	_, err = natsconn.Connect(ctx, natsconn.Config{URL: natstest.Run(t).URL()})
@@ -210,8 +210,8 @@ func newUser(t *testing.T) (seed, public string) {
 	return string(text), public
 }
 
-// newOperator makes an operator, one account and one user, and returns the
-// option of a server that trusts them and the user's credentials file.
+// newOperator creates an operator, an account and a user. It returns the option of
+// a server that trusts them, and the user's credentials file.
 func newOperator(t *testing.T) (natstest.Option, string) {
 	t.Helper()
 	check := func(err error) {

@@ -24,15 +24,15 @@ func TestReconnect(t *testing.T) {
 			t.Errorf("publish while disconnected: %v, want %v", err, nats.ErrReconnectBufExceeded)
 		}
 		srv.Start()
-		waittest.Eventually(t, "back, and logged", func() bool { return nc.IsConnected() && log.count("is back") == outage })
+		waittest.Eventually(t, "reconnected, and logged", func() bool { return nc.IsConnected() && log.count("natsconn: reconnected") == outage })
 		if lost := log.count("connection lost"); lost != outage {
 			t.Errorf("%d lines about %d lost connections:\n%s", lost, outage, &log)
 		}
 	}
 }
 
-// The connection outlives refusals, and does not log each of them.
-func TestReconnectAfterRefusals(t *testing.T) {
+// The connection survives rejections, and logs one line for all of them.
+func TestReconnectAfterRejections(t *testing.T) {
 	t.Parallel()
 	var log journal
 	srv := natstest.Run(t, natstest.Token("right"))
@@ -41,15 +41,15 @@ func TestReconnectAfterRefusals(t *testing.T) {
 	srv.Stop()
 	srv.Start(natstest.Token("changed"))
 	before := nc.Stats().Reconnects
-	waittest.Eventually(t, "five refusals", func() bool { return nc.Stats().Reconnects >= before+5 })
-	waittest.Eventually(t, "a line about them", func() bool { return log.count("authorization violation") > 0 })
+	waittest.Eventually(t, "five rejections", func() bool { return nc.Stats().Reconnects >= before+5 })
+	waittest.Eventually(t, "a line is logged", func() bool { return log.count("authorization violation") > 0 })
 	if n := log.count("authorization violation"); n != 1 {
-		t.Errorf("%d lines about five refusals, want 1:\n%s", n, &log)
+		t.Errorf("%d lines about five rejections, want 1:\n%s", n, &log)
 	}
 
 	srv.Stop()
 	srv.Start(natstest.Token("right"))
-	waittest.Eventually(t, "back", nc.IsConnected)
+	waittest.Eventually(t, "reconnected", nc.IsConnected)
 }
 
 func TestAsyncErrorsAreLogged(t *testing.T) {
@@ -74,7 +74,7 @@ func TestAsyncErrorsAreLogged(t *testing.T) {
 		}
 	}
 	waittest.Eventually(t, "a slow consumer", func() bool { return log.count("slow consumer") > 0 })
-	waittest.Eventually(t, "a refused publish", func() bool { return log.count("secret") > 0 })
+	waittest.Eventually(t, "a rejected publish", func() bool { return log.count("secret") > 0 })
 	if err := nc.FlushTimeout(waittest.Patience); err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestAsyncErrorsAreLogged(t *testing.T) {
 	}
 }
 
-// Options of the caller come last.
+// Options of the caller override those of Connect.
 func TestOptionsOverride(t *testing.T) {
 	t.Parallel()
 	srv := natstest.Run(t)
