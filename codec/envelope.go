@@ -7,6 +7,15 @@ import (
 )
 
 // Envelope is one encoded event with its origin.
+//
+// In JSON, an event is in the member "event", and opaque bytes are in the member
+// "payload" instead, in standard base64 with padding:
+//
+//	{"publisher_id":7,"sequence":3,"published_at":1700000000000,"topic":"notes","event":{"text":"hello"}}
+//	{"publisher_id":7,"sequence":3,"published_at":1700000000000,"topic":"notes","payload":"aGVsbG8="}
+//
+// In msgpack, it is a map of publisher_id, sequence, published_at, topic and
+// payload in this order, with integers in the fewest bytes and the payload as bin.
 type Envelope struct {
 	PublisherID uint64 // id of the publisher
 	Sequence    uint64 // number of the event among those of the publisher, from 0
@@ -40,6 +49,7 @@ const (
 	fieldCount
 )
 
+// String returns the name of f on the wire.
 func (f field) String() string {
 	return [...]string{"publisher_id", "sequence", "published_at", "topic", "payload"}[f]
 }
@@ -119,12 +129,12 @@ func (e *Envelope) Decode(data []byte) error {
 
 // decoded collects the fields of an envelope while it is decoded.
 type decoded struct {
-	codec   Codec
-	numbers [fieldTopic]uint64
-	topic   []byte
-	payload []byte
-	bytes   bool
-	seen    [fieldCount]bool
+	codec   Codec              // detected by the first byte
+	numbers [fieldTopic]uint64 // the fields before the topic
+	topic   []byte             // shares memory with the input if it has no escapes
+	payload []byte             // likewise, unless it was converted
+	bytes   bool               // Envelope.Bytes
+	seen    [fieldCount]bool   // the fields that are present
 }
 
 // mark records that f is present. It returns an error if f is repeated.

@@ -134,6 +134,7 @@ func (d *decoded) readJSONPayload(value []byte, offset int) error {
 	}
 }
 
+// readJSONNumbers decodes an array of numbers from 0 to 255.
 func (d *decoded) readJSONNumbers(value []byte, offset int) error {
 	d.payload = []byte{}
 	for pos := skipSpace(value, 1); value[pos] != ']'; {
@@ -188,6 +189,8 @@ func valueEnd(data []byte, pos int) int {
 	}
 }
 
+// skipSpace returns the offset of the first byte at or after pos that is not white
+// space, or the length of data.
 func skipSpace(data []byte, pos int) int {
 	for pos < len(data) {
 		switch data[pos] {

@@ -14,6 +14,8 @@ import (
 // for integers up to 2⁶⁴−1. Unlike json.Marshal, JSON does not escape <, > and &.
 var JSON Codec = &jsonCodec{}
 
+// jsonCodec implements Codec. The pool saves the allocation of an encoder for each
+// event; json.Encoder has no Reset, so the writer beneath it is kept too.
 type jsonCodec struct {
 	encoders sync.Pool // of *jsonEncoder
 	weights  weights
@@ -24,8 +26,11 @@ type jsonEncoder struct {
 	enc *json.Encoder
 }
 
+// Name implements Codec.
 func (*jsonCodec) Name() string { return "json" }
 
+// Append implements Codec. It does not check the output, which types that encode
+// themselves may get wrong: Envelope.Append does.
 func (c *jsonCodec) Append(dst []byte, v any) ([]byte, error) {
 	e, _ := c.encoders.Get().(*jsonEncoder)
 	if e == nil {
@@ -44,6 +49,7 @@ func (c *jsonCodec) Append(dst []byte, v any) ([]byte, error) {
 	return out[:len(out)-1], nil // without the newline that Encode adds
 }
 
+// Unmarshal implements Codec.
 func (c *jsonCodec) Unmarshal(data []byte, v any) error {
 	total, err := surveyJSON(data, maxDepth)
 	if err != nil {
@@ -92,6 +98,7 @@ func validJSON(data []byte) error {
 	return err
 }
 
+// badJSON converts the error of encoding/json.
 func badJSON(err *json.SyntaxError) error {
 	return &FormatError{Format: "json", Offset: int(err.Offset), Reason: "invalid JSON", Err: err}
 }

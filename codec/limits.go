@@ -31,6 +31,7 @@ func (w weight) of(c census) int64 {
 	return int64(c.values)*int64(w.value) + int64(c.maps)*int64(w.maps)
 }
 
+// max returns the larger of each cost.
 func (w weight) max(o weight) weight {
 	return weight{max(w.value, o.value), max(w.maps, o.maps), w.any || o.any}
 }
@@ -38,6 +39,8 @@ func (w weight) max(o weight) weight {
 // weights caches the weights of types.
 type weights struct{ byType sync.Map }
 
+// of returns the weight of the type of v. It is 0 for nil, which the libraries
+// refuse to decode into.
 func (ws *weights) of(v any) weight {
 	t := reflect.TypeOf(v)
 	if t == nil {

@@ -28,13 +28,16 @@ import (
 // Dynamo has none. Send times as integers.
 var Msgpack Codec = &msgpackCodec{}
 
+// msgpackCodec implements Codec. The pools save the allocation of an encoder or a
+// decoder for each event.
 type msgpackCodec struct {
 	encoders sync.Pool // of *msgpackEncoder
 	decoders sync.Pool // of *msgpackDecoder
 	weights  weights
 }
 
-// appendWriter is a writer that appends to b.
+// appendWriter is a writer that appends to b. It also implements io.ByteWriter,
+// since the library would otherwise allocate for each byte that it writes alone.
 type appendWriter struct{ b []byte }
 
 func (w *appendWriter) Write(p []byte) (int, error) {
@@ -57,8 +60,10 @@ type msgpackDecoder struct {
 	dec *msgpack.Decoder
 }
 
+// Name implements Codec.
 func (*msgpackCodec) Name() string { return "msgpack" }
 
+// Append implements Codec.
 func (c *msgpackCodec) Append(dst []byte, v any) ([]byte, error) {
 	e, _ := c.encoders.Get().(*msgpackEncoder)
 	if e == nil {
@@ -84,6 +89,7 @@ func (c *msgpackCodec) Append(dst []byte, v any) ([]byte, error) {
 	return out, nil
 }
 
+// Unmarshal implements Codec. The scan before it makes data safe for the library.
 func (c *msgpackCodec) Unmarshal(data []byte, v any) error {
 	total, err := scanAll(data, true)
 	if err != nil {
@@ -112,6 +118,7 @@ func (c *msgpackCodec) Unmarshal(data []byte, v any) error {
 	return nil
 }
 
+// tooLarge returns the error for a message that may need more than maxMemory.
 func tooLarge(format string, v any, need int64) error {
 	return &FormatError{Format: format, Reason: fmt.Sprintf(
 		"may take %d MiB as a %T: want at most %d", need>>20, v, maxMemory>>20)}

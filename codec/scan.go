@@ -105,6 +105,7 @@ func checked(data []byte, h head) (head, error) {
 	return h, nil
 }
 
+// tooLong returns the error for a body that does not fit data.
 func tooLong(data []byte, h head) error {
 	unit := "bytes"
 	switch h.kind {
@@ -206,6 +207,7 @@ func scanAll(data []byte, strict bool) (census, error) {
 	return total, err
 }
 
+// malformed returns a FormatError of msgpack.
 func malformed(offset int, format string, args ...any) error {
 	return &FormatError{Format: "msgpack", Offset: offset, Reason: fmt.Sprintf(format, args...)}
 }

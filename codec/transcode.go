@@ -37,6 +37,7 @@ type transcoder struct {
 	out  []byte
 }
 
+// value converts the value at pos. It recurses, at most as deep as scan permits.
 func (t *transcoder) value() error {
 	h, err := readHead(t.data, t.pos)
 	if err != nil {
