@@ -17,6 +17,7 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/backend"
 	"github.com/dynplane/dynplane/discovery/natskv"
+	"github.com/dynplane/dynplane/internal/pprofserver"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
@@ -43,6 +44,8 @@ type app struct {
 	replicas int
 	storage  string
 	output   string // "", "json" or "table"
+	pprof    string // address, or "" for none
+	profiles *pprofserver.Server
 }
 
 // run runs one command line and returns the exit code.
@@ -53,6 +56,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	err := root.ExecuteContext(ctx)
+	err = errors.Join(err, a.stopProfiles())
 	if err == nil || errors.Is(err, syscall.EPIPE) {
 		return 0 // who closed our output has what they wanted
 	}
@@ -102,8 +106,13 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 124 sub --timeout has passed.`,
 			}
 			return nil
 		},
-		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRunE: func(*cobra.Command, []string) error { return a.checkFlags() },
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if err := a.checkFlags(); err != nil {
+				return err
+			}
+			return a.startProfiles()
+		},
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -164,7 +173,7 @@ func (a *app) checkFlags() error {
 	if _, err := natsconn.FromEnv(a.onlyServer); err != nil {
 		return usagef("--server: %w", err)
 	}
-	return nil
+	return a.checkPprof()
 }
 
 func notInBucketName(r rune) bool {

@@ -37,6 +37,7 @@ interrupted. It asks nobody for a password.`,
 	}
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:4222", "HOST:PORT to listen on; port 0 takes a free one")
 	cmd.Flags().StringVar(&storeDir, "store-dir", "", "directory that keeps what is stored (else a temporary one, removed at the end)")
+	a.pprofFlag(cmd)
 	return cmd
 }
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,6 +47,7 @@ func TestMain(m *testing.M) {
 //	listed PATTERN WHAT...   waits until dynplane ls -o json prints a match
 //	put KEY FILE             writes to the bucket as a foreign client does
 //	send SUBJECT FILE        publishes each line on a NATS subject
+//	fetch PATTERN FILE TO    downloads the URL in a file that matches
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", "script"),
@@ -58,7 +61,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code": runForCode, "await": await, "listed": listed, "put": put, "send": send,
+			"code": runForCode, "await": await, "listed": listed, "put": put, "send": send, "fetch": fetch,
 		},
 	})
 }
@@ -108,6 +111,17 @@ func send(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(nc.Publish(args[0], []byte(line)))
 	}
 	ts.Check(nc.Flush())
+}
+
+func fetch(ts *testscript.TestScript, _ bool, args []string) {
+	url := regexp.MustCompile(args[0]).FindString(ts.ReadFile(args[1]))
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get(url)
+	ts.Check(err)
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), body, 0o600))
 }
 
 // outcome is what a command line in this process came to.
@@ -164,6 +178,8 @@ func TestUsageErrors(t *testing.T) {
 		{"register endpoint ns/c/e --tcp notanaddress", "--tcp"},
 		{"ls endpoints --replicas 2", "--replicas 2"},
 		{"ls endpoints --storage tape", "--storage"},
+		{"watch endpoints --pprof 6060", `--pprof "6060": want HOST:PORT`},
+		{"ls endpoints --pprof :6060", "--pprof"},
 		{"pub ns/c", "1 arguments"},
 		{"pub ns/c/e/x t", `"ns/c/e/x"`},
 		{"pub ns/c t --rate -1", "--rate -1"},

@@ -53,6 +53,7 @@ there again once it has expired.`,
 	}
 	cmd.Flags().StringVar(&from, "from", "", "backend to read")
 	cmd.Flags().StringVar(&to, "to", "", "backend to register in")
+	a.pprofFlag(cmd)
 	return cmd
 }
 

@@ -56,6 +56,7 @@ is held for --linger longer, and is then unregistered.`,
 	flags.Float64Var(&o.rate, "rate", 0, "events a second; 0 is as fast as it goes")
 	flags.DurationVar(&o.linger, "linger", 0, "how long to hold the channel after the last event")
 	flags.StringVar(&o.ready, "ready-file", "", "file to write once the channel is announced")
+	a.pprofFlag(cmd)
 	return cmd
 }
 

@@ -35,6 +35,7 @@ unregistered. Should another owner take the same path over, that is a failure.`,
 	}
 	id := &idFlag{}
 	cmd.PersistentFlags().Var(id, "id", "instance id, decimal or 0x hex (default random)")
+	a.pprofFlag(cmd)
 	cmd.AddCommand(newRegisterEndpoint(a, id), newRegisterModel(a, id), newRegisterChannel(a, id))
 	return cmd
 }

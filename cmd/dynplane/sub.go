@@ -55,6 +55,7 @@ and counted.`,
 	flags.Uint64Var(&o.count, "count", 0, "end after so many events; 0 is never")
 	flags.DurationVar(&o.timeout, "timeout", 0, "end with exit code 124 after so long, whatever was heard; 0 is never")
 	flags.StringVar(&o.ready, "ready-file", "", "file to write once events are heard")
+	a.pprofFlag(cmd)
 	return cmd
 }
 

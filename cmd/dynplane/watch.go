@@ -10,7 +10,7 @@ import (
 )
 
 func newWatchCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "watch endpoints|models|channels|sources [NS[/COMP[/NAME]]]",
 		Short: "Watch registrations come and go",
 		Long: `Show what is registered as added, then synced, then each change as added or
@@ -30,6 +30,8 @@ instance as it is stored, or {"event":"synced"}.`,
 			return a.watch(cmd.Context(), q)
 		},
 	}
+	a.pprofFlag(cmd)
+	return cmd
 }
 
 func (a *app) watch(ctx context.Context, q discovery.Query) error {

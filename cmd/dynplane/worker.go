@@ -45,6 +45,7 @@ of its stdin, by which it goes when the demo does, however that ends.`,
 		},
 	}
 	cmd.Flags().Uint16Var(&number, "number", 1, "number of the worker")
+	a.pprofFlag(cmd)
 	return cmd
 }
 
