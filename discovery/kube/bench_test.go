@@ -32,16 +32,16 @@ func BenchmarkReadWorker(b *testing.B) {
 
 // BenchmarkJoin joins a thousand pods with their objects, as each change does.
 func BenchmarkJoin(b *testing.B) {
-	var ready []target
+	var ready []readyWorker
 	workers := map[string]*worker{}
 	for i := range 1000 {
 		name := fmt.Sprint("worker-", i)
-		ready = append(ready, target{name, "1"})
+		ready = append(ready, readyWorker{name, "1"})
 		workers[name] = readWorker(parse(b, workerJSON(name, name, "1", "", uint64(i))), nil)
 	}
 	for b.Loop() {
 		if len(join(discovery.Query{Kind: discovery.KindEndpoint}, ready, workers)) != 1000 {
-			b.Fatal("not all")
+			b.Fatal("want 1000 entries")
 		}
 	}
 }

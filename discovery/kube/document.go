@@ -12,22 +12,22 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// What the runtime calls the object of a worker, and itself.
+// The names of Dynamo for the object of a worker, and for itself as its writer.
 const (
-	workerGroup    = "nvidia.com"
-	workerVersion  = "v1alpha1"
-	workerResource = "dynamoworkermetadatas"
-	workerKind     = "DynamoWorkerMetadata"
-	fieldManager   = "dynamo-worker"
+	workerGroup   = "nvidia.com"
+	workerVersion = "v1alpha1"
+	workerPlural  = "dynamoworkermetadatas"
+	workerKind    = "DynamoWorkerMetadata"
+	fieldManager  = "dynamo-worker"
 )
 
-func workers() schema.GroupVersionResource {
-	return schema.GroupVersionResource{Group: workerGroup, Version: workerVersion, Resource: workerResource}
+func workerResource() schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: workerGroup, Version: workerVersion, Resource: workerPlural}
 }
 
-// parseInstance reads what a worker registers. Event channels get what is
-// missing of namespace, component and scope, so that both generations of the
-// runtime can read them.
+// parseInstance parses a value to be registered. It completes the fields scope,
+// namespace and component of an event channel, so that both generations of Dynamo
+// can read it.
 func parseInstance(id discovery.ID, value []byte) (discovery.Instance, error) {
 	var in discovery.Instance
 	if id.Instance > maxID {
@@ -61,9 +61,9 @@ func parseInstance(id discovery.ID, value []byte) (discovery.Instance, error) {
 	return in, err
 }
 
-// workerObject is what server-side apply is given: the document of a worker in
-// an object that its pod owns, and takes with it without waiting for that. A
-// pod controls one object, that of its main container.
+// workerObject returns the object of a worker with its document, for server-side
+// apply. The pod owns the object, so that it is deleted with the pod and does not
+// delay that. A pod is the controller of one object, that of its main container.
 func workerObject(o Options, doc discovery.Metadata) ([]byte, error) {
 	raw, err := json.Marshal(map[string]any{
 		"apiVersion": workerGroup + "/" + workerVersion,
@@ -80,8 +80,8 @@ func workerObject(o Options, doc discovery.Metadata) ([]byte, error) {
 	return asYAML(raw), err
 }
 
-// asYAML escapes the characters that strings of JSON may hold as they are and
-// those of YAML, as which the API server reads what is applied, may not.
+// asYAML escapes the characters that are valid in strings of JSON but not of YAML,
+// since the API server parses an applied object as YAML.
 func asYAML(raw []byte) []byte {
 	var out []byte
 	for _, r := range string(raw) {
@@ -94,17 +94,18 @@ func asYAML(raw []byte) []byte {
 	return out
 }
 
-// worker is the object of a worker as it was read.
+// worker is the object of a worker.
 type worker struct {
 	uid     string // of the object
-	owner   string // the UID of its pod; empty is unknown
-	created string // when, in RFC 3339
+	podUID  string // of the pod that owns it; empty if unknown
+	created string // its creation, in RFC 3339
 	doc     discovery.Metadata
-	err     error // what of it could not be read
+	err     error // why the object, or a part of it, cannot be read
 }
 
-// readWorker reads an object. One that is broken has the document of last, the
-// state before, if that was of the same object and pod; else what can be read.
+// readWorker reads an object. If a part of it cannot be read, the document is that
+// of last, the former state, if last is of the same object and pod; otherwise it
+// is the readable part.
 func readWorker(obj *unstructured.Unstructured, last *worker) *worker {
 	w := &worker{
 		uid:     string(obj.GetUID()),
@@ -112,11 +113,11 @@ func readWorker(obj *unstructured.Unstructured, last *worker) *worker {
 	}
 	for _, ref := range obj.GetOwnerReferences() {
 		if ref.Kind == "Pod" {
-			w.owner = string(ref.UID)
+			w.podUID = string(ref.UID)
 		}
 	}
 	w.doc, w.err = readDocument(obj)
-	if w.err != nil && last != nil && last.uid == w.uid && last.owner == w.owner {
+	if w.err != nil && last != nil && last.uid == w.uid && last.podUID == w.podUID {
 		w.doc = last.doc
 	}
 	return w

@@ -29,7 +29,7 @@ func TestParseInstance(t *testing.T) {
 			t.Errorf("%s: %s, %v", name, in.Raw, err)
 		}
 		if strings.Contains(value, "more") != strings.Contains(string(in.Raw), "more") {
-			t.Errorf("%s: %s: lost what is not known here", name, in.Raw)
+			t.Errorf("%s: %s: lost an unknown field", name, in.Raw)
 		}
 	}
 	older := `{"type":"EventChannel","namespace":"dynamo","component":"","topic":"t","instance_id":7,"transport":{"kind":"Nats","config":{"subject_prefix":"namespace.dynamo"}}}`
@@ -38,7 +38,7 @@ func TestParseInstance(t *testing.T) {
 		t.Errorf("older generation: %s, %v", in.Raw, err)
 	}
 	if _, err := parseInstance(channel.ID(1<<53), []byte(older)); err == nil || !strings.Contains(err.Error(), "9007199254740992") {
-		t.Errorf("an id that is not exact: %v", err)
+		t.Errorf("an id above 2^53-1: %v", err)
 	}
 }
 
@@ -76,7 +76,7 @@ func TestWorkerObject(t *testing.T) {
 			*owner.Controller != c.controller || *owner.BlockOwnerDeletion {
 			t.Errorf("%+v: %+v", c.options, object)
 		}
-		// It reads back as it was.
+		// The object is read back unchanged.
 		read, err := readDocument(object)
 		if got, want := marshal(t, read), marshal(t, doc); err != nil || len(read.Instances()) != 1 || len(got) != len(want) {
 			t.Errorf("read back %s, %v, want %s", got, err, want)
@@ -96,7 +96,7 @@ func TestAsYAML(t *testing.T) {
 	}
 }
 
-// The two files are documents as the two generations of the runtime write them.
+// The two files are objects as the two generations of Dynamo write them.
 func TestReadWorkerGenerations(t *testing.T) {
 	t.Parallel()
 	for file, want := range map[string][]string{
@@ -120,7 +120,7 @@ func TestReadWorkerGenerations(t *testing.T) {
 		if strings.Join(got, " ") != strings.Join(want, " ") {
 			t.Errorf("%s: %v, want %v", file, got, want)
 		}
-		if w.uid != "object-uid" || w.owner != "pod-uid" || w.created != "2026-08-01T10:00:00Z" {
+		if w.uid != "object-uid" || w.podUID != "pod-uid" || w.created != "2026-08-01T10:00:00Z" {
 			t.Errorf("%s: %+v", file, w)
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"github.com/dynplane/dynplane/discovery/kube"
 )
 
-// What the downward API tells a pod is all that a worker needs.
+// A worker requires only the values that the downward API provides.
 func ExampleFromEnv() {
 	env := map[string]string{"POD_NAME": "worker-0", "POD_UID": "3c1e", "POD_NAMESPACE": "dynamo"}
 	options, err := kube.FromEnv(func(name string) (string, bool) { // os.LookupEnv

@@ -8,14 +8,14 @@ import (
 // maxID is the greatest integer that is exact in the JSON of Kubernetes.
 const maxID = 1<<53 - 1
 
-// HashPodName returns the instance id of a worker whose object has the given
-// name, as the runtime computes it: SipHash-1-3 with a key of zeros over the
-// name and a byte 0xff, cut to 53 bits.
+// HashPodName returns the instance id that Dynamo gives a worker whose object has
+// the given name: the low 53 bits of SipHash-1-3, with a key of zeros, of the name
+// and a byte 0xff.
 func HashPodName(name string) uint64 {
 	return sip13(append([]byte(name), 0xff)) & maxID
 }
 
-// sip13 is SipHash with one round for each block and three at the end, and a key
+// sip13 computes SipHash with one round for each block, three at the end and a key
 // of zeros (Aumasson and Bernstein, "SipHash: a fast short-input PRF").
 func sip13(data []byte) uint64 {
 	s := sipState{0x736f6d6570736575, 0x646f72616e646f6d, 0x6c7967656e657261, 0x7465646279746573}

@@ -9,47 +9,46 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// mainAnnotation names the container that stands for its pod, where it is not
-// main.
+// mainAnnotation names the main container of a pod, if it is not main.
 const mainAnnotation = "nvidia.com/dynamo-main-container-name"
 
-// target is a pod or container that is ready.
-type target struct {
-	object string // the name of the object that it would have
-	pod    string // the UID of the pod; empty is unknown
+// readyWorker is a pod or container that is ready.
+type readyWorker struct {
+	object string // the name of its object, which may not exist
+	podUID string // empty if unknown
 }
 
-// readySlice returns the pods that an EndpointSlice says are ready.
-func readySlice(slice *unstructured.Unstructured) []target {
-	var out []target
+// readyPods returns the pods that an EndpointSlice lists as ready.
+func readyPods(slice *unstructured.Unstructured) []readyWorker {
+	var out []readyWorker
 	for _, endpoint := range objects(slice.Object, "endpoints") {
 		ready, _, _ := unstructured.NestedBool(endpoint, "conditions", "ready")
 		kind, _, _ := unstructured.NestedString(endpoint, "targetRef", "kind")
 		name, _, _ := unstructured.NestedString(endpoint, "targetRef", "name")
 		uid, _, _ := unstructured.NestedString(endpoint, "targetRef", "uid")
 		if ready && name != "" && (kind == "Pod" || kind == "") {
-			out = append(out, target{name, uid})
+			out = append(out, readyWorker{name, uid})
 		}
 	}
 	return out
 }
 
-// readyPod returns the containers of a Pod that are ready.
-func readyPod(pod *unstructured.Unstructured) []target {
-	var out []target
+// readyContainers returns the containers of a Pod that are ready.
+func readyContainers(pod *unstructured.Unstructured) []readyWorker {
+	var out []readyWorker
 	main := strings.TrimSpace(pod.GetAnnotations()[mainAnnotation])
 	for _, status := range objects(pod.Object, "status", "containerStatuses") {
 		ready, _, _ := unstructured.NestedBool(status, "ready")
 		name, _, _ := unstructured.NestedString(status, "name")
 		if ready && name != "" {
-			out = append(out, target{containerObject(pod.GetName(), name, main), string(pod.GetUID())})
+			out = append(out, readyWorker{containerObject(pod.GetName(), name, main), string(pod.GetUID())})
 		}
 	}
 	return out
 }
 
-// objects returns the elements of a list that are objects. What has not the form
-// of its kind is not there.
+// objects returns the elements of a list that are JSON objects. Elements of
+// another type are skipped.
 func objects(obj map[string]any, fields ...string) []map[string]any {
 	list, _, _ := unstructured.NestedFieldNoCopy(obj, fields...)
 	elements, _ := list.([]any)
@@ -62,26 +61,25 @@ func objects(obj map[string]any, fields ...string) []map[string]any {
 	return out
 }
 
-// entry is a registration, and the object in which it stands.
+// entry is a registration, with the object that contains it.
 type entry struct {
 	object  string // its name
-	created string // when, in RFC 3339
+	created string // its creation, in RFC 3339
 	value   []byte
 }
 
-// join returns what a query finds in the objects of those that are ready. Of
-// several registrations under one id it is the one in the object that was
-// created last.
-func join(q discovery.Query, ready []target, workers map[string]*worker) map[discovery.ID]entry {
-	alive := map[target]bool{}
-	named := map[string]bool{}
-	for _, t := range ready {
-		alive[t], named[t.object] = true, true
+// join returns the registrations in the objects of ready workers that match q. Of
+// several registrations under one id it returns that in the newest object.
+func join(q discovery.Query, ready []readyWorker, workers map[string]*worker) map[discovery.ID]entry {
+	isReady := map[readyWorker]bool{}
+	isNamed := map[string]bool{}
+	for _, r := range ready {
+		isReady[r], isNamed[r.object] = true, true
 	}
 	out := map[discovery.ID]entry{}
 	for name, w := range workers {
-		// Where one side does not know the UID of the pod, the name has to do.
-		if !alive[target{name, w.owner}] && !alive[target{name, ""}] && (w.owner != "" || !named[name]) {
+		// If either side lacks the UID of the pod, the name decides.
+		if !isReady[readyWorker{name, w.podUID}] && !isReady[readyWorker{name, ""}] && (w.podUID != "" || !isNamed[name]) {
 			continue
 		}
 		for _, in := range w.doc.Filter(q) {

@@ -13,7 +13,7 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// parse reads an object as the API server's client does.
+// parse parses an object as the API server's client does.
 func parse(t testing.TB, raw string) *unstructured.Unstructured {
 	t.Helper()
 	var fields map[string]any
@@ -28,7 +28,7 @@ func object(t testing.TB, file string) *unstructured.Unstructured {
 	return parse(t, string(readFile(t, file)))
 }
 
-// workerJSON is an object with one endpoint of the given instance id.
+// workerJSON returns an object with one endpoint of the given instance id.
 func workerJSON(name, uid, owner, created string, id uint64) string {
 	return fmt.Sprintf(`{"metadata":{"name":%q,"uid":%q,"creationTimestamp":%q,"ownerReferences":[{"kind":"Pod","uid":%q}]},
 		"spec":{"data":{"endpoints":{"ns/c/ep/%x":%s}}}}`, name, uid, created, owner, id, endpointJSON(id, name))
@@ -45,11 +45,11 @@ func TestReady(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name string
-		read func(*unstructured.Unstructured) []target
+		read func(*unstructured.Unstructured) []readyWorker
 		in   string
-		want []target
+		want []readyWorker
 	}{
-		{"slice", readySlice, `{"endpoints":[
+		{"slice", readyPods, `{"endpoints":[
 			{"conditions":{"ready":true},"targetRef":{"kind":"Pod","name":"a","uid":"1"}},
 			{"conditions":{"ready":false},"targetRef":{"kind":"Pod","name":"b","uid":"2"}},
 			{"conditions":{},"targetRef":{"kind":"Pod","name":"c"}},
@@ -58,17 +58,17 @@ func TestReady(t *testing.T) {
 			{"conditions":{"ready":true},"targetRef":{"kind":"Pod","name":""}},
 			{"conditions":{"ready":true},"targetRef":{"kind":"Node","name":"e"}},
 			{"conditions":{"ready":true},"targetRef":{"name":"f"}}
-		]}`, []target{{"a", "1"}, {"f", ""}}},
-		{"slice without endpoints", readySlice, `{"endpoints":null}`, nil},
-		{"slice of another form", readySlice, `{"endpoints":[1,{"conditions":7},{"conditions":{"ready":"yes"},"targetRef":[]}]}`, nil},
-		{"slice of a wholly other form", readySlice, `{"endpoints":"none"}`, nil},
-		{"pod", readyPod, `{"metadata":{"name":"p","uid":"1"},"status":{"containerStatuses":[
+		]}`, []readyWorker{{"a", "1"}, {"f", ""}}},
+		{"slice without endpoints", readyPods, `{"endpoints":null}`, nil},
+		{"slice of unexpected types", readyPods, `{"endpoints":[1,{"conditions":7},{"conditions":{"ready":"yes"},"targetRef":[]}]}`, nil},
+		{"slice whose endpoints are a string", readyPods, `{"endpoints":"none"}`, nil},
+		{"pod", readyContainers, `{"metadata":{"name":"p","uid":"1"},"status":{"containerStatuses":[
 			{"name":"main","ready":true},{"name":"engine-0","ready":true},{"name":"engine-1","ready":false},{"ready":true},{"name":"x"}
-		]}}`, []target{{"p", "1"}, {"p-engine-0", "1"}}},
-		{"pod whose main container has another name", readyPod, `{"metadata":{"name":"p","uid":"1","annotations":{"nvidia.com/dynamo-main-container-name":" engine "}},
+		]}}`, []readyWorker{{"p", "1"}, {"p-engine-0", "1"}}},
+		{"pod whose main container has another name", readyContainers, `{"metadata":{"name":"p","uid":"1","annotations":{"nvidia.com/dynamo-main-container-name":" engine "}},
 			"status":{"containerStatuses":[{"name":"main","ready":true},{"name":"engine","ready":true}]}}`,
-			[]target{{"p-main", "1"}, {"p", "1"}}},
-		{"pod without status", readyPod, `{"metadata":{"name":"p"}}`, nil},
+			[]readyWorker{{"p-main", "1"}, {"p", "1"}}},
+		{"pod without status", readyContainers, `{"metadata":{"name":"p"}}`, nil},
 	} {
 		if got := c.read(parse(t, c.in)); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
@@ -81,35 +81,35 @@ func TestJoin(t *testing.T) {
 	const older, newer = "2026-08-01T10:00:00Z", "2026-08-01T11:00:00Z"
 	for _, c := range []struct {
 		name    string
-		ready   []target
+		ready   []readyWorker
 		workers []string
 		want    string // id=address, ordered by id
 	}{
 		{"nothing", nil, nil, ""},
-		{"ready and registered", []target{{"a", "1"}}, []string{workerJSON("a", "x", "1", older, 7)}, "7=a"},
-		{"ready in two slices", []target{{"a", "1"}, {"a", "1"}}, []string{workerJSON("a", "x", "1", older, 7)}, "7=a"},
-		{"not ready", []target{{"b", "1"}}, []string{workerJSON("a", "x", "1", older, 7)}, ""},
-		{"not registered", []target{{"a", "1"}}, nil, ""},
-		{"another pod of the same name", []target{{"a", "2"}}, []string{workerJSON("a", "x", "1", older, 7)}, ""},
-		{"the pod's UID is not known", []target{{"a", ""}}, []string{workerJSON("a", "x", "1", older, 7)}, "7=a"},
-		{"the owner's UID is not known", []target{{"a", "2"}}, []string{workerJSON("a", "x", "", older, 7)}, "7=a"},
-		{"neither is known", []target{{"a", ""}}, []string{workerJSON("a", "x", "", older, 7)}, "7=a"},
-		{"an old slice beside the new", []target{{"a", "1"}, {"a", "2"}}, []string{workerJSON("a", "x", "2", older, 7)}, "7=a"},
+		{"ready and registered", []readyWorker{{"a", "1"}}, []string{workerJSON("a", "x", "1", older, 7)}, "7=a"},
+		{"ready in two slices", []readyWorker{{"a", "1"}, {"a", "1"}}, []string{workerJSON("a", "x", "1", older, 7)}, "7=a"},
+		{"not ready", []readyWorker{{"b", "1"}}, []string{workerJSON("a", "x", "1", older, 7)}, ""},
+		{"not registered", []readyWorker{{"a", "1"}}, nil, ""},
+		{"another pod of the same name", []readyWorker{{"a", "2"}}, []string{workerJSON("a", "x", "1", older, 7)}, ""},
+		{"the pod's UID is unknown", []readyWorker{{"a", ""}}, []string{workerJSON("a", "x", "1", older, 7)}, "7=a"},
+		{"the owner's UID is unknown", []readyWorker{{"a", "2"}}, []string{workerJSON("a", "x", "", older, 7)}, "7=a"},
+		{"both UIDs are unknown", []readyWorker{{"a", ""}}, []string{workerJSON("a", "x", "", older, 7)}, "7=a"},
+		{"an old slice beside the new", []readyWorker{{"a", "1"}, {"a", "2"}}, []string{workerJSON("a", "x", "2", older, 7)}, "7=a"},
 		{
 			"several",
-			[]target{{"a", "1"}, {"b", "2"}},
+			[]readyWorker{{"a", "1"}, {"b", "2"}},
 			[]string{workerJSON("a", "x", "1", older, 7), workerJSON("b", "y", "2", older, 8), workerJSON("c", "z", "3", older, 9)},
 			"7=a 8=b",
 		},
 		{
 			"one id twice: the object created last",
-			[]target{{"a", "1"}, {"b", "2"}},
+			[]readyWorker{{"a", "1"}, {"b", "2"}},
 			[]string{workerJSON("a", "x", "1", newer, 7), workerJSON("b", "y", "2", older, 7)},
 			"7=a",
 		},
 		{
 			"one id twice, created at once: by name",
-			[]target{{"a", "1"}, {"b", "2"}},
+			[]readyWorker{{"a", "1"}, {"b", "2"}},
 			[]string{workerJSON("a", "x", "1", older, 7), workerJSON("b", "y", "2", older, 7)},
 			"7=b",
 		},
@@ -131,7 +131,7 @@ func TestJoin(t *testing.T) {
 func endpoints(t *testing.T, entries map[discovery.ID]entry) string {
 	t.Helper()
 	var out []string
-	for _, id := range sorted(entries) {
+	for _, id := range sortedIDs(entries) {
 		var in discovery.Instance
 		if err := json.Unmarshal(entries[id].value, &in); err != nil || in.ID() != id {
 			t.Fatalf("%v: %s, %v", id, entries[id].value, err)
@@ -148,12 +148,12 @@ func TestReadWorkerBroken(t *testing.T) {
 		{"null", meta + `{"data":null}}`, ""},
 		{"no data", meta + `{}}`, ""},
 		{"no spec", meta + `null}`, ""},
-		{"spec of another form", meta + `"nothing"}`, ""},
-		{"data of another form", meta + `{"data":"nothing"}}`, ""},
-		{"a map of another form", meta + `{"data":{"endpoints":7}}}`, ""},
-		{"one entry is no instance", meta + `{"data":{"endpoints":{"junk":{"type":"Endpoint"},"ns/c/ep/8":` + endpointJSON(8, "b") + `}}}}`, "8=b"},
+		{"spec is a string", meta + `"nothing"}`, ""},
+		{"data is a string", meta + `{"data":"nothing"}}`, ""},
+		{"a map is a number", meta + `{"data":{"endpoints":7}}}`, ""},
+		{"one entry is invalid", meta + `{"data":{"endpoints":{"junk":{"type":"Endpoint"},"ns/c/ep/8":` + endpointJSON(8, "b") + `}}}}`, "8=b"},
 	} {
-		ready, query := []target{{"a", "1"}}, discovery.Query{Kind: discovery.KindEndpoint}
+		ready, query := []readyWorker{{"a", "1"}}, discovery.Query{Kind: discovery.KindEndpoint}
 		last := readWorker(parse(t, workerJSON("a", "x", "1", "", 7)), nil)
 		for _, former := range []struct {
 			what string
@@ -177,7 +177,7 @@ func TestReadWorkerBroken(t *testing.T) {
 	}
 	empty := readWorker(parse(t, meta+`{"data":{}}}`), readWorker(parse(t, workerJSON("a", "x", "1", "", 7)), nil))
 	if empty.err != nil || len(empty.doc.Instances()) != 0 {
-		t.Errorf("an empty document is a worker that has unregistered: %+v", empty)
+		t.Errorf("an empty document, of a worker that has unregistered, is read as %+v", empty)
 	}
 }
 
@@ -193,6 +193,6 @@ func FuzzReadWorker(f *testing.F) {
 		obj := &unstructured.Unstructured{Object: fields}
 		w := readWorker(obj, nil)
 		readWorker(obj, w)
-		join(discovery.Query{}, append(readySlice(obj), readyPod(obj)...), map[string]*worker{obj.GetName(): w})
+		join(discovery.Query{}, append(readyPods(obj), readyContainers(obj)...), map[string]*worker{obj.GetName(): w})
 	})
 }

@@ -8,31 +8,30 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// lease is a registration of this store.
+// lease is one registration: an element of this worker's document. It has no
+// deadline; readers see it while the pod is ready.
 type lease struct {
+	*discovery.LeaseEnd
 	store    *Store
 	id       discovery.ID
 	instance discovery.Instance
-	done     chan struct{} // closed when the lease has ended, after err is set
-	err      error
 }
 
-// Register puts the registration into the document of this worker. Readers see
-// it while the pod is ready. One under the same id is replaced if it is ours,
-// and else stays in its own worker's document.
+// Register implements discovery.Store. A registration of this store under the
+// same id is replaced; one of another worker stays in that worker's document.
 func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (discovery.Lease, error) {
-	if err := s.options.canRegister(); err != nil {
+	if err := s.opt.canRegister(); err != nil {
 		return nil, err
 	}
 	in, err := parseInstance(id, value)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.begin(ctx); err != nil {
+	if err := s.lockDocument(ctx); err != nil {
 		return nil, err
 	}
-	defer s.end()
-	l := &lease{store: s, id: id, instance: in, done: make(chan struct{})}
+	defer s.unlockDocument()
+	l := &lease{store: s, id: id, instance: in, LeaseEnd: discovery.NewLeaseEnd()}
 	next := maps.Clone(s.leases)
 	next[id] = l
 	former := s.leases[id]
@@ -40,20 +39,21 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (di
 		return nil, err
 	}
 	if former != nil {
-		former.finish(discovery.ErrTakenOver)
+		former.End(discovery.ErrTakenOver)
 	}
 	return l, nil
 }
 
-// Unregister takes the registration out of the document.
+// Unregister implements discovery.Lease. The lease does not end if the document
+// cannot be written.
 func (l *lease) Unregister(ctx context.Context) error {
 	s := l.store
-	if err := s.begin(ctx); errors.Is(err, discovery.ErrClosed) {
+	if err := s.lockDocument(ctx); errors.Is(err, discovery.ErrClosed) {
 		return nil
 	} else if err != nil {
 		return err
 	}
-	defer s.end()
+	defer s.unlockDocument()
 	if s.leases[l.id] != l {
 		return nil
 	}
@@ -62,22 +62,6 @@ func (l *lease) Unregister(ctx context.Context) error {
 	if err := s.write(ctx, next); err != nil {
 		return err
 	}
-	l.finish(discovery.ErrClosed)
+	l.End(discovery.ErrClosed)
 	return nil
-}
-
-// Wait blocks until the registration has ended.
-func (l *lease) Wait(ctx context.Context) error {
-	select {
-	case <-l.done:
-		return l.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// finish is called once, by who holds the turn.
-func (l *lease) finish(err error) {
-	l.err = err
-	close(l.done)
 }

@@ -13,60 +13,67 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Mode says what a worker is.
+// Mode selects what counts as a worker.
 type Mode string
 
 // The modes.
 const (
-	// ModePod: each pod is one worker.
+	// ModePod treats each pod as one worker.
 	ModePod Mode = "pod"
-	// ModeContainer: each container of a pod is a worker of its own.
+	// ModeContainer treats each container of a pod as a worker.
 	ModeContainer Mode = "container"
 )
 
-// defaultMain is the container that stands for its pod, in the mode of
-// containers, where nothing names another one.
+// defaultMain is the container whose object has the name of its pod, unless the
+// options name another one.
 const defaultMain = "main"
 
-// Options are the settings of a Store. The zero value reads the pods of the
-// namespace that the connection's configuration names.
+// Options are the settings of a [Store]. The zero value is useful for reading the
+// pods of the namespace that the connection's configuration names.
 type Options struct {
-	// Mode is ModePod if empty. Readers see only what registers in their mode,
-	// and in both modes the pods whose main container has registered.
+	// Mode is ModePod or ModeContainer; empty means ModePod. Readers see the
+	// workers of their own mode and, in both modes, the main containers.
 	Mode Mode
 
-	// PodName and PodUID are this pod's. Registering needs both, reading
+	// PodName and PodUID identify this pod. Registering requires both, reading
 	// neither.
 	PodName, PodUID string
 
 	// Container is the name of this container; registering in ModeContainer
-	// needs it. MainContainer is the one that stands for the whole pod; empty
-	// is main.
+	// requires it. MainContainer is the container whose object has the name of
+	// the pod; empty means main.
 	Container, MainContainer string
 
-	// Namespace is where the pods and objects are. Empty is the one of the
-	// kubeconfig's context or of this pod's service account, else default.
+	// Namespace is that of the pods and objects. Empty means the one of the
+	// kubeconfig's context or of this pod's service account, and otherwise
+	// default.
 	Namespace string
 
-	// Config is how to reach the API server. If nil, it is what Kubeconfig
-	// says, a list of files as in KUBECONFIG; if that is empty, too, it is the
-	// service account of this pod.
+	// Config is the connection to the API server. If it is nil, Kubeconfig
+	// lists the files that describe it, as KUBECONFIG does; if both are empty,
+	// the service account of this pod is used.
 	Config     *rest.Config
 	Kubeconfig string
 
-	// Logger hears when the API server is lost and found; nil is silent.
+	// Logger receives warnings when the API server is lost or recovered; nil
+	// disables logging.
 	Logger *slog.Logger
 }
 
-// podInfo is where the runtime's deployments mount the names of a pod.
+// podInfo is the directory in which Dynamo's deployments mount the names of a pod.
 const podInfo = "/etc/podinfo"
 
-// FromEnv reads DYN_KUBE_DISCOVERY_MODE (pod or container, pod if unset or
-// empty), POD_NAME, POD_UID, POD_NAMESPACE, CONTAINER_NAME,
-// DYN_MAIN_CONTAINER_NAME and KUBECONFIG; outside a cluster the latter is
-// $HOME/.kube/config if unset. The files pod_name, pod_uid and pod_namespace in
-// /etc/podinfo come before the variables. lookup is os.LookupEnv, or what a test
-// wants.
+// FromEnv returns the options that Dynamo's variables describe; an empty
+// variable counts as unset. lookup is usually os.LookupEnv.
+//
+//	DYN_KUBE_DISCOVERY_MODE   pod or container; pod if unset
+//	POD_NAME, POD_UID         this pod, and its namespace, POD_NAMESPACE
+//	CONTAINER_NAME            this container
+//	DYN_MAIN_CONTAINER_NAME   the main container; main if unset
+//	KUBECONFIG                files; $HOME/.kube/config if unset outside a cluster
+//
+// The files pod_name, pod_uid and pod_namespace in /etc/podinfo take precedence
+// over the variables.
 func FromEnv(lookup func(string) (string, bool)) (Options, error) {
 	return fromEnv(lookup, os.DirFS(podInfo))
 }
@@ -120,8 +127,8 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// InstanceID returns the id under which this worker registers unless it is
-// given another: the hash of the name of its object. Without a pod it is zero.
+// InstanceID returns the id that Dynamo gives this worker: HashPodName of the name
+// of its object, or zero without a pod name.
 func (o Options) InstanceID() uint64 {
 	if o.PodName == "" {
 		return 0
@@ -129,7 +136,7 @@ func (o Options) InstanceID() uint64 {
 	return HashPodName(o.objectName())
 }
 
-// objectName is the name of this worker's object.
+// objectName returns the name of this worker's object.
 func (o Options) objectName() string {
 	if o.Mode != ModeContainer {
 		return o.PodName
@@ -137,8 +144,8 @@ func (o Options) objectName() string {
 	return containerObject(o.PodName, o.Container, o.MainContainer)
 }
 
-// containerObject is the name of the object of a container. The main one's is
-// that of the pod, so that both modes see each other's.
+// containerObject returns the name of a container's object. That of the main
+// container is the name of the pod, so that the modes see each other's.
 func containerObject(pod, container, main string) string {
 	if main == "" {
 		main = defaultMain
@@ -149,18 +156,18 @@ func containerObject(pod, container, main string) string {
 	return pod + "-" + container
 }
 
-// canRegister says what is missing.
+// canRegister returns an error that names what is missing for registering.
 func (o Options) canRegister() error {
 	switch {
 	case o.PodName == "" || o.PodUID == "":
 		return fmt.Errorf("pod name %q, UID %q: want both of the pod that registers (POD_NAME and POD_UID)", o.PodName, o.PodUID)
 	case o.Mode == ModeContainer && o.Container == "":
-		return errors.New("no container name: want the one that registers (CONTAINER_NAME)")
+		return errors.New("the container name is empty: want that of the container that registers (CONTAINER_NAME)")
 	}
 	return nil
 }
 
-// connection returns how to reach the API server, and the namespace.
+// connection returns the connection to the API server, and the namespace.
 func (o Options) connection() (*rest.Config, string, error) {
 	rules := &clientcmd.ClientConfigLoadingRules{Precedence: filepath.SplitList(o.Kubeconfig)}
 	kubeconfig := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{})

@@ -114,7 +114,7 @@ func TestConnection(t *testing.T) {
 	}
 	missing := filepath.Join(t.TempDir(), "missing")
 	if _, err := New(Options{Kubeconfig: missing}); err == nil || !strings.Contains(err.Error(), missing) {
-		t.Fatalf("a kubeconfig that is not there: %v", err)
+		t.Fatalf("a missing kubeconfig: %v", err)
 	}
 	if _, err := New(Options{Mode: "node"}); err == nil || !strings.Contains(err.Error(), `"node"`) {
 		t.Fatalf("mode node: %v", err)

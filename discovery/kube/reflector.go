@@ -22,87 +22,89 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// feed is where a reflector puts the objects of one resource: what read makes
-// of each, by name. It is a cache.ReflectorStore, and safe for concurrent use.
-type feed[T any] struct {
+// resourceCache contains the objects of one resource by name, each as read
+// returned it. It is the cache.ReflectorStore that a reflector fills, and safe
+// for concurrent use.
+type resourceCache[T any] struct {
 	read    func(obj *unstructured.Unstructured, last T) T
-	changed func()
+	changed func() // called after each change
 
 	mu     sync.Mutex
 	items  map[string]T
-	listed bool // there has been a whole listing
+	listed bool // a full listing has been received
 }
 
-func newFeed[T any](changed func(), read func(*unstructured.Unstructured, T) T) *feed[T] {
-	return &feed[T]{read: read, changed: changed, items: map[string]T{}}
+func newResourceCache[T any](changed func(), read func(*unstructured.Unstructured, T) T) *resourceCache[T] {
+	return &resourceCache[T]{read: read, changed: changed, items: map[string]T{}}
 }
 
-// Add takes an object that is new.
-func (f *feed[T]) Add(obj any) error { return f.Update(obj) }
+// Add implements cache.ReflectorStore.
+func (c *resourceCache[T]) Add(obj any) error { return c.Update(obj) }
 
-// Update takes an object that may be new.
-func (f *feed[T]) Update(obj any) error {
-	return f.change(obj, func(name string, u *unstructured.Unstructured) { f.items[name] = f.read(u, f.items[name]) })
+// Update implements cache.ReflectorStore. The object may be a new one.
+func (c *resourceCache[T]) Update(obj any) error {
+	return c.change(obj, func(name string, u *unstructured.Unstructured) { c.items[name] = c.read(u, c.items[name]) })
 }
 
-// Delete takes an object out.
-func (f *feed[T]) Delete(obj any) error {
-	return f.change(obj, func(name string, _ *unstructured.Unstructured) { delete(f.items, name) })
+// Delete implements cache.ReflectorStore.
+func (c *resourceCache[T]) Delete(obj any) error {
+	return c.change(obj, func(name string, _ *unstructured.Unstructured) { delete(c.items, name) })
 }
 
-func (f *feed[T]) change(obj any, do func(string, *unstructured.Unstructured)) error {
+func (c *resourceCache[T]) change(obj any, do func(string, *unstructured.Unstructured)) error {
 	u, ok := obj.(*unstructured.Unstructured)
 	if !ok {
 		return fmt.Errorf("object of type %T", obj)
 	}
-	f.mu.Lock()
+	c.mu.Lock()
 	do(u.GetName(), u)
-	f.mu.Unlock()
-	f.changed()
+	c.mu.Unlock()
+	c.changed()
 	return nil
 }
 
-// Replace takes a whole listing.
-func (f *feed[T]) Replace(objs []any, _ string) error {
-	f.mu.Lock()
+// Replace implements cache.ReflectorStore. It takes a full listing.
+func (c *resourceCache[T]) Replace(objs []any, _ string) error {
+	c.mu.Lock()
 	items := make(map[string]T, len(objs))
 	for _, obj := range objs {
 		if u, ok := obj.(*unstructured.Unstructured); ok {
-			items[u.GetName()] = f.read(u, f.items[u.GetName()])
+			items[u.GetName()] = c.read(u, c.items[u.GetName()])
 		}
 	}
-	f.items, f.listed = items, true
-	f.mu.Unlock()
-	f.changed()
+	c.items, c.listed = items, true
+	c.mu.Unlock()
+	c.changed()
 	return nil
 }
 
-// Resync does nothing: nothing is forgotten.
-func (f *feed[T]) Resync() error { return nil }
+// Resync implements cache.ReflectorStore. There is nothing to do, since no change
+// is forgotten.
+func (c *resourceCache[T]) Resync() error { return nil }
 
-// snapshot returns the items, and whether they are from a whole listing.
-func (f *feed[T]) snapshot() (map[string]T, bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return maps.Clone(f.items), f.listed
+// snapshot returns the items, and whether a full listing has been received.
+func (c *resourceCache[T]) snapshot() (map[string]T, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.items), c.listed
 }
 
-// reflector keeps a feed equal to a resource.
+// reflector lists and watches a resource, with client-go's cache.Reflector.
 type reflector struct {
 	name     string // of the resource
 	resource dynamic.ResourceInterface
 	labels   string
 	log      *slog.Logger
-	failing  atomic.Bool
+	failing  atomic.Bool // and logged
 
-	// fail is offered an error that trying again does not mend unless somebody
-	// changes the cluster, and reports whether it was taken.
-	fail func(error) bool
+	// giveUp receives an error that persists unless the cluster is changed. It
+	// reports whether the error has ended the watch.
+	giveUp func(error) bool
 }
 
-// run lists and watches until ctx is done.
+// run keeps store equal to the resource until ctx is done.
 func (r *reflector) run(ctx context.Context, store cache.ReflectorStore) {
-	silent := klog.Logger{} // what is worth telling is told by report
+	silent := klog.Logger{} // report logs instead
 	lw := &cache.ListWatch{ListWithContextFunc: r.list, WatchFuncWithContext: r.watch}
 	cache.NewReflectorWithOptions(lw, &unstructured.Unstructured{}, store, cache.ReflectorOptions{
 		Name: r.name, TypeDescription: r.name, Logger: &silent,
@@ -112,7 +114,7 @@ func (r *reflector) run(ctx context.Context, store cache.ReflectorStore) {
 
 func (r *reflector) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 	if o.ResourceVersion == "0" {
-		o.ResourceVersion = "" // what is there now, not what a cache remembers
+		o.ResourceVersion = "" // the present state, not that of a cache which may be stale
 	}
 	o.LabelSelector = r.labels
 	list, err := r.resource.List(ctx, o)
@@ -126,18 +128,19 @@ func (r *reflector) list(ctx context.Context, o metav1.ListOptions) (runtime.Obj
 func (r *reflector) watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 	o.LabelSelector = r.labels
 	w, err := r.resource.Watch(ctx, o)
-	// A listing by watch that is refused is followed by a plain one.
+	// If the API server refuses to list by a watch, the reflector calls list.
 	if err == nil || o.SendInitialEvents == nil {
 		r.report(ctx, err)
 	}
 	if err != nil && (utilnet.IsConnectionRefused(err) || apierrors.IsTooManyRequests(err)) {
-		// The reflector would know these errors, and wait without looking at ctx.
+		// For an error of these types the reflector would wait without
+		// observing ctx, so it gets one of another type.
 		return nil, errors.New(err.Error())
 	}
 	return w, err
 }
 
-// report tells once that the API server is lost, and once that it is back.
+// report logs once when the API server is lost, and once when it is back.
 func (r *reflector) report(ctx context.Context, err error) {
 	switch {
 	case ctx.Err() != nil:
@@ -145,14 +148,14 @@ func (r *reflector) report(ctx context.Context, err error) {
 		if r.failing.CompareAndSwap(true, false) {
 			r.log.Info("kube: the API server answers again", "resource", r.name)
 		}
-	case r.hopeless(err):
+	case r.isFinal(err):
 	case r.failing.CompareAndSwap(false, true):
-		r.log.Warn("kube: no listing or watch from the API server; what is known stays", "resource", r.name, "error", err)
+		r.log.Warn("kube: list or watch failed, retrying; registrations stay as they are", "resource", r.name, "error", err)
 	}
 }
 
-// hopeless reports whether an error has ended the watch.
-func (r *reflector) hopeless(err error) bool {
+// isFinal reports whether an error has ended the watch.
+func (r *reflector) isFinal(err error) bool {
 	return (apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) || apierrors.IsNotFound(err)) &&
-		r.fail(fmt.Errorf("list %s: %w (want its definition and a role that allows get, list and watch)", r.name, err))
+		r.giveUp(fmt.Errorf("list %s: %w: want its definition and a role that allows get, list and watch", r.name, err))
 }

@@ -19,28 +19,31 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// Store is the discovery.Store of one worker or reader.
+// Store implements [discovery.Store] for one worker or reader. It is safe for
+// concurrent use.
 type Store struct {
-	options   Options
+	opt       Options
 	namespace string
 	http      *http.Client
 	client    dynamic.Interface
 	log       *slog.Logger
 
-	// turn is held by who changes the document, also while it is written: one
-	// write after the other. It guards leases and uid.
-	turn   chan struct{}
-	leases map[discovery.ID]*lease
-	uid    types.UID   // of the object; empty unless there may be one
-	own    atomic.Bool // something is registered
+	// writing is held while the document is changed and written, so that there
+	// is one write at a time. It guards leases and uid.
+	writing chan struct{}
+	leases  map[discovery.ID]*lease
+	uid     types.UID // of the object; empty if there is certainly none
 
-	mu       sync.Mutex // guards watchers, and closing
+	registered atomic.Bool // the document is not empty
+
+	mu       sync.Mutex // guards watchers and the closing of closed
 	watchers map[*watcher]struct{}
 	closed   chan struct{}
 }
 
-// New makes a store. It does not talk to the API server yet, so what is missing
-// there shows when something is registered or watched.
+// New returns a store. It sends no request before the store is used; whether the
+// API server has the object's definition and grants access shows when something
+// is registered or watched.
 func New(o Options) (*Store, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -52,7 +55,7 @@ func New(o Options) (*Store, error) {
 	}
 	config.WarningHandler = rest.NoWarnings{}
 	if config.QPS == 0 {
-		config.QPS = -1 // the API server protects itself, and we write one by one
+		config.QPS = -1 // the API server limits rates itself, and there is one write at a time
 	}
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
@@ -63,26 +66,27 @@ func New(o Options) (*Store, error) {
 		return nil, fmt.Errorf("kube: %w", err)
 	}
 	return &Store{
-		options: o, namespace: namespace, http: httpClient, client: client, log: o.Logger,
-		turn:     make(chan struct{}, 1),
+		opt: o, namespace: namespace, http: httpClient, client: client, log: o.Logger,
+		writing:  make(chan struct{}, 1),
 		leases:   map[discovery.ID]*lease{},
 		watchers: map[*watcher]struct{}{},
 		closed:   make(chan struct{}),
 	}, nil
 }
 
-// Shutdown removes this worker's object and ends all watches.
+// Shutdown implements discovery.Store. It deletes this worker's object and ends
+// all watches.
 func (s *Store) Shutdown(ctx context.Context) error {
-	if err := s.begin(ctx); errors.Is(err, discovery.ErrClosed) {
+	if err := s.lockDocument(ctx); errors.Is(err, discovery.ErrClosed) {
 		return nil
 	} else if err != nil {
 		return err
 	}
-	defer s.end()
+	defer s.unlockDocument()
 	former := s.leases
 	err := s.write(ctx, map[discovery.ID]*lease{})
 	for _, l := range former {
-		l.finish(discovery.ErrClosed)
+		l.End(discovery.ErrClosed)
 	}
 	s.mu.Lock()
 	close(s.closed)
@@ -93,4 +97,13 @@ func (s *Store) Shutdown(ctx context.Context) error {
 	}
 	utilnet.CloseIdleConnectionsFor(s.http.Transport)
 	return err
+}
+
+func (s *Store) isClosed() bool {
+	select {
+	case <-s.closed:
+		return true
+	default:
+		return false
+	}
 }

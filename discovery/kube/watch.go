@@ -15,62 +15,63 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// debounce is how long after a change the next ones are waited for, so that a
-// pod that moves from one EndpointSlice to another is not seen to go and come.
+// debounce is the delay after a change during which further changes are
+// collected, so that a pod that moves from one EndpointSlice to another is not
+// reported as removed and added again.
 const debounce = 500 * time.Millisecond
 
-// discoverable selects the EndpointSlices, or Pods, of the runtime.
+// discoverable selects the EndpointSlices, or Pods, of Dynamo's workers.
 const discoverable = "nvidia.com/dynamo-discovery-backend=kubernetes,nvidia.com/dynamo-discovery-enabled=true"
 
-// watcher joins who is ready with the objects of workers. The feeds are filled
-// by reflectors; the rest belongs to the caller of Next.
+// watcher joins the ready workers with the objects of all workers. Reflectors
+// fill the two caches; the other fields belong to the caller of Next.
 type watcher struct {
 	query   discovery.Query
-	own     func() (target, bool) // this worker, ready or not
-	ready   *feed[[]target]
-	workers *feed[*worker]
+	self    func() (readyWorker, bool) // this worker, whether or not it is ready
+	ready   *resourceCache[[]readyWorker]
+	workers *resourceCache[*worker]
 	wake    chan struct{} // of capacity one
-	failed  chan error    // of capacity one: no use to try again
+	failed  chan error    // of capacity one; ends the watch
 
-	synced  bool
-	settled <-chan time.Time // when what has changed is looked at
-	known   map[discovery.ID]entry
-	bad     map[string]string // what has been told of each broken object
-	queue   []discovery.Change
+	synced    bool
+	debounced <-chan time.Time // the end of debounce; nil if nothing has changed
+	known     map[discovery.ID]entry
+	invalid   map[string]string // by object, the error that has been reported
+	queued    []discovery.Change
 
-	cancel   context.CancelFunc
-	running  sync.WaitGroup
-	closed   <-chan struct{} // the store
-	onClose  func()
-	finished chan struct{}
-	once     sync.Once
+	cancel  context.CancelFunc // of the reflectors
+	running sync.WaitGroup
+	closed  <-chan struct{} // that of the store
+	onClose func()
+	done    chan struct{} // closed by Close
+	once    sync.Once
 }
 
-func newWatcher(q discovery.Query, read func(*unstructured.Unstructured) []target, own func() (target, bool)) *watcher {
+func newWatcher(q discovery.Query, read func(*unstructured.Unstructured) []readyWorker, self func() (readyWorker, bool)) *watcher {
 	w := &watcher{
-		query: q, own: own,
-		wake: make(chan struct{}, 1), failed: make(chan error, 1), finished: make(chan struct{}),
-		known: map[discovery.ID]entry{}, bad: map[string]string{},
+		query: q, self: self,
+		wake: make(chan struct{}, 1), failed: make(chan error, 1), done: make(chan struct{}),
+		known: map[discovery.ID]entry{}, invalid: map[string]string{},
 		cancel: func() {}, onClose: func() {},
 	}
-	w.ready = newFeed(w.changed, func(obj *unstructured.Unstructured, _ []target) []target { return read(obj) })
-	w.workers = newFeed(w.changed, readWorker)
+	w.ready = newResourceCache(w.markChanged, func(obj *unstructured.Unstructured, _ []readyWorker) []readyWorker { return read(obj) })
+	w.workers = newResourceCache(w.markChanged, readWorker)
 	return w
 }
 
-func (w *watcher) changed() {
+func (w *watcher) markChanged() {
 	select {
 	case w.wake <- struct{}{}:
 	default:
 	}
 }
 
-// Watch begins to follow what matches q.
+// Watch implements discovery.Store.
 func (s *Store) Watch(_ context.Context, q discovery.Query) (discovery.Watcher, error) {
 	endpoints := schema.GroupVersionResource{Group: "discovery.k8s.io", Version: "v1", Resource: "endpointslices"}
-	resource, read := endpoints, readySlice
-	if s.options.Mode == ModeContainer {
-		resource, read = schema.GroupVersionResource{Version: "v1", Resource: "pods"}, readyPod
+	resource, read := endpoints, readyPods
+	if s.opt.Mode == ModeContainer {
+		resource, read = schema.GroupVersionResource{Version: "v1", Resource: "pods"}, readyContainers
 	}
 	w := newWatcher(q, read, s.self)
 	w.closed = s.closed
@@ -81,17 +82,14 @@ func (s *Store) Watch(_ context.Context, q discovery.Query) (discovery.Watcher, 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	select {
-	case <-s.closed:
+	if s.isClosed() {
 		return nil, discovery.ErrClosed
-	default:
 	}
 	s.watchers[w] = struct{}{}
-	// The watch lives until it is closed, whatever ends its beginning.
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel
 	w.running.Go(func() { s.reflector(resource, discoverable, w).run(ctx, w.ready) })
-	w.running.Go(func() { s.reflector(workers(), "", w).run(ctx, w.workers) })
+	w.running.Go(func() { s.reflector(workerResource(), "", w).run(ctx, w.workers) })
 	return w, nil
 }
 
@@ -99,26 +97,26 @@ func (s *Store) reflector(resource schema.GroupVersionResource, labels string, w
 	return &reflector{
 		name:     resource.Resource,
 		resource: s.client.Resource(resource).Namespace(s.namespace),
-		labels:   labels, log: s.log, fail: w.fail,
+		labels:   labels, log: s.log, giveUp: w.fail,
 	}
 }
 
-// self is this worker as a target, while it has something registered. It need
-// not be ready: what it registers may be what it is waiting for.
-func (s *Store) self() (target, bool) {
-	return target{s.options.objectName(), s.options.PodUID}, s.own.Load()
+// self returns this worker if it has registered anything. It need not be ready:
+// its readiness may depend on its own registrations.
+func (s *Store) self() (readyWorker, bool) {
+	return readyWorker{s.opt.objectName(), s.opt.PodUID}, s.registered.Load()
 }
 
 func (s *Store) wakeWatchers() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for w := range s.watchers {
-		w.changed()
+		w.markChanged()
 	}
 }
 
-// fail ends a watch that has not begun. Later a role may be taken and given
-// back, and what is known stays.
+// fail ends the watch if it has not begun, and reports whether it did. A watch
+// that has begun keeps its state, since a role can be revoked and granted again.
 func (w *watcher) fail(err error) bool {
 	if w.listed() {
 		return false
@@ -137,40 +135,40 @@ func (w *watcher) listed() bool {
 	return ready && workers
 }
 
-// Next blocks for the next change.
+// Next implements discovery.Watcher.
 func (w *watcher) Next(ctx context.Context) (discovery.Change, error) {
 	if err := ctx.Err(); err != nil {
 		return discovery.Change{}, err
 	}
-	for len(w.queue) == 0 {
-		if err := w.wait(ctx); err != nil {
+	for len(w.queued) == 0 {
+		if err := w.step(ctx); err != nil {
 			return discovery.Change{}, err
 		}
 	}
-	change := w.queue[0]
-	w.queue = w.queue[1:]
+	change := w.queued[0]
+	w.queued = w.queued[1:]
 	return change, nil
 }
 
-// wait blocks for something to happen, and fills the queue if it is time.
-func (w *watcher) wait(ctx context.Context) error {
+// step waits for one event, and queues changes if they are due.
+func (w *watcher) step(ctx context.Context) error {
 	select {
 	case <-w.wake:
 		if !w.synced {
-			w.begin()
-		} else if w.settled == nil {
-			w.settled = time.After(debounce)
+			w.queueListing()
+		} else if w.debounced == nil {
+			w.debounced = time.After(debounce)
 		}
-	case <-w.settled:
-		w.settled = nil
-		w.collect()
+	case <-w.debounced:
+		w.debounced = nil
+		w.queueDifference()
 	case err := <-w.failed:
 		return err
 	case <-w.closed:
 		return discovery.ErrClosed
-	case <-w.finished:
+	case <-w.done:
 		select {
-		case <-w.closed: // which is why
+		case <-w.closed: // the store has closed the watch
 			return discovery.ErrClosed
 		default:
 			return errors.New("the watch is closed")
@@ -181,65 +179,65 @@ func (w *watcher) wait(ctx context.Context) error {
 	return nil
 }
 
-// begin reports the first listing, once both resources are listed.
-func (w *watcher) begin() {
+// queueListing queues the first listing, once both resources have been listed.
+func (w *watcher) queueListing() {
 	if !w.listed() {
 		return
 	}
 	w.synced = true
-	w.queue = append(w.queue, discovery.Change{Op: discovery.OpReset})
-	w.collect()
-	w.queue = append(w.queue, discovery.Change{Op: discovery.OpSynced})
+	w.queued = append(w.queued, discovery.Change{Op: discovery.OpReset})
+	w.queueDifference()
+	w.queued = append(w.queued, discovery.Change{Op: discovery.OpSynced})
 }
 
-// collect queues the difference between what is there and what is known.
-func (w *watcher) collect() {
+// queueDifference queues the changes between the known and the present state.
+func (w *watcher) queueDifference() {
 	byObject, _ := w.ready.snapshot()
 	objects, _ := w.workers.snapshot()
 	ready := slices.Concat(slices.Collect(maps.Values(byObject))...)
-	if own, ok := w.own(); ok {
-		ready = append(ready, own)
+	if self, ok := w.self(); ok {
+		ready = append(ready, self)
 	}
-	w.tellBad(objects)
-	now := join(w.query, ready, objects)
-	for _, id := range sorted(w.known) {
-		if _, ok := now[id]; !ok {
-			w.queue = append(w.queue, discovery.Change{
+	w.queueInvalid(objects)
+	present := join(w.query, ready, objects)
+	for _, id := range sortedIDs(w.known) {
+		if _, ok := present[id]; !ok {
+			w.queued = append(w.queued, discovery.Change{
 				Op: discovery.OpDelete, ID: id, Key: w.known[id].object, Cause: discovery.CauseUnregistered,
 			})
 		}
 	}
-	for _, id := range sorted(now) {
-		if e := now[id]; !bytes.Equal(e.value, w.known[id].value) {
-			w.queue = append(w.queue, discovery.Change{Op: discovery.OpPut, ID: id, Key: e.object, Value: e.value})
+	for _, id := range sortedIDs(present) {
+		if e := present[id]; !bytes.Equal(e.value, w.known[id].value) {
+			w.queued = append(w.queued, discovery.Change{Op: discovery.OpPut, ID: id, Key: e.object, Value: e.value})
 		}
 	}
-	w.known = now
+	w.known = present
 }
 
-// tellBad queues what is wrong with objects, once for each state.
-func (w *watcher) tellBad(objects map[string]*worker) {
-	told := w.bad
-	w.bad = map[string]string{}
+// queueInvalid queues the errors of objects, each once.
+func (w *watcher) queueInvalid(objects map[string]*worker) {
+	reported := w.invalid
+	w.invalid = map[string]string{}
 	for name, object := range objects {
 		if object.err == nil {
 			continue
 		}
-		w.bad[name] = object.uid + object.err.Error()
-		if told[name] != w.bad[name] {
-			w.queue = append(w.queue, discovery.Change{Op: discovery.OpInvalid, Key: name, Err: object.err})
+		w.invalid[name] = object.uid + object.err.Error()
+		if reported[name] != w.invalid[name] {
+			w.queued = append(w.queued, discovery.Change{Op: discovery.OpInvalid, Key: name, Err: object.err})
 		}
 	}
 }
 
-func sorted(entries map[discovery.ID]entry) []discovery.ID {
+func sortedIDs(entries map[discovery.ID]entry) []discovery.ID {
 	return slices.SortedFunc(maps.Keys(entries), discovery.ID.Compare)
 }
 
-// Close ends the watch.
+// Close implements discovery.Watcher.
 func (w *watcher) Close() error {
 	w.once.Do(func() {
-		close(w.finished)
+		close(w.done)
 		w.cancel()
 		w.onClose()
 	})

@@ -13,18 +13,18 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// fed is a watcher whose reflectors are the test.
+// fed is a watcher that the test feeds in the place of reflectors.
 type fed struct {
 	*testing.T
 	*watcher
 }
 
-func newFed(t *testing.T, own func() (target, bool)) fed {
+func newFed(t *testing.T, self func() (readyWorker, bool)) fed {
 	t.Helper()
-	if own == nil {
-		own = func() (target, bool) { return target{}, false }
+	if self == nil {
+		self = func() (readyWorker, bool) { return readyWorker{}, false }
 	}
-	return fed{t, newWatcher(discovery.Query{Kind: discovery.KindEndpoint}, readySlice, own)}
+	return fed{t, newWatcher(discovery.Query{Kind: discovery.KindEndpoint}, readyPods, self)}
 }
 
 func (f fed) slice(name string, ready bool, pods ...string) *unstructured.Unstructured {
@@ -44,7 +44,7 @@ func (f fed) worker(name string, id uint64) *unstructured.Unstructured {
 	return parse(f.T, workerJSON(name, "uid-"+name, "", "", id))
 }
 
-// list brings whole listings of both resources.
+// list delivers full listings of both resources.
 func (f fed) list(slices, workers []any) {
 	f.Helper()
 	if err := errors.Join(f.ready.Replace(slices, "1"), f.workers.Replace(workers, "1")); err != nil {
@@ -63,7 +63,7 @@ func (f fed) expect(wants ...string) {
 	}
 }
 
-// quiet expects nothing for a while.
+// quiet expects no change for a while.
 func (f fed) quiet() {
 	f.Helper()
 	ctx, cancel := context.WithTimeout(f.Context(), time.Hour)
@@ -90,7 +90,7 @@ func TestListingComesAtOnce(t *testing.T) {
 		if err := f.ready.Replace([]any{f.slice("s", true, "a", "b")}, "1"); err != nil {
 			t.Fatal(err)
 		}
-		f.quiet() // half a listing is none
+		f.quiet() // one of two listings is not enough
 		start = start.Add(time.Hour)
 		f.list([]any{f.slice("s", true, "a", "b")}, []any{f.worker("a", 1), f.worker("b", 2), f.worker("c", 3)})
 		f.expect(reset, put(1), put(2), synced)
@@ -112,7 +112,7 @@ func TestChangesAreDebounced(t *testing.T) {
 		_ = f.ready.Update(f.slice("s", true))
 		ctx, cancel := context.WithTimeout(t.Context(), debounce/2)
 		if _, err := f.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Fatalf("reported before the time: %v", err)
+			t.Fatalf("reported before the debounce: %v", err)
 		}
 		cancel()
 		_ = f.ready.Add(f.slice("s2", true, "a"))
@@ -180,11 +180,11 @@ func TestBrokenObjectIsReportedOnce(t *testing.T) {
 func TestOwnRegistrationsNeedNoReadiness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registered := true
-		f := newFed(t, func() (target, bool) { return target{"a", ""}, registered })
+		f := newFed(t, func() (readyWorker, bool) { return readyWorker{"a", ""}, registered })
 		f.list(nil, []any{f.worker("a", 1), f.worker("b", 2)})
 		f.expect(reset, put(1), synced)
 		registered = false
-		f.changed()
+		f.markChanged()
 		f.expect(gone(1))
 	})
 }

@@ -10,51 +10,52 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
-// A write is tried again for this long while the API server does not answer, as
-// often as this.
+// A write is retried for writeTimeout while the API server does not answer.
 const (
-	writePatience   = 10 * time.Second
+	writeTimeout    = 10 * time.Second
 	firstRetryDelay = 250 * time.Millisecond
 	maxRetryDelay   = 2 * time.Second
 )
 
-// begin takes the turn to change the document.
-func (s *Store) begin(ctx context.Context) error {
+// lockDocument waits for the right to change the document. It returns ErrClosed
+// after a Shutdown.
+func (s *Store) lockDocument(ctx context.Context) error {
 	select {
-	case s.turn <- struct{}{}:
+	case s.writing <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	select {
-	case <-s.closed:
-		s.end()
+	if s.isClosed() {
+		s.unlockDocument()
 		return discovery.ErrClosed
-	default:
-		return nil
 	}
+	return nil
 }
 
-func (s *Store) end() { <-s.turn }
+func (s *Store) unlockDocument() { <-s.writing }
 
-// write makes the object hold these registrations, and then takes them for the
-// document. When it fails the document is what it was.
+// write makes the object contain the given registrations, and then records them
+// as the document. After a failure the document is unchanged. The caller holds
+// the document's lock.
 func (s *Store) write(ctx context.Context, leases map[discovery.ID]*lease) error {
-	object := s.options.objectName()
+	object := s.opt.objectName()
 	var err error
 	switch {
 	case len(leases) > 0:
-		// Readers of this store look for it as soon as it is there.
-		s.own.Store(true)
+		// Before the write, so that readers of this store see the object as
+		// soon as it exists.
+		s.registered.Store(true)
 		err = s.retry(ctx, func() error { return s.apply(ctx, leases) })
 	case s.uid != "":
-		err = s.retry(ctx, func() error { return s.remove(ctx) })
+		err = s.retry(ctx, func() error { return s.delete(ctx) })
 	}
 	if err == nil {
 		s.leases = leases
 	}
-	s.own.Store(len(s.leases) > 0)
+	s.registered.Store(len(s.leases) > 0)
 	if err != nil {
 		s.wakeWatchers()
 		return fmt.Errorf("write %s %s/%s: %w", workerKind, s.namespace, object, err)
@@ -67,11 +68,11 @@ func (s *Store) apply(ctx context.Context, leases map[discovery.ID]*lease) error
 	for _, l := range leases {
 		doc.Add(l.instance)
 	}
-	object, err := workerObject(s.options, doc)
+	object, err := workerObject(s.opt, doc)
 	if err != nil {
 		return err
 	}
-	written, err := s.client.Resource(workers()).Namespace(s.namespace).Patch(ctx, s.options.objectName(),
+	written, err := s.client.Resource(workerResource()).Namespace(s.namespace).Patch(ctx, s.opt.objectName(),
 		types.ApplyPatchType, object, metav1.PatchOptions{FieldManager: fieldManager, Force: new(true)})
 	if err != nil {
 		return err
@@ -80,10 +81,10 @@ func (s *Store) apply(ctx context.Context, leases map[discovery.ID]*lease) error
 	return nil
 }
 
-// remove deletes the object, unless it is another one by now.
-func (s *Store) remove(ctx context.Context) error {
-	err := s.client.Resource(workers()).Namespace(s.namespace).Delete(
-		ctx, s.options.objectName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &s.uid}})
+// delete deletes the object unless it has been replaced by another one.
+func (s *Store) delete(ctx context.Context) error {
+	err := s.client.Resource(workerResource()).Namespace(s.namespace).Delete(
+		ctx, s.opt.objectName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &s.uid}})
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		s.uid = ""
 		return nil
@@ -91,20 +92,20 @@ func (s *Store) remove(ctx context.Context) error {
 	return err
 }
 
-// retry does a write again while the API server may yet take it.
+// retry repeats a write until it succeeds, is refused, or the time is over.
 func (s *Store) retry(ctx context.Context, write func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, writePatience)
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	for delay := firstRetryDelay; ; delay = min(2*delay, maxRetryDelay) {
 		err := write()
-		if err == nil || apierrors.IsBadRequest(err) || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) ||
-			apierrors.IsNotFound(err) || apierrors.IsRequestEntityTooLargeError(err) {
-			return err
-		}
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
+		if err == nil || isRefusal(err) || wait.Sleep(ctx, delay) != nil {
 			return err
 		}
 	}
+}
+
+// isRefusal reports whether the API server would refuse the same write again.
+func isRefusal(err error) bool {
+	return apierrors.IsBadRequest(err) || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) ||
+		apierrors.IsNotFound(err) || apierrors.IsRequestEntityTooLargeError(err)
 }
