@@ -9,7 +9,7 @@ import (
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-// inbox keeps what a subscriber heard, by publisher.
+// inbox keeps the events that a subscriber received, by publisher.
 type inbox struct {
 	t   *testing.T
 	mu  sync.Mutex
@@ -39,7 +39,7 @@ func (in *inbox) of(publisher uint64) []eventplane.Event {
 	return append([]eventplane.Event(nil), in.by[publisher]...)
 }
 
-func (in *inbox) heard(publisher uint64) int { return len(in.of(publisher)) }
+func (in *inbox) received(publisher uint64) int { return len(in.of(publisher)) }
 
 func (in *inbox) missed(publisher uint64) (n uint64) {
 	for _, ev := range in.of(publisher) {
@@ -64,8 +64,8 @@ func (in *inbox) awaitLast(publisher uint64, last int) {
 	})
 }
 
-// expectComplete demands the events 0 to n-1 in order, once each, after those
-// that introduced the publisher (N is negative), with no sequence left out.
+// expectComplete requires the events 0 to n-1 in order, once each, with no
+// sequence missing. Events with a negative N introduced the publisher before.
 func (in *inbox) expectComplete(publisher uint64, n int) {
 	in.t.Helper()
 	want := 0
@@ -94,7 +94,7 @@ func (in *inbox) expectComplete(publisher uint64, n int) {
 
 func (in *inbox) expectNothingOf(publisher uint64) {
 	in.t.Helper()
-	if n := in.heard(publisher); n != 0 {
-		in.t.Errorf("heard %d events of %x, which is in another scope or on another topic", n, publisher)
+	if n := in.received(publisher); n != 0 {
+		in.t.Errorf("received %d events of %x, which is in another scope or on another topic", n, publisher)
 	}
 }

@@ -30,8 +30,8 @@ func endpoint(name string) discovery.Endpoint {
 	}
 }
 
-// newClient opens an owner on a connection of its own. die ends it as a crash
-// would: without a word to the server.
+// newClient opens a client on a connection of its own. die ends it as a crash
+// would: without unregistering anything.
 func newClient(t *testing.T, url string, o natskv.Options) (client *discovery.Client, die func()) {
 	t.Helper()
 	nc := natstest.Connect(t, url)
@@ -51,7 +51,7 @@ func newClient(t *testing.T, url string, o natskv.Options) (client *discovery.Cl
 			return
 		}
 		cancel()
-		_ = client.Shutdown(ctx) // its server is gone: nothing can be taken back
+		_ = client.Shutdown(ctx) // nothing can be unregistered without a server
 	})
 	return client, nc.Close
 }
@@ -65,8 +65,8 @@ func register(t *testing.T, c *discovery.Client, id uint64, spec discovery.Spec)
 	return reg
 }
 
-// watch collects the events of a watch in the background, with the time when
-// each came.
+// watch collects the events of a watch in the background, with the time of
+// their arrival.
 type watch struct {
 	t  *testing.T
 	mu sync.Mutex
@@ -113,7 +113,7 @@ func (w *watch) await(what string, ok func([]timedEvent) bool) {
 	waittest.Eventually(w.t, what, func() bool { return ok(w.events()) })
 }
 
-// awaitRemoved waits for the removal of an id and returns when it came.
+// awaitRemoved waits for the removal of an id and returns the time of its arrival.
 func (w *watch) awaitRemoved(id uint64) time.Time {
 	w.t.Helper()
 	w.await(fmt.Sprintf("%d removed", id), func(ev []timedEvent) bool { return count(ev, discovery.Removed, id) > 0 })
@@ -137,7 +137,7 @@ func (w *watch) awaitAdded(ids ...uint64) {
 	})
 }
 
-// expect demands that an id was added once, and removed so many times.
+// expect requires that an id was added once, and removed so many times.
 func (w *watch) expect(id uint64, removed int) {
 	w.t.Helper()
 	ev := w.events()
@@ -184,8 +184,8 @@ func TestDeadOwnerIsRemovedInTime(t *testing.T) {
 	}
 }
 
-// markerDelay reads the purge marker of a key from the raw stream: how long
-// after the deadline in its body did the server store it?
+// markerDelay reads the purge marker of a key from the stream, and returns the
+// time between the deadline in its body and the time when the server stored it.
 func markerDelay(t *testing.T, server *natstest.Server, key string) time.Duration {
 	t.Helper()
 	js, err := jetstream.New(server.Connect(t))
@@ -247,11 +247,11 @@ func TestServerRestart(t *testing.T) {
 			up := time.Now()
 
 			if took := w.awaitRemoved(100).Sub(up); took > ttl+4*time.Second {
-				t.Errorf("the dead was removed %v after the server was back, with a TTL of %v", took, ttl)
+				t.Errorf("the dead owner was removed %v after the server was back, with a TTL of %v", took, ttl)
 			}
-			register(t, living, 200, endpoint("generate")) // life goes on
+			register(t, living, 200, endpoint("generate")) // the owner still works
 			w.awaitAdded(200)
-			waittest.Eventually(t, "all living are in the bucket again", func() bool {
+			waittest.Eventually(t, "the bucket has all living owners again", func() bool {
 				got, err := reader.List(t.Context(), endpoints)
 				return err == nil && len(got) == 21
 			})
@@ -259,16 +259,16 @@ func TestServerRestart(t *testing.T) {
 				w.expect(1+id, 0)
 			}
 			w.expect(100, 1)
-			// Where the store is kept, the owner may be back before its leases fall due.
-			if n := log.count("registered again"); n > 1 || n == 0 && (c.wipe || c.memory) {
+			// If the store was kept, the owner may reconnect before its leases expire.
+			if n := log.count("written again"); n > 1 || n == 0 && (c.wipe || c.memory) {
 				t.Errorf("%d warnings about lost registrations, want one for all of them:\n%s", n, log)
 			}
 		})
 	}
 }
 
-// outage is how long the server is away: the one thing here that is a time and
-// not a condition.
+// outage waits while a server is down. It is the only wait for a time rather
+// than a condition.
 func outage(d time.Duration) { <-time.After(d) }
 
 func TestClusterLosesItsLeader(t *testing.T) {
@@ -302,7 +302,7 @@ func TestClusterLosesItsLeader(t *testing.T) {
 	w.expect(100, 1)
 }
 
-func TestOwnerWhoseClockIsOff(t *testing.T) {
+func TestOwnerWithAWrongClock(t *testing.T) {
 	t.Parallel()
 	for _, off := range []time.Duration{5 * time.Minute, -5 * time.Minute} {
 		t.Run(off.String(), func(t *testing.T) {
@@ -316,7 +316,7 @@ func TestOwnerWhoseClockIsOff(t *testing.T) {
 			w := startWatch(t, reader, endpoints)
 			register(t, owner, 1, endpoint("generate"))
 			w.awaitAdded(1)
-			outage(3 * ttl) // it lives through several of its leases
+			outage(3 * ttl) // several renewals
 			w.expect(1, 0)
 			died := time.Now()
 			die()
@@ -342,12 +342,12 @@ func TestTwoOwnersOfOneID(t *testing.T) {
 	reg := register(t, former, 1, endpoint("generate"))
 	register(t, owner, 1, endpoint("generate"))
 	if err := reg.Wait(t.Context()); !errors.Is(err, discovery.ErrTakenOver) || !strings.Contains(err.Error(), "dynamo/backend/generate/1") {
-		t.Fatalf("the former owner hears %v, want ErrTakenOver that names the path", err)
+		t.Fatalf("the former owner receives %v, want ErrTakenOver that names the path", err)
 	}
 	outage(2 * ttl)
 	w.expect(1, 0) // the new owner keeps it alive, and the value is the same
 	die()
-	w.awaitRemoved(1) // and the former does not take it back
+	w.awaitRemoved(1) // and the former owner does not write it again
 	w.expect(1, 1)
 }
 
@@ -398,10 +398,10 @@ func TestOtherWritersInTheBucket(t *testing.T) {
 
 	kv := natstest.KV(t, server.Connect(t), bucket)
 	const key = "endpoints.dynamo.backend.generate.1"
-	// A foreign client sees exactly the living, as the JSON of protocol.md.
+	// A plain client finds exactly the keys of living owners.
 	keys, err := kv.Keys(t.Context())
 	if err != nil || len(keys) != 1 || keys[0] != key {
-		t.Fatalf("a foreign client sees the keys %q (%v), want %q", keys, err, key)
+		t.Fatalf("a plain client finds the keys %q (%v), want %q", keys, err, key)
 	}
 	put := func(key, value string) {
 		t.Helper()
@@ -415,10 +415,10 @@ func TestOtherWritersInTheBucket(t *testing.T) {
 	put("endpoints.dynamo.backend.generate.6", `{"type":"Endpoint","namespace":"dynamo","component":"backend","endpoint":"generate","instance_id":7,"transport":{"tcp":"x"}}`)
 	put("endpoints.dynamo.backend.generate.7", strings.Repeat("[", 900_000))
 	put("endpoints.dynamo.backend.generate.8", `{"type":"Endpoint","namespace":"dynamo","component":"backend","endpoint":"generate","instance_id":8,"transport":{"tcp":"x"}}`)
-	w.awaitAdded(8) // what a foreign writer writes well is heard
+	w.awaitAdded(8) // a valid entry counts, whatever its writer
 	w.await("the junk is counted", func([]timedEvent) bool { return reader.Stats().InvalidEntries >= 4 })
 
-	// Junk that somebody has removed is no junk any more.
+	// Invalid entries that were removed are not counted again.
 	for _, junk := range []string{"junk", "endpoints.dynamo.backend.generate.zz"} {
 		if err := kv.Purge(t.Context(), junk); err != nil {
 			t.Fatal(err)
@@ -429,22 +429,22 @@ func TestOtherWritersInTheBucket(t *testing.T) {
 		t.Errorf("%d bad entries after two of them were removed (%v), want 3", tidy.Stats().InvalidEntries, err)
 	}
 
-	// Who overwrites a living entry does not make its owner dead.
+	// An entry that is overwritten does not mean that its owner is dead.
 	put(key, "overwritten")
 	waittest.Eventually(t, "the owner writes it again", func() bool {
 		e, err := kv.Get(t.Context(), key)
 		return err == nil && strings.HasPrefix(string(e.Value()), `{"type":"Endpoint"`)
 	})
 	w.expect(1, 0)
-	// A purge on purpose is believed, and the owner comes back.
+	// A purge counts as a removal, and the owner registers again.
 	if err := kv.Purge(t.Context(), key); err != nil {
 		t.Fatal(err)
 	}
 	w.await("removed and added again", func(ev []timedEvent) bool {
 		return count(ev, discovery.Removed, 1) == 1 && count(ev, discovery.Added, 1) == 2
 	})
-	if n := log.count("foreign writer"); n != 1 {
-		t.Errorf("%d warnings about the foreign writer, want 1:\n%s", n, log)
+	if n := log.count("a writer that holds no lease overwrote"); n != 1 {
+		t.Errorf("%d warnings about the other writer, want 1:\n%s", n, log)
 	}
 }
 
@@ -462,7 +462,7 @@ func TestBucketsThatCannotHoldLeases(t *testing.T) {
 	c, _ := newClient(t, server.URL(), natskv.Options{})
 	_, err = c.Register(t.Context(), endpoint("generate"))
 	if !errors.Is(err, natskv.ErrBucket) || !strings.Contains(err.Error(), "AllowMsgSchedules") {
-		t.Fatalf("register in a plain bucket: %v, want ErrBucket that says what is missing", err)
+		t.Fatalf("register in a plain bucket: %v, want ErrBucket that names the missing feature", err)
 	}
 	for _, o := range []natskv.Options{
 		{TTL: 300 * time.Millisecond}, {TTL: 1500 * time.Millisecond}, {TTL: -time.Second},
@@ -489,7 +489,7 @@ func TestMissingBucketIsEmpty(t *testing.T) {
 	}
 }
 
-// logRecorder keeps what is logged, for tests of warnings.
+// logRecorder keeps log lines, for tests of warnings.
 type logRecorder struct {
 	mu  sync.Mutex
 	buf strings.Builder

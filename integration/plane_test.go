@@ -20,14 +20,14 @@ var backendScope = discovery.Scope{Namespace: "dynamo", Component: "backend"}
 
 const topic = "kv-events"
 
-// kvEvent stands for what a worker says about its cache.
+// kvEvent stands for a worker's report about its cache.
 type kvEvent struct {
 	Worker uint64   `json:"worker_id"`
 	N      int      `json:"event_id"`
 	Blocks []uint64 `json:"block_hashes"`
 }
 
-// env is an environment of a test: no test touches the real one.
+// env is the environment of a test, which takes the place of the real one.
 type env map[string]string
 
 func (e env) lookup(name string) (string, bool) {
@@ -45,8 +45,8 @@ func (e env) with(name, value string) env {
 	return out
 }
 
-// node is one process's worth of dynplane: a discovery client and an event
-// plane made by the environment.
+// node stands for a process: a discovery client and an event plane that an
+// environment configures.
 type node struct {
 	t         *testing.T
 	discovery *discovery.Client
@@ -85,7 +85,7 @@ func (n *node) publisher(scope discovery.Scope, topic string) *eventplane.Publis
 	return p
 }
 
-// collector hears a subscription in the background.
+// collector receives the events of a subscription in the background.
 type collector struct {
 	*inbox
 	sub *eventplane.Subscriber
@@ -119,25 +119,25 @@ func (n *node) subscriber(scope discovery.Scope, topic string) *collector {
 		}
 	}()
 	n.t.Cleanup(func() { cancel(); <-done })
-	live, stop := context.WithTimeout(n.t.Context(), waittest.Patience)
+	ready, stop := context.WithTimeout(n.t.Context(), waittest.Patience)
 	defer stop()
-	if err := sub.Ready(live); err != nil {
-		n.t.Fatalf("live: %v", err)
+	if err := sub.Ready(ready); err != nil {
+		n.t.Fatalf("ready: %v", err)
 	}
 	return c
 }
 
-// introduce publishes until the collector hears p: a new ZMQ publisher does not
-// know its subscribers yet.
+// introduce publishes until the collector receives an event of p: a new ZMQ
+// publisher drops events until the first subscriptions arrive.
 func introduce(t *testing.T, p *eventplane.Publisher, c *collector) {
 	t.Helper()
-	waittest.Eventually(t, "the subscriber hears the publisher", func() bool {
+	waittest.Eventually(t, "the subscriber receives from the publisher", func() bool {
 		if err := p.Publish(t.Context(), kvEvent{Worker: p.ID(), N: -1}); err != nil {
 			t.Fatal(err)
 		}
-		return c.heard(p.ID()) > 0
+		return c.received(p.ID()) > 0
 	})
-	// The last of them, so that nothing is under way any more.
+	// The collector has received all of them once it has received a last one.
 	if err := p.Publish(t.Context(), kvEvent{Worker: p.ID(), N: -2}); err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +179,7 @@ func (n *node) announceBroker(b *broker.Broker) {
 }
 
 // TestEveryTransportAndCodec sends from two publishers to two subscribers, one
-// that was there before them and one that came after.
+// that existed before them and one that subscribes later.
 func TestEveryTransportAndCodec(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []string{"nats", "zmq", "broker-by-url", "broker-by-discovery"} {
@@ -208,7 +208,7 @@ func endToEnd(t *testing.T, transport, codec, wire string) {
 		newNode(t, server, env{}, nil).announceBroker(newBroker(t))
 	}
 	before := newNode(t, server, e, nil).subscriber(backendScope, topic)
-	// Whoever is in another scope or on another topic is not heard.
+	// Events of another scope or topic must not be received.
 	stranger := newNode(t, server, e, nil)
 	prefix := stranger.publisher(backendScope, topic+"-2")
 	elsewhere := stranger.publisher(discovery.Scope{Namespace: "other", Component: "backend"}, topic)
@@ -238,10 +238,10 @@ func endToEnd(t *testing.T, transport, codec, wire string) {
 		}
 		c.expectNothingOf(prefix.ID())
 		if wire == "gen2" || transport == "nats" || transport == "zmq" {
-			c.expectNothingOf(elsewhere.ID()) // a broker of the older generation has one room for all
+			c.expectNothingOf(elsewhere.ID()) // gen1 separates only topics on a broker
 		}
 		if s := c.sub.Stats(); s.Missed != 0 || s.DecodeErrors != 0 || s.Duplicates != 0 || s.Dropped != 0 {
-			t.Errorf("stats %+v: want nothing lost, wrong or twice", s)
+			t.Errorf("stats %+v: want nothing lost, malformed or duplicated", s)
 		}
 	}
 }
@@ -267,7 +267,7 @@ func TestPublishersComeAndGo(t *testing.T) {
 	}
 }
 
-// TestEndpointThatMoves keeps an id and changes the address under it.
+// TestEndpointThatMoves registers a new address under the same id.
 func TestEndpointThatMoves(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
@@ -282,26 +282,27 @@ func TestEndpointThatMoves(t *testing.T) {
 		register(t, n.discovery, 42, discovery.EventChannel{Scope: backendScope, Topic: topic, Transport: ch.Transport})
 		introduce(t, p, c)
 	}
-	waittest.Eventually(t, "the old endpoint is not heard any more", func() bool {
-		before := c.heard(first.ID())
+	waittest.Eventually(t, "nothing more is received from the old endpoint", func() bool {
+		before := c.received(first.ID())
 		publish(t, first, 10)
-		heard := c.heard(second.ID())
+		received := c.received(second.ID())
 		publish(t, second, 10)
-		waittest.Eventually(t, "the new endpoint is heard", func() bool { return c.heard(second.ID()) == heard+10 })
-		return c.heard(first.ID()) == before
+		waittest.Eventually(t, "all is received from the new endpoint", func() bool { return c.received(second.ID()) == received+10 })
+		return c.received(first.ID()) == before
 	})
 }
 
-// TestLastEvents hears all of a publisher that ends right after its last event.
+// TestLastEvents: every event arrives although its publisher shuts down right
+// after the last one.
 func TestLastEvents(t *testing.T) {
 	t.Parallel()
 	for name, e := range map[string]env{
-		"NATS": {}, "ZMQ": {"DYN_EVENT_PLANE": "zmq"}, "Broker": {"DYN_EVENT_PLANE": "zmq", "DYN_ZMQ_BROKER_ENABLED": "1"},
+		"nats": {}, "zmq": {"DYN_EVENT_PLANE": "zmq"}, "broker": {"DYN_EVENT_PLANE": "zmq", "DYN_ZMQ_BROKER_ENABLED": "1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := natstest.Run(t)
-			if name == "Broker" {
+			if name == "broker" {
 				newNode(t, server, env{}, nil).announceBroker(newBroker(t))
 			}
 			c := newNode(t, server, e, nil).subscriber(backendScope, topic)
@@ -318,15 +319,14 @@ func TestLastEvents(t *testing.T) {
 	}
 }
 
-// TestServerRestartUnderEvents shows a loss on NATS as a count on the event
-// after it.
+// TestServerRestartUnderEvents: the event that follows a loss on NATS counts it.
 func TestServerRestartUnderEvents(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
 	c := newNode(t, server, env{}, nil).subscriber(backendScope, topic)
 	p := newNode(t, server, env{}, nil).publisher(backendScope, topic)
 	introduce(t, p, c)
-	heard := c.heard(p.ID())
+	received := c.received(p.ID())
 	server.Stop()
 	const lost = 7
 	for failed := 0; failed < lost; {
@@ -336,7 +336,7 @@ func TestServerRestartUnderEvents(t *testing.T) {
 	}
 	server.Start()
 	waittest.Eventually(t, "events flow again", func() bool {
-		return p.Publish(t.Context(), kvEvent{Worker: p.ID()}) == nil && c.heard(p.ID()) > heard
+		return p.Publish(t.Context(), kvEvent{Worker: p.ID()}) == nil && c.received(p.ID()) > received
 	})
 	if missed := c.missed(p.ID()); missed < lost {
 		t.Errorf("missed %d, want at least the %d that failed", missed, lost)

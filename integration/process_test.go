@@ -74,7 +74,7 @@ func child() error {
 	return reg.Wait(ctx)
 }
 
-// process is a program under test, with what it has printed.
+// process is a program under test, with its output.
 type process struct {
 	t      *testing.T
 	cmd    *exec.Cmd
@@ -125,7 +125,7 @@ func start(t *testing.T, e env, program string, args ...string) *process {
 		<-p.done
 		_ = r.Close()
 		if t.Failed() {
-			t.Logf("%s said:\n%s", filepath.Base(program), p.stderr)
+			t.Logf("%s printed:\n%s", filepath.Base(program), p.stderr)
 		}
 	})
 	return p
@@ -158,7 +158,7 @@ func (p *process) exit() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// buildDir is where TestMain lets programs be built.
+// buildDir is the directory for binaries, which TestMain makes.
 var buildDir string
 
 // brokerBinary builds cmd/zmq-broker once for all tests.
@@ -212,7 +212,7 @@ func TestBrokerProcess(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the ready line: %v", err)
 	}
-	// Registered before it said that it is ready, with the ports of the line.
+	// It is registered before it prints its ready line, with the same ports.
 	found, err := reader.List(t.Context(), discovery.Query{Kind: discovery.KindEventChannel})
 	if err != nil || len(found) != 1 {
 		t.Fatalf("registered: %v, %v", found, err)
@@ -224,7 +224,7 @@ func TestBrokerProcess(t *testing.T) {
 	}
 	tr := ch.Transport.(discovery.ZMQBroker)
 	if tr.XSubEndpoints[0] != url.XSub[0] || tr.XPubEndpoints[0] != url.XPub[0] {
-		t.Errorf("registered %+v, said %v", tr, url)
+		t.Errorf("registered %+v, printed %v", tr, url)
 	}
 
 	e := env{"DYN_EVENT_PLANE": "zmq", "DYN_ZMQ_BROKER_URL": url.String()}
@@ -291,7 +291,7 @@ func TestBrokerAdvertisesReachableEndpoints(t *testing.T) {
 			p := startBroker(t, env{"DYN_EVENT_PLANE_HOST": c.host}, "-xsub-bind", c.bind)
 			url, err := eventplane.ParseBroker(p.line())
 			if err != nil || !strings.HasPrefix(url.XSub[0], c.want) || strings.HasSuffix(url.XSub[0], ":0") {
-				t.Errorf("said %v (%v), want %s and a port", url, err, c.want)
+				t.Errorf("printed %v (%v), want %s and a port", url, err, c.want)
 			}
 			p.signal(syscall.SIGINT)
 			if code := p.exit(); code != 0 {
@@ -301,10 +301,10 @@ func TestBrokerAdvertisesReachableEndpoints(t *testing.T) {
 	}
 }
 
-// TestTwoBrokersOneKilled loses nothing and hears nothing twice.
+// TestTwoBrokersOneKilled: nothing is lost or duplicated.
 func TestTwoBrokersOneKilled(t *testing.T) {
 	t.Parallel()
-	for _, by := range []string{"URL", "Discovery"} {
+	for _, by := range []string{"URL", "discovery"} {
 		t.Run(by, func(t *testing.T) {
 			t.Parallel()
 			server := natstest.Run(t)
@@ -326,9 +326,9 @@ func TestTwoBrokersOneKilled(t *testing.T) {
 			}
 			c := newNode(t, server, e, nil).subscriber(backendScope, topic)
 			pub := newNode(t, server, e, nil).publisher(backendScope, topic)
-			live, cancel := context.WithTimeout(t.Context(), waittest.Patience)
+			ready, cancel := context.WithTimeout(t.Context(), waittest.Patience)
 			defer cancel()
-			if err := pub.Ready(live); err != nil {
+			if err := pub.Ready(ready); err != nil {
 				t.Fatal(err)
 			}
 			introduce(t, pub, c)

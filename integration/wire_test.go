@@ -20,7 +20,7 @@ import (
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-// zmqPeer is a socket of a foreign program.
+// zmqPeer opens a raw socket, as another program would use it.
 func zmqPeer(t *testing.T, kind zmq4.Type) *zmq4.Socket {
 	t.Helper()
 	s, err := zmq4.NewSocket(kind)
@@ -34,8 +34,8 @@ func zmqPeer(t *testing.T, kind zmq4.Type) *zmq4.Socket {
 	return s
 }
 
-// foreignPublisher binds a PUB socket and announces it as a foreign worker would.
-func foreignPublisher(t *testing.T, n *node) *zmq4.Socket {
+// rawPublisher binds a raw PUB socket and registers it as a channel.
+func rawPublisher(t *testing.T, n *node) *zmq4.Socket {
 	t.Helper()
 	pub := zmqPeer(t, zmq4.PUB)
 	if err := pub.Bind("tcp://127.0.0.1:*"); err != nil {
@@ -63,7 +63,7 @@ func frame(body []byte) []byte {
 
 func u64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
 
-// goldenEnvelopes reads what the Rust serialiser wrote.
+// goldenEnvelopes reads envelopes that the Rust serialiser wrote.
 func goldenEnvelopes(t *testing.T) (golden [][]byte) {
 	t.Helper()
 	data, err := os.ReadFile("../codec/testdata/wire-vectors.txt")
@@ -87,7 +87,7 @@ func goldenEnvelopes(t *testing.T) (golden [][]byte) {
 	return golden
 }
 
-// envelopeFields decodes an envelope with a library that knows nothing of ours.
+// envelopeFields decodes an envelope with an independent library.
 func envelopeFields(t *testing.T, body []byte) (fields struct {
 	PublisherID uint64 `msgpack:"publisher_id"`
 	Sequence    uint64 `msgpack:"sequence"`
@@ -102,23 +102,23 @@ func envelopeFields(t *testing.T, body []byte) (fields struct {
 	return fields
 }
 
-// TestReceivesFromRawZMQ hears the golden bytes from a foreign socket, between all
-// sorts of junk that is counted and stops nothing.
+// TestReceivesFromRawZMQ receives the golden bytes from a raw socket. Malformed
+// messages between them are counted and stop nothing.
 func TestReceivesFromRawZMQ(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
 	n := newNode(t, server, env{"DYN_EVENT_PLANE": "zmq"}, nil)
-	pub := foreignPublisher(t, n)
+	pub := rawPublisher(t, n)
 	c := n.subscriber(discovery.Scope{Namespace: "dynamo", Component: "backend"}, "test-topic")
 	golden := goldenEnvelopes(t)[0] // publisher 12345, sequence 42
 	topic, id := []byte("test-topic"), u64(12345)
-	waittest.Eventually(t, "the golden event is heard", func() bool {
+	waittest.Eventually(t, "the golden event is received", func() bool {
 		send(t, pub, topic, id, u64(42), frame(golden))
-		return c.heard(12345) > 0
+		return c.received(12345) > 0
 	})
 	ev := c.of(12345)[0]
 	if ev.Sequence != 42 || ev.PublishedAt != 1700000000000 || string(ev.Payload) != "payload" || ev.Missed != 0 {
-		t.Errorf("heard %+v", ev)
+		t.Errorf("received %+v", ev)
 	}
 	junk := [][][]byte{
 		{topic},
@@ -138,10 +138,10 @@ func TestReceivesFromRawZMQ(t *testing.T) {
 	for _, frames := range junk {
 		send(t, pub, frames...)
 	}
-	send(t, pub, []byte("test-topic-of-another"), id, u64(42), frame(golden)) // a prefix is no junk, and not ours
+	send(t, pub, []byte("test-topic-of-another"), id, u64(42), frame(golden)) // not malformed, but of another topic: ours is its prefix
 	want := len(c.of(12345)) + 1
 	next := bytes.Replace(golden, []byte{0x2a}, []byte{0x2d}, 1) // sequence 45
-	waittest.Eventually(t, "the next good event is heard", func() bool {
+	waittest.Eventually(t, "the next valid event is received", func() bool {
 		send(t, pub, topic, id, u64(45), append(frame(next), "trailing bytes are ignored"...))
 		return len(c.of(12345)) >= want && c.of(12345)[len(c.of(12345))-1].Sequence == 45
 	})
@@ -153,8 +153,8 @@ func TestReceivesFromRawZMQ(t *testing.T) {
 	}
 }
 
-// TestEnvironmentOnTheWire looks with foreign eyes at what each environment
-// makes a publisher send.
+// TestEnvironmentOnTheWire receives with raw clients what a publisher sends in
+// each environment.
 func TestEnvironmentOnTheWire(t *testing.T) {
 	t.Parallel()
 	endpointScope := discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}
@@ -191,15 +191,15 @@ func TestEnvironmentOnTheWire(t *testing.T) {
 				if tr.SubjectPrefix+"."+discovery.EncodeSegment(c.topic) != c.subject {
 					t.Errorf("registered the prefix %q", tr.SubjectPrefix)
 				}
-				next = foreignNATS(t, server)
+				next = rawNATS(t, server)
 			case discovery.ZMQ:
-				next = foreignSub(t, tr.Endpoint, p.ID())
+				next = rawSub(t, tr.Endpoint, p.ID())
 			case discovery.ZMQBroker:
-				next = foreignSub(t, tr.XPubEndpoints[0], p.ID())
+				next = rawSub(t, tr.XPubEndpoints[0], p.ID())
 			}
 			var subject string
 			var body []byte
-			waittest.Eventually(t, "a foreign peer hears", func() bool {
+			waittest.Eventually(t, "a raw client receives a message", func() bool {
 				if err := p.PublishBytes(t.Context(), []byte("payload")); err != nil {
 					t.Fatal(err)
 				}
@@ -207,7 +207,7 @@ func TestEnvironmentOnTheWire(t *testing.T) {
 				return body != nil
 			})
 			if subject != c.subject || body[0] != c.first {
-				t.Fatalf("heard %q with an envelope of 0x%02x, want %q with 0x%02x", subject, body[0], c.subject, c.first)
+				t.Fatalf("received %q with an envelope of 0x%02x, want %q with 0x%02x", subject, body[0], c.subject, c.first)
 			}
 			if c.first == '{' {
 				if !bytes.Contains(body, []byte(`"payload":"cGF5bG9hZA=="`)) {
@@ -222,8 +222,8 @@ func TestEnvironmentOnTheWire(t *testing.T) {
 	}
 }
 
-// foreignNATS hears everything, without our packages.
-func foreignNATS(t *testing.T, server *natstest.Server) func() (string, []byte) {
+// rawNATS receives all subjects with a plain NATS client.
+func rawNATS(t *testing.T, server *natstest.Server) func() (string, []byte) {
 	t.Helper()
 	nc, err := nats.Connect(server.URL())
 	if err != nil {
@@ -246,9 +246,9 @@ func foreignNATS(t *testing.T, server *natstest.Server) func() (string, []byte) 
 	}
 }
 
-// foreignSub hears everything of an endpoint, and checks the frames of section
-// 1 of the protocol.
-func foreignSub(t *testing.T, endpoint string, publisher uint64) func() (string, []byte) {
+// rawSub receives all messages of an endpoint, and checks their frames against
+// section 1 of docs/protocol.md.
+func rawSub(t *testing.T, endpoint string, publisher uint64) func() (string, []byte) {
 	t.Helper()
 	sub := zmqPeer(t, zmq4.SUB)
 	if err := sub.SetSubscribe(""); err != nil {
@@ -270,8 +270,8 @@ func foreignSub(t *testing.T, endpoint string, publisher uint64) func() (string,
 	}
 }
 
-// TestGoldenEnvelopesOverNATS hears every captured envelope from a foreign
-// client, and junk in between.
+// TestGoldenEnvelopesOverNATS receives every captured envelope from a plain
+// client, with malformed messages in between.
 func TestGoldenEnvelopesOverNATS(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
@@ -291,10 +291,10 @@ func TestGoldenEnvelopesOverNATS(t *testing.T) {
 			if err := nc.Publish(subject, body); err != nil {
 				t.Fatal(err)
 			}
-			waittest.Eventually(t, "the envelope is heard", func() bool { return c.heard(want.PublisherID) == 1 })
+			waittest.Eventually(t, "the envelope is received", func() bool { return c.received(want.PublisherID) == 1 })
 			ev := c.of(want.PublisherID)[0]
 			if ev.Sequence != want.Sequence || ev.PublishedAt != want.PublishedAt || ev.Topic != want.Topic || !bytes.Equal(ev.Payload, want.Payload) {
-				t.Errorf("heard %+v, want %+v", ev, want)
+				t.Errorf("received %+v, want %+v", ev, want)
 			}
 			if got := c.sub.Stats().DecodeErrors; got != 5 {
 				t.Errorf("%d decode errors, want 5", got)
