@@ -30,27 +30,36 @@ func DynamoBucket(kind Kind) (string, error) {
 	return bucket, nil
 }
 
-// DynamoKey returns the key of a registration inside its DynamoBucket, in the
-// form of Dynamo's newer generation (1.4 and later). The keys of endpoints and
-// models contain names as they are, so that a name with a slash is an error;
-// those of event channels and sources contain names as EncodeSegment writes them.
+// DynamoKey returns the key of a registration inside its DynamoBucket. The keys of
+// endpoints and models contain names as they are, so that a name with a slash is
+// an error. Those of event channels and sources contain names as EncodeSegment
+// writes them in WireGen2. In WireGen1 the key of a channel is ns/comp/topic/id
+// with names as they are, and a channel of an endpoint is an error; sources,
+// which that generation does not have, are written as in WireGen2.
 //
 //	ns/comp/ep/id[/suffix]
 //	namespace/ns[/component/comp[/endpoint/ep]]/topic/topic/id
-func DynamoKey(id ID) (string, error) {
+func DynamoKey(id ID, wire WireFormat) (string, error) {
 	if err := id.validate(); err != nil {
 		return "", fmt.Errorf("discovery: %w", err)
 	}
 	hex := fmt.Sprintf("%x", id.Instance)
-	if id.Kind.HasTopic() {
+	last := id.Scope.Endpoint
+	switch {
+	case id.Kind == KindEventChannel && wire == WireGen1:
+		if id.Scope.Endpoint != "" {
+			return "", fmt.Errorf("discovery: channel %s belongs to an endpoint, which WireGen1 does not have: want a component or namespace, or WireGen2", id)
+		}
+		last = id.Topic
+	case id.Kind.HasTopic():
 		return strings.Join(append(id.Scope.segments(), "topic", EncodeSegment(id.Topic), hex), "/"), nil
 	}
-	for _, name := range []string{id.Scope.Namespace, id.Scope.Component, id.Scope.Endpoint, id.Suffix} {
+	for _, name := range []string{id.Scope.Namespace, id.Scope.Component, last, id.Suffix} {
 		if strings.Contains(name, "/") {
 			return "", fmt.Errorf("discovery: name %q of %v %s: want one without a slash, which this store's keys cannot contain", name, id.Kind, id)
 		}
 	}
-	key := strings.Join([]string{id.Scope.Namespace, id.Scope.Component, id.Scope.Endpoint, hex}, "/")
+	key := strings.Join([]string{id.Scope.Namespace, id.Scope.Component, last, hex}, "/")
 	if id.Suffix != "" {
 		key += "/" + id.Suffix
 	}

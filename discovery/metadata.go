@@ -60,7 +60,7 @@ func (m Metadata) MarshalJSON() ([]byte, error) {
 		doc[field] = map[string]json.RawMessage{}
 	}
 	for id, in := range m.byID {
-		path, err := DynamoKey(id)
+		path, err := DynamoKey(id, WireGen2)
 		if err != nil {
 			path = id.Path() // a slash in a name
 		}

@@ -1,6 +1,7 @@
 package discovery_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -89,9 +90,17 @@ func TestDynamoKeys(t *testing.T) {
 		if err != nil || bucket != c.bucket {
 			t.Errorf("bucket of %v: %q, %v", c.id, bucket, err)
 		}
-		key, err := discovery.DynamoKey(c.id)
+		key, err := discovery.DynamoKey(c.id, discovery.WireGen2)
 		if err != nil || key != c.key {
 			t.Errorf("key of %v: %q, %v, want %q", c.id, key, err, c.key)
+		}
+		key, err = discovery.DynamoKey(c.id, discovery.WireGen1)
+		if want := cmp.Or(c.older, c.key); c.id.Kind == discovery.KindEventChannel && c.older == "" {
+			if err == nil { // of an endpoint, or with a slash in a name
+				t.Errorf("%v has the key %q in gen1, which cannot express it", c.id, key)
+			}
+		} else if err != nil || key != want {
+			t.Errorf("key of %v in gen1: %q, %v, want %q", c.id, key, err, want)
 		}
 		for _, key := range []string{c.key, c.older} {
 			if id, err := discovery.ParseDynamoKey(c.id.Kind, key); key != "" && (err != nil || id != c.id) {
@@ -106,7 +115,7 @@ func TestDynamoKeys(t *testing.T) {
 			}
 		}
 	}
-	if key, err := discovery.DynamoKey(discovery.Endpoint{Scope: discovery.Scope{Namespace: "a/b", Component: "c", Endpoint: "d"}}.ID(1)); err == nil {
+	if key, err := discovery.DynamoKey(discovery.Endpoint{Scope: discovery.Scope{Namespace: "a/b", Component: "c", Endpoint: "d"}}.ID(1), discovery.WireGen2); err == nil {
 		t.Errorf("a slash in a raw key is taken: %q", key)
 	}
 }

@@ -13,29 +13,14 @@ import (
 )
 
 // WireFormat is the generation of NVIDIA Dynamo whose format is written where
-// the two differ. Both formats are read wherever the reader can distinguish
-// them.
-type WireFormat uint8
+// the two differ.
+type WireFormat = discovery.WireFormat
 
-// The wire formats. In WireGen2, the segments of a subject are percent-encoded,
-// a scope may be an endpoint, and brokers route by the whole subject. In
-// WireGen1, segments are written as they are, and brokers route by the topic
-// alone: all scopes that share a broker receive each other's events.
+// The wire formats.
 const (
-	WireGen2 WireFormat = iota // Dynamo 1.4 and later; the default
-	WireGen1                   // Dynamo 0.9 to 1.3
+	WireGen2 = discovery.WireGen2 // Dynamo 1.4 and later; the default
+	WireGen1 = discovery.WireGen1 // Dynamo 0.9 to 1.3
 )
-
-// String returns gen2 or gen1, the values of DYN_EVENT_PLANE_WIRE.
-func (w WireFormat) String() string {
-	switch w {
-	case WireGen2:
-		return "gen2"
-	case WireGen1:
-		return "gen1"
-	}
-	return fmt.Sprintf("WireFormat(%d)", uint8(w))
-}
 
 // Config has the settings of a [Client]. The zero value selects JSON over NATS
 // on localhost. [ConfigFromEnv] reads it from the environment.

@@ -30,7 +30,7 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (di
 	if err != nil {
 		return nil, err
 	}
-	key, err := discovery.DynamoKey(id)
+	key, err := discovery.DynamoKey(id, s.opt.Wire)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/dynplane/dynplane/discovery"
 )
 
 // Options are the settings of a [Store]. The zero value is useful.
@@ -30,6 +32,9 @@ type Options struct {
 	// means 10 s. etcd raises it to its own minimum, 2 s by default.
 	TTL time.Duration
 
+	// Wire is the format of the keys that are written. Both formats are read.
+	Wire discovery.WireFormat
+
 	// Logger receives warnings when registrations are lost or recovered; nil
 	// disables logging.
 	Logger *slog.Logger
@@ -48,6 +53,7 @@ const (
 //	ETCD_AUTH_USERNAME      and ETCD_AUTH_PASSWORD: the user
 //	ETCD_AUTH_CA            file of the certificates to trust, for TLS
 //	ETCD_AUTH_CLIENT_CERT   and ETCD_AUTH_CLIENT_KEY: files of the client's certificate
+//	DYN_EVENT_PLANE_WIRE    format of the keys: gen2 (default) or gen1
 //
 // FromEnv reads these files. A user name without a password, or a certificate
 // without a key, is an error. The caller sets Logger.
@@ -67,6 +73,9 @@ func FromEnv(lookup func(string) (string, bool)) (Options, error) {
 		}
 	}
 	var err error
+	if o.Wire, err = discovery.WireFormatFromEnv(lookup); err != nil {
+		return Options{}, fmt.Errorf("etcd: %w", err)
+	}
 	o.TLS, err = tlsConfig(env("ETCD_AUTH_CA"), env("ETCD_AUTH_CLIENT_CERT"), env("ETCD_AUTH_CLIENT_KEY"))
 	if err != nil {
 		return Options{}, fmt.Errorf("etcd: %w", err)

@@ -61,7 +61,7 @@ func FuzzKeys(f *testing.F) {
 		}
 		w := watcher{query: discovery.Query{Kind: discovery.KindEventChannel}}
 		if id, err := w.parse(s); err == nil {
-			if _, err := discovery.DynamoKey(id); err != nil {
+			if _, err := discovery.DynamoKey(id, discovery.WireGen2); err != nil {
 				t.Errorf("the name %q is read as %v: %v", s, id, err)
 			}
 		}

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"path/filepath"
 	"time"
+
+	"github.com/dynplane/dynplane/discovery"
 )
 
 // Options are the settings of a [Store]. Root is required.
@@ -18,6 +20,9 @@ type Options struct {
 	// means 10 s, which is Dynamo's. It must be the same for all processes that
 	// share the root, since each of them removes the expired files of all.
 	TTL time.Duration
+
+	// Wire is the format of the keys that are written. Both formats are read.
+	Wire discovery.WireFormat
 
 	// Logger receives warnings when registrations are lost or recovered; nil
 	// disables logging.
@@ -34,7 +39,8 @@ const (
 )
 
 // FromEnv returns options with the root that DYN_FILE_KV names; unset or empty
-// means dynamo_store_kv in TMPDIR, or in /tmp. lookup is usually os.LookupEnv.
+// means dynamo_store_kv in TMPDIR, or in /tmp. DYN_EVENT_PLANE_WIRE is the format
+// of the keys: gen2 (default) or gen1. lookup is usually os.LookupEnv.
 func FromEnv(lookup func(string) (string, bool)) (Options, error) {
 	root, _ := lookup("DYN_FILE_KV")
 	if root == "" {
@@ -48,7 +54,11 @@ func FromEnv(lookup func(string) (string, bool)) (Options, error) {
 	if err != nil {
 		return Options{}, fmt.Errorf("file: DYN_FILE_KV %q: %w", root, err)
 	}
-	return Options{Root: root}, nil
+	wire, err := discovery.WireFormatFromEnv(lookup)
+	if err != nil {
+		return Options{}, fmt.Errorf("file: %w", err)
+	}
+	return Options{Root: root, Wire: wire}, nil
 }
 
 // withDefaults returns the options as they are used, or what is wrong with them.
