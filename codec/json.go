@@ -21,6 +21,7 @@ type jsonCodec struct {
 	weights  weights
 }
 
+// jsonEncoder is an encoder with its writer.
 type jsonEncoder struct {
 	w   appendWriter
 	enc *json.Encoder

@@ -74,6 +74,7 @@ func validMember(data []byte, pos int) (int, bool) {
 	return validValue(data, skipSpace(data, pos+1))
 }
 
+// validString does not check UTF-8, as json.Valid does not.
 func validString(data []byte, pos int) (int, bool) {
 	for pos++; pos < len(data); pos++ {
 		switch c := data[pos]; {
@@ -115,6 +116,8 @@ func escapeSize(b []byte) int {
 	return 0
 }
 
+// validNumber checks the grammar of RFC 8259: no leading zeros, and digits on both
+// sides of a point.
 func validNumber(data []byte, pos int) (int, bool) {
 	if data[pos] == '-' {
 		pos++

@@ -50,11 +50,13 @@ func (w *appendWriter) WriteByte(c byte) error {
 	return nil
 }
 
+// msgpackEncoder is an encoder with the writer that it is reset to.
 type msgpackEncoder struct {
 	w   appendWriter
 	enc *msgpack.Encoder
 }
 
+// msgpackDecoder is a decoder with the reader that it is reset to.
 type msgpackDecoder struct {
 	r   bytes.Reader
 	dec *msgpack.Decoder

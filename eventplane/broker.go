@@ -39,6 +39,7 @@ func BrokerChannel(namespace string, cfg BrokerConfig) discovery.EventChannel {
 	}
 }
 
+// brokerScope returns the scope that the brokers of a namespace register in.
 func brokerScope(namespace string) discovery.Scope {
 	return discovery.Scope{Namespace: namespace, Component: brokerComponent}
 }
@@ -59,6 +60,7 @@ func brokerOf(ch discovery.EventChannel, namespace string) (BrokerConfig, bool) 
 	return BrokerConfig{XSub: t.XSubEndpoints, XPub: t.XPubEndpoints}, true
 }
 
+// enabled reports whether events travel through brokers.
 func (b BrokerConfig) enabled() bool { return b.Discover || len(b.XSub) > 0 }
 
 // multipath reports whether an event can arrive on more than one path.
@@ -69,6 +71,7 @@ func (b BrokerConfig) multipath() bool {
 	return b.Discover
 }
 
+// validate checks the lists. It does not check the syntax of endpoints.
 func (b BrokerConfig) validate() error {
 	if (len(b.XSub) == 0) != (len(b.XPub) == 0) {
 		return fmt.Errorf("broker %q: want XSub and XPub endpoints, or neither", b)
@@ -79,6 +82,7 @@ func (b BrokerConfig) validate() error {
 	return nil
 }
 
+// distinct returns the endpoints sorted and without duplicates.
 func distinct(endpoints []string) []string {
 	return slices.Compact(slices.Sorted(slices.Values(endpoints)))
 }
@@ -126,6 +130,7 @@ func parseBroker(s string) (BrokerConfig, error) {
 	return b, nil
 }
 
+// splitEndpoints splits a list at semicolons and drops empty elements.
 func splitEndpoints(list string) []string {
 	var out []string
 	for endpoint := range strings.SplitSeq(list, ";") {

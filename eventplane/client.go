@@ -136,6 +136,7 @@ func (c *Client) begin(call *call) bool {
 	return true
 }
 
+// end removes a call that has returned.
 func (c *Client) end(call *call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -155,12 +156,15 @@ func (c *Client) cancelCalls() {
 	c.running.Wait()
 }
 
+// add adds a publisher or subscriber that Shutdown has to shut down. It is called
+// within run, so that Shutdown does not miss it.
 func (c *Client) add(s shutdowner) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.open[s] = struct{}{}
 }
 
+// remove removes a publisher or subscriber that has shut down by itself.
 func (c *Client) remove(s shutdowner) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -189,6 +193,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	return c.err
 }
 
+// all returns what is open. It is a copy, since each Shutdown calls remove.
 func (c *Client) all() []shutdowner {
 	c.mu.Lock()
 	defer c.mu.Unlock()

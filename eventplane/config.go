@@ -121,6 +121,7 @@ func (c Config) resolve() (Config, error) {
 	return c, c.Broker.validate()
 }
 
+// defaultCodec returns the codec that Dynamo uses on a transport by default.
 func defaultCodec(transport string) codec.Codec {
 	if transport == discovery.TransportZMQ {
 		return codec.Msgpack

@@ -52,6 +52,7 @@ type environment struct {
 	log    *slog.Logger
 }
 
+// configFrom adds the package to the errors of env.config.
 func configFrom(env environment) (Config, error) {
 	c, err := env.config()
 	if err != nil {
@@ -60,6 +61,8 @@ func configFrom(env environment) (Config, error) {
 	return c, nil
 }
 
+// config reads all variables. It builds Config.Reason on the way: one clause for
+// each setting, with the variable or default that it comes from.
 func (env environment) config() (Config, error) {
 	transport, why, err := env.transport()
 	if err != nil {
@@ -93,6 +96,9 @@ func (env environment) config() (Config, error) {
 	return c, err
 }
 
+// transport returns the transport and the clause for Config.Reason. As in Dynamo,
+// the default depends on the discovery backend: a backend without a server is not
+// used with NATS.
 func (env environment) transport() (name, why string, err error) {
 	name, err = env.oneOf("DYN_EVENT_PLANE", discovery.TransportNATS, discovery.TransportZMQ)
 	if err != nil {
@@ -137,6 +143,7 @@ func (env environment) zmq(c *Config) (err error) {
 	return nil
 }
 
+// get returns the value of a variable, or "" if it is unset.
 func (env environment) get(name string) string {
 	value, _ := env.lookup(name)
 	return value
@@ -154,6 +161,7 @@ func (env environment) oneOf(name string, valid ...string) (string, error) {
 	return "", env.invalid(name, value, strings.Join(valid, " or "))
 }
 
+// truthy parses a boolean in the spellings that Dynamo accepts.
 func (env environment) truthy(name string) (bool, error) {
 	value := env.get(name)
 	switch strings.ToLower(strings.TrimSpace(value)) {

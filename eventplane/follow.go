@@ -78,6 +78,8 @@ func (f *follower) wait(ctx context.Context) error {
 	}
 }
 
+// run watches until ctx is done. It logs the first failure of a series, and the
+// first after a watch was complete.
 func (f *follower) run(ctx context.Context) {
 	defer close(f.done)
 	retry := minWatchRetry
@@ -136,6 +138,7 @@ func (f *follower) sync(listed map[discovery.ID]bool) {
 	}
 }
 
+// add connects a channel that is registered, or counts it as incompatible.
 func (f *follower) add(in discovery.Instance) {
 	ch, ok := in.Spec.(discovery.EventChannel)
 	if !ok {
@@ -150,6 +153,7 @@ func (f *follower) add(in discovery.Instance) {
 	}
 }
 
+// remedy returns the settings under which the peers would reach each other.
 func remedy(t discovery.Transport) string {
 	switch t.(type) {
 	case discovery.NATS:

@@ -40,6 +40,7 @@ func (env environment) host() (string, error) {
 	return addr.String(), nil
 }
 
+// resolveHost returns the address itself or that of the interface.
 func resolveHost(value string) (netip.Addr, error) {
 	if _, err := netip.ParseAddr(value); err == nil {
 		return parseHost(value)
@@ -102,6 +103,7 @@ func pick(addrs []net.Addr, want func(netip.Addr) bool) (netip.Addr, bool) {
 	return six, six.IsValid()
 }
 
+// toAddr returns the invalid Addr for other types of address.
 func toAddr(a net.Addr) netip.Addr {
 	var ip net.IP
 	switch a := a.(type) {

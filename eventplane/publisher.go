@@ -38,6 +38,8 @@ type Publisher struct {
 	message  driver.Message // reused
 }
 
+// newPublisher opens the transport first, since only then a ZMQ endpoint has a
+// port to register. It closes the transport again if the registration fails.
 func (c *Client) newPublisher(ctx context.Context, scope discovery.Scope, topic string) (*Publisher, error) {
 	if c.discovery == nil {
 		return nil, ErrNoDiscovery
@@ -117,6 +119,8 @@ func (p *Publisher) PublishBytes(ctx context.Context, payload []byte) error {
 	return p.publish(ctx, payload, true)
 }
 
+// publish holds the lock while it sends, so that the order of sequences is the
+// order on the wire. The buffers are reused under the same lock.
 func (p *Publisher) publish(ctx context.Context, payload []byte, opaque bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

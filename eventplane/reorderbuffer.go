@@ -23,6 +23,7 @@ type reorderBuffer struct {
 	clock          time.Duration
 }
 
+// heldEvent is an element of the reorder buffer, and of its peer's held.
 type heldEvent struct {
 	peer       *peer
 	event      Event
@@ -30,6 +31,7 @@ type heldEvent struct {
 	prev, next *heldEvent
 }
 
+// add appends an event.
 func (b *reorderBuffer) add(h *heldEvent) {
 	h.deadline = b.clock + reorderTimeout
 	h.prev = b.newest
@@ -59,6 +61,7 @@ func (b *reorderBuffer) remove(h *heldEvent) {
 	b.bytes -= len(h.event.Payload)
 }
 
+// full reports whether an event must be released early.
 func (b *reorderBuffer) full() bool { return b.events > maxHeldEvents || b.bytes > maxHeldBytes }
 
 // timeout returns the time until the deadline of the oldest event, which is

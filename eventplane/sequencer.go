@@ -37,6 +37,7 @@ type sequencer struct {
 	stats sequencerStats
 }
 
+// sequencerStats are those of Stats that the sequencer counts.
 type sequencerStats struct{ duplicates, outOfOrder, gaps, missed uint64 }
 
 // peer is the state of one publisher.
@@ -114,6 +115,8 @@ func (p *peer) expected() uint64 {
 	return p.last + 1
 }
 
+// deliver appends the event to those that next returns, with the number of events
+// missed before it.
 func (s *sequencer) deliver(p *peer, ev Event) {
 	if p.started {
 		ev.Missed = ev.Sequence - p.last - 1
@@ -127,6 +130,8 @@ func (s *sequencer) deliver(p *peer, ev Event) {
 	s.out = append(s.out, ev)
 }
 
+// addSaturating does not wrap around: sequences are untrusted input, and two of
+// them can be 2⁶⁴−1 apart.
 func addSaturating(a, b uint64) uint64 {
 	if a > math.MaxUint64-b {
 		return math.MaxUint64
@@ -152,6 +157,7 @@ func (s *sequencer) peer(id uint64) *peer {
 	return p
 }
 
+// evict removes the state of a peer, after it has delivered the events held.
 func (s *sequencer) evict(p *peer) {
 	s.releaseAll(p)
 	p.prev.next, p.next.prev = p.next, p.prev
@@ -215,12 +221,14 @@ func (s *sequencer) release(h *heldEvent) {
 	s.releaseRun(p)
 }
 
+// releaseRun delivers the events of p that follow the last one without a gap.
 func (s *sequencer) releaseRun(p *peer) {
 	for len(p.held) > 0 && p.held[0].event.Sequence == p.expected() {
 		s.deliver(p, s.popHeld(p))
 	}
 }
 
+// releaseAll delivers all events of p that are held.
 func (s *sequencer) releaseAll(p *peer) {
 	for len(p.held) > 0 {
 		s.deliver(p, s.popHeld(p))

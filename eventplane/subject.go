@@ -14,6 +14,8 @@ type route struct {
 	wire  WireFormat
 }
 
+// newRoute returns an error if the scope or topic is invalid, or cannot be written
+// in the wire format.
 func newRoute(scope discovery.Scope, topic string, wire WireFormat) (route, error) {
 	r := route{scope, topic, wire}
 	if err := scope.Validate(); err != nil {
@@ -27,8 +29,6 @@ func newRoute(scope discovery.Scope, topic string, wire WireFormat) (route, erro
 	}
 	return r, nil
 }
-
-func (r route) String() string { return r.topic + " of " + r.scope.String() }
 
 // natsSubject returns the subject prefix and the subject.
 func (r route) natsSubject() (prefix, subject string, err error) {

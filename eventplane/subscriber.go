@@ -72,6 +72,8 @@ type Subscriber struct {
 	bad       uint64 // decode errors
 }
 
+// newSubscriber opens the connection. The reorder buffer is used only if events
+// can arrive on more than one path.
 func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic string) (*Subscriber, error) {
 	r, err := newRoute(scope, topic, c.config.Wire)
 	if err != nil {
@@ -221,6 +223,7 @@ func (s *Subscriber) Shutdown(context.Context) error {
 	return s.err
 }
 
+// countDecodeError counts an event whose payload does not fit the type requested.
 func (s *Subscriber) countDecodeError() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

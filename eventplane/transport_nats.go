@@ -21,6 +21,7 @@ type natsTransport struct {
 	dialled bool // nc is closed by close
 }
 
+// newNATSTransport does not dial: New has no context that could bound it.
 func newNATSTransport(c Config) *natsTransport {
 	conf := c.NATS
 	if conf.Logger == nil {
@@ -102,6 +103,8 @@ func (n *natsTransport) subscriber(ctx context.Context, r route) (*subConn, erro
 	return &subConn{receiver: sub, subject: subject}, nil
 }
 
+// close leaves a connection of the caller open. Its subscriptions have been removed
+// by the drivers.
 func (n *natsTransport) close() error {
 	if n.dialled {
 		n.nc.Close()

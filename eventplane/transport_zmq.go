@@ -20,6 +20,7 @@ type zmqTransport struct {
 	discovery *discovery.Client // may be nil
 }
 
+// newZMQTransport fails in programs that are built without ZMQ.
 func newZMQTransport(c Config, d *discovery.Client) (transport, error) {
 	ctx, err := zmqdriver.New(zmqdriver.Options{IOThreads: c.IOThreads, QueueSize: c.QueueSize, Logger: c.Logger})
 	if err != nil {
@@ -47,6 +48,7 @@ func (z *zmqTransport) follow(to driver.Connector, query discovery.Query, endpoi
 // directTransport connects each subscriber to each publisher.
 type directTransport struct{ zmqTransport }
 
+// publisher binds a port that the operating system selects.
 func (d *directTransport) publisher(_ context.Context, r route) (*pubConn, error) {
 	host := d.config.Host
 	if host == "" {
@@ -93,6 +95,8 @@ func advertisedEndpoint(bound string, host netip.Addr) (string, error) {
 	return "tcp://" + net.JoinHostPort(host.String(), port), nil
 }
 
+// subscriber follows the channels of the route. Channels with another transport are
+// counted, since their events would otherwise be missed without a sign.
 func (d *directTransport) subscriber(_ context.Context, r route) (*subConn, error) {
 	sub, err := d.ctx.Subscribe(r.directSubject())
 	if err != nil {
@@ -122,6 +126,7 @@ func (r route) directEndpoints(ch discovery.EventChannel) (endpoints []string, i
 // brokerTransport connects publishers and subscribers to brokers.
 type brokerTransport struct{ zmqTransport }
 
+// publisher connects to the XSUB side of all brokers.
 func (b *brokerTransport) publisher(ctx context.Context, r route) (*pubConn, error) {
 	pub, err := b.ctx.BrokerPublisher(r.brokerSubject())
 	if err != nil {
@@ -164,6 +169,7 @@ func (b *brokerTransport) advertised(ctx context.Context, r route, follow *follo
 	return all, err
 }
 
+// subscriber connects to the XPUB side of all brokers.
 func (b *brokerTransport) subscriber(_ context.Context, r route) (*subConn, error) {
 	sub, err := b.ctx.Subscribe(r.brokerSubject())
 	if err != nil {
@@ -190,6 +196,8 @@ func (b *brokerTransport) connect(r route, to driver.Connector, side func(Broker
 	})
 }
 
+// connectAll stops at the first error: an endpoint of the configuration that is
+// malformed.
 func connectAll(to driver.Connector, endpoints []string) error {
 	for _, endpoint := range distinct(endpoints) {
 		if err := to.Connect(endpoint); err != nil {

@@ -109,6 +109,8 @@ func (c Config) String() string {
 	return redact(c.URL)
 }
 
+// validate checks the combinations of fields. Its errors name the variables, which
+// are what operators set.
 func (c Config) validate() error {
 	if c.URL != "" {
 		if err := checkURLs(c.URL); err != nil {
@@ -125,6 +127,7 @@ func (c Config) validate() error {
 	return nil
 }
 
+// parseBool accepts the spellings that Dynamo accepts.
 func parseBool(name, value string) (bool, error) {
 	switch strings.ToLower(strings.TrimSpace(value)) {
 	case "1", "true", "on", "yes":

@@ -21,6 +21,7 @@ func newWatcher(log *slog.Logger) *watcher {
 	return &watcher{log: log}
 }
 
+// options returns the handlers as options of a connection.
 func (w *watcher) options() []nats.Option {
 	return []nats.Option{
 		nats.DisconnectErrHandler(w.disconnected),
@@ -29,6 +30,7 @@ func (w *watcher) options() []nats.Option {
 	}
 }
 
+// disconnected is called when the connection is lost, and when it is closed.
 func (w *watcher) disconnected(nc *nats.Conn, err error) {
 	w.last = ""
 	if nc.IsClosed() { // by its owner
@@ -38,6 +40,7 @@ func (w *watcher) disconnected(nc *nats.Conn, err error) {
 	w.log.Warn("natsconn: connection lost, reconnecting", "error", err)
 }
 
+// reconnected is called after each loss, once the connection is authenticated.
 func (w *watcher) reconnected(nc *nats.Conn) {
 	w.last = ""
 	w.log.Info("natsconn: reconnected", "server", nc.ConnectedUrlRedacted())

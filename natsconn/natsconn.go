@@ -92,6 +92,7 @@ func (c Config) servers() string {
 	return c.URL
 }
 
+// options returns the options of a connection, but for the dialer.
 func (c Config) options() ([]nats.Option, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
@@ -121,6 +122,7 @@ func (c Config) options() ([]nats.Option, error) {
 	}), nil
 }
 
+// auth returns the option of the first method that is set.
 func (c Config) auth() ([]nats.Option, error) {
 	switch {
 	case c.Username != "" && c.Password != "":
@@ -135,6 +137,7 @@ func (c Config) auth() ([]nats.Option, error) {
 	return nil, nil
 }
 
+// nkey parses the seed, to fail before dialling. The error must not quote it.
 func nkey(seed string) ([]nats.Option, error) {
 	keys, err := nkeys.FromSeed([]byte(strings.TrimSpace(seed)))
 	if err != nil {
@@ -147,6 +150,7 @@ func nkey(seed string) ([]nats.Option, error) {
 	return []nats.Option{nats.Nkey(public, keys.Sign)}, nil
 }
 
+// tls returns the options of TLS. Each of them makes it required.
 func (c Config) tls() []nats.Option {
 	var opts []nats.Option
 	if c.InsecureSkipVerify {
@@ -187,6 +191,7 @@ func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	return conn, err
 }
 
+// dial registers the function for abort before each step that can take long.
 func (d *dialer) dial(network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
