@@ -1,84 +1,154 @@
 package mirror
 
 import (
-	"context"
-	"errors"
 	"math/rand/v2"
 	"time"
 
 	"github.com/dynplane/dynplane/discovery"
 )
 
-const (
-	// settle is how long the watch of the target gets to show who took an entry
-	// over, before what it shows is believed.
-	settle = 5 * time.Second
-
-	// A conflict is looked at again so long after a change at the latest, at
-	// random, so that two in conflict with each other do not keep in step.
-	stirWait = time.Second
-
-	firstRetry = time.Second
-	lastRetry  = 8 * time.Second
-)
-
-// holder says what the watch of the target has shown last of an entry. Since it
-// may lag behind what was written, whether we hold an entry is told by reg.
-type holder uint8
-
-const (
-	nobody holder = iota
-	ours
-	foreign // a worker's, or another mirror's
-)
-
-// entry is what is known about one id.
+// An entry is one id. Its state is what the mirror must do about it, and follows
+// from what the source and the target have and what the mirror holds. Its phase is
+// what the mirror is doing about it at the moment.
+//
+// The phases:
+//
+//	idle       There is nothing to do. Any event queues the entry.
+//	queued     It waits for dispatch, which moves it on by its state:
+//	             absent                        forgotten, or idle if the target has it
+//	             standBy, held                 idle
+//	             wanted, stale, unwanted       operating, or delayed if it is not due
+//	delayed    It waits until it is due. That, or any event, queues it.
+//	operating  An operation is under way. Its end queues the entry; after a failure
+//	           it is then due later, and after a conflict it is blocked.
+//	blocked    It is in conflict with the target. A change of its source queues it,
+//	           or a change in the target that may have ended the conflict.
+//
+// The events:
+//
+//	source: Added             a new version
+//	source: Removed           no source any more
+//	target: Added, Removed    the target's holder; may end conflicts nearby
+//	the registration ended    no longer held; due once the target's watch has settled
+//	the operation ended       held, no longer held, or failed
 type entry struct {
 	id      discovery.ID
-	source  *discovery.Instance // nil: not there, or mirrored itself
+	source  *discovery.Instance // nil if the source has none, or only a mirrored one
 	version int                 // counts the values of source
 	target  holder
 
-	reg  *discovery.Registration // ours; nil: not held
+	reg  *discovery.Registration // of this mirror; nil if it holds none
 	held int                     // the version that reg has
 
-	due      time.Time // not to be tried before
-	failures int       // in a row
-	err      error     // the last
-	warned   bool      // of it
+	phase   phase
+	due     time.Time // of the next operation
+	failure failure
 
-	queued  bool
-	stirred bool // while busy: something at its place changed in the target
-	lost    bool // while busy: reg has ended
+	// What happened while operating:
+	nearbyChanged bool // the target changed where a conflict may come from
+	ended         bool // reg has ended
 }
 
-// result is what became of an operation on the target.
-type result struct {
-	e       *entry
-	reg     *discovery.Registration // nil: unregistered
-	version int
-	err     error
+// holder is the owner of the entry that the watch of the target has delivered
+// last. The watch may lag behind this mirror's own writes, so reg, and not the
+// holder, determines whether the mirror holds an entry.
+type holder uint8
+
+const (
+	vacant holder = iota // there is no entry
+	ours                 // this mirror
+	others               // a worker, or another mirror
+)
+
+// state is what the mirror must do about an entry.
+type state uint8
+
+const (
+	absent   state = iota // neither the source nor the mirror has it: nothing to do
+	standBy               // others hold it in the target: nothing to do until they remove it
+	wanted                // it is in the source and not in the target: register it
+	held                  // it is registered with the value of the source: nothing to do
+	stale                 // it is registered with a former value: register it again
+	unwanted              // it is registered and gone from the source: unregister it
+)
+
+func (e *entry) state() state {
+	switch {
+	case e.source == nil && e.reg == nil:
+		return absent
+	case e.source == nil:
+		return unwanted
+	case e.target == others:
+		// If reg is set as well, either others have taken it over, and it is
+		// about to end, or the watch lags behind this mirror's own write.
+		return standBy
+	case e.reg == nil:
+		return wanted
+	case e.held != e.version:
+		return stale
+	}
+	return held
 }
 
-// loss says that a registration has ended.
-type loss struct {
-	e   *entry
-	reg *discovery.Registration
+// phase is what the mirror is doing about an entry.
+type phase uint8
+
+const (
+	idle phase = iota
+	queued
+	delayed
+	operating
+	blocked
+	phases // their number
+)
+
+// failure describes the operations that have failed since the last success.
+type failure struct {
+	count  int
+	err    error // of the last one
+	warned bool
 }
 
+const (
+	// settleTime is how long the watch of the target gets to deliver the entry
+	// of the owner that took over a registration.
+	settleTime = 5 * time.Second
+
+	// conflictRetry bounds the random delay after which a conflict is checked
+	// again. It is random so that two mirrors whose entries are in conflict with
+	// each other do not stay in step.
+	conflictRetry = time.Second
+)
+
+func (m *mirror) enter(e *entry, p phase) {
+	delete(m.inPhase[e.phase], e)
+	e.phase = p
+	m.inPhase[p][e] = struct{}{}
+}
+
+// enqueue has the entry dispatched if that can change anything: a blocked one
+// stays blocked, and one that is operating is queued at its end.
 func (m *mirror) enqueue(e *entry) {
-	if !e.queued {
-		e.queued = true
+	if e.phase == idle || e.phase == delayed {
+		m.enter(e, queued)
 		m.queue = append(m.queue, e)
 	}
 }
 
-// apply notes what a watch has seen.
+// unblock enqueues the entry even if it is blocked.
+func (m *mirror) unblock(e *entry) {
+	if e.phase == blocked {
+		m.enter(e, idle)
+	}
+	m.enqueue(e)
+}
+
+// apply processes an event of a watch.
 func (m *mirror) apply(ch change) {
 	if ch.event.Type == discovery.Synced {
 		m.unsynced--
 		if ch.side == target {
-			m.blind--
+			m.unsyncedTargets--
 		}
 		return
 	}
@@ -87,182 +157,80 @@ func (m *mirror) apply(ch change) {
 	if e == nil {
 		e = &entry{id: id}
 		m.entries[id] = e
+		m.enter(e, idle)
 	}
 	added := ch.event.Type == discovery.Added
 	switch {
 	case ch.side == target:
-		e.target = nobody
-		if added {
-			e.target = foreign
-			if ch.marker == m.marker {
-				e.target = ours
-			}
-		}
-		if e.target != ours {
-			m.stir(id)
-		}
+		m.setHolder(e, added, ch.marker)
+		m.enqueue(e)
 	case added && ch.marker == "":
 		e.source = &ch.event.Instance
 		e.version++
-		delete(m.blocked, e)
+		m.unblock(e)
 	default:
 		e.source = nil
 		if e.reg != nil {
 			e.due = time.Time{}
 		}
+		m.unblock(e)
 	}
-	m.enqueue(e)
 }
 
-// stir has the entries tried again that a change of the target may have freed
-// of their conflict.
-func (m *mirror) stir(id discovery.ID) {
-	near := func(e *entry) bool { return e.id.Kind == id.Kind && e.id.Scope == id.Scope }
-	for e := range m.busy {
-		e.stirred = e.stirred || near(e)
+func (m *mirror) setHolder(e *entry, added bool, marker string) {
+	switch {
+	case !added:
+		e.target = vacant
+	case marker == m.marker:
+		e.target = ours
+	default:
+		e.target = others
 	}
-	for e := range m.blocked {
-		if near(e) {
-			m.retryStirred(e)
+	if e.target != ours {
+		m.retryNearby(e.id)
+	}
+}
+
+// retryNearby retries the entries whose conflict may have ended with a change of
+// the target under id: those of the same kind and scope.
+func (m *mirror) retryNearby(id discovery.ID) {
+	nearby := func(e *entry) bool { return e.id.Kind == id.Kind && e.id.Scope == id.Scope }
+	for e := range m.inPhase[operating] {
+		e.nearbyChanged = e.nearbyChanged || nearby(e)
+	}
+	for e := range m.inPhase[blocked] {
+		if nearby(e) {
+			m.retryConflict(e)
 		}
 	}
 }
 
-func (m *mirror) retryStirred(e *entry) {
-	delete(m.blocked, e)
-	e.due = time.Now().Add(rand.N(stirWait))
-	m.enqueue(e)
+func (m *mirror) retryConflict(e *entry) {
+	e.due = time.Now().Add(rand.N(conflictRetry))
+	m.unblock(e)
 }
 
-// wake looks again at those whose time has come.
-func (m *mirror) wake() {
+// queueDue enqueues the delayed entries that are due.
+func (m *mirror) queueDue() {
 	now := time.Now()
-	for e := range m.waiting {
+	for e := range m.inPhase[delayed] {
 		if !now.Before(e.due) {
 			m.enqueue(e)
 		}
 	}
 }
 
-// decide returns what is to be done about an entry now, or nil. It forgets one
-// that is nowhere.
-func (m *mirror) decide(e *entry) func(context.Context) result {
-	delete(m.waiting, e)
-	if _, busy := m.busy[e]; busy {
-		return nil // looked at again at the end of that
-	}
-	if e.source == nil {
-		delete(m.blocked, e)
-	}
-	_, blocked := m.blocked[e]
-	switch {
-	case e.source == nil && e.reg == nil:
-		if e.target == nobody {
-			delete(m.entries, e.id)
-		}
-		return nil
-	case e.source != nil && (blocked || e.target == foreign || e.reg != nil && e.held == e.version):
-		// Held and foreign: taken over, which its lease will say; or the watch
-		// lags behind our own write.
-		return nil
-	case time.Now().Before(e.due):
-		m.waiting[e] = struct{}{}
-		return nil
-	case e.source == nil:
-		reg := e.reg
-		return func(ctx context.Context) result { return result{e: e, err: reg.Unregister(ctx)} }
-	}
-	in, former, version := *e.source, e.reg, e.version
-	return func(ctx context.Context) result {
-		reg, err := m.register(ctx, in, former)
-		return result{e: e, reg: reg, version: version, err: err}
-	}
-}
-
-// register registers an entry, or a new value of one that is held.
-func (m *mirror) register(ctx context.Context, in discovery.Instance, former *discovery.Registration) (*discovery.Registration, error) {
-	in, err := marked(in, m.marker)
-	if err != nil {
-		return nil, err
-	}
-	if former != nil && in.ID().Kind == discovery.KindEventSource { // which never changes
-		if err := former.Unregister(ctx); err != nil {
-			return nil, err
-		}
-	}
-	reg, err := m.to.RegisterInstance(ctx, in)
-	if isConflict(err) && former != nil { // the source has that value no more
-		err = errors.Join(err, former.Unregister(ctx))
-	}
-	return reg, err
-}
-
-func isConflict(err error) bool {
-	return errors.Is(err, discovery.ErrModelConflict) || errors.Is(err, discovery.ErrSourceConflict)
-}
-
-// finish notes what became of an operation.
-func (m *mirror) finish(watching context.Context, r result) {
-	e := r.e
-	delete(m.busy, e)
-	m.enqueue(e)
-	switch {
-	case r.err != nil:
-		if e.lost {
-			e.reg = nil
-		}
-		m.fail(e, r.err)
-		return
-	case r.reg != nil:
-		m.wg.Go(func() { m.await(watching, loss{e, r.reg}) })
-	}
-	e.reg, e.held = r.reg, r.version
-	e.failures, e.err, e.warned, m.failing = 0, nil, false, false
-}
-
-func (m *mirror) fail(e *entry, err error) {
-	e.err = err
-	conflict := isConflict(err)
-	// What keeps many from being registered is told once, and what one has of
-	// its own is told of each.
-	if !e.warned && (conflict || !m.failing) {
-		e.warned = true
-		m.log.Warn("mirror: an entry cannot be registered or removed in the target; trying on",
-			"kind", e.id.Kind.String(), "path", e.id.Path(), "error", err)
-	}
-	switch {
-	case !conflict:
-		m.failing = true
-		e.due = time.Now().Add(min(firstRetry<<min(e.failures, 10), lastRetry))
-		e.failures++
-	case e.stirred:
-		m.retryStirred(e)
-	default:
-		m.blocked[e] = struct{}{}
-	}
-}
-
-// await tells when a registration has ended.
-func (m *mirror) await(ctx context.Context, l loss) {
-	_ = l.reg.Wait(ctx) // what counts is that it has ended
-	select {
-	case m.losses <- l:
-	case <-ctx.Done():
-	}
-}
-
-// lose notes that a registration has ended. Who took it over may not have been
-// shown by the watch of the target yet.
+// lose processes the end of a registration. The entry of the owner that took it
+// over may not have been delivered yet.
 func (m *mirror) lose(l loss) {
 	e := l.e
-	if e.reg != l.reg {
-		return // it was we who ended it
+	switch {
+	case e.reg != l.reg: // unregistered or replaced by this mirror
+	case e.phase == operating:
+		e.ended = true
+	default:
+		e.reg = nil
+		e.due = time.Now().Add(settleTime)
+		m.enqueue(e)
 	}
-	if _, busy := m.busy[e]; busy {
-		e.lost = true
-		return
-	}
-	e.reg = nil
-	e.due = time.Now().Add(settle)
-	m.enqueue(e)
 }

@@ -8,11 +8,11 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// Field is the field that marks a mirrored entry, in the JSON object of the
-// instance. Its value is the id of the mirror.
+// Field is the name of the field that marks a mirrored entry, in the JSON object of
+// its instance. The value is the id of the mirror.
 const Field = "dynplane_mirror"
 
-// markerOf returns the JSON of the mark, and "" if there is none.
+// markerOf returns the JSON of the field, or "" if there is none.
 func markerOf(in discovery.Instance) string {
 	var tag struct {
 		Mirror json.RawMessage `json:"dynplane_mirror"`
@@ -23,9 +23,9 @@ func markerOf(in discovery.Instance) string {
 	return string(tag.Mirror)
 }
 
-// marked returns the instance with a mark, and otherwise as it was read. An
-// event channel gets the fields that the other generation of the runtime would
-// miss, which may be the one that reads the target.
+// marked returns the instance with the field added, and otherwise as it was read.
+// An event channel also gets the fields that the other generation of Dynamo
+// requires, which may be the one that reads the target.
 func marked(in discovery.Instance, marker string) (discovery.Instance, error) {
 	if in.Raw == nil {
 		raw, err := json.Marshal(in)
@@ -42,7 +42,7 @@ func marked(in discovery.Instance, marker string) (discovery.Instance, error) {
 	if ch, ok := in.Spec.(discovery.EventChannel); ok {
 		add = append(add, field{"scope", ch.Scope}, field{"namespace", ch.Scope.Namespace}, field{"component", ch.Scope.Component})
 	}
-	// Clipped, so that what was read, and is shared, is not written to.
+	// Clipped, since appending must not write to the shared array of in.Raw.
 	raw := slices.Clip(bytes.TrimSuffix(bytes.TrimSpace(in.Raw), []byte("}")))
 	for _, f := range add {
 		if _, ok := present[f.name]; ok {

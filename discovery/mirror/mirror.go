@@ -13,40 +13,44 @@ import (
 )
 
 const (
-	atOnce     = 16               // operations on the target
-	opTimeout  = 15 * time.Second // of one of them
-	endTimeout = 15 * time.Second // to take all entries back
-	tick       = 250 * time.Millisecond
+	maxOperations    = 16               // on the target at the same time
+	operationTimeout = 15 * time.Second // of one of them
+	shutdownTimeout  = 15 * time.Second // for unregistering all entries
+	tick             = 250 * time.Millisecond
 )
 
 // Options are the settings of Run. The zero value is useful.
 type Options struct {
-	// Queries select what is mirrored; all kinds if empty.
+	// Queries select the registrations to mirror; empty means all kinds.
 	Queries []discovery.Query
 
-	// InSync, unless nil, is called once: when all that both sides had at the
-	// beginning has been dealt with. Run waits for it.
+	// InSync, unless nil, is called once, when the mirror has processed all
+	// registrations that either side had at the beginning. Run waits for it to
+	// return.
 	InSync func(Counts)
 
-	// Logger hears of entries that cannot be registered; nil is silent. That a
-	// backend is away is told by the logger of its store.
+	// Logger receives warnings about entries that cannot be registered; nil
+	// disables logging. The store of a backend logs that the backend is
+	// unreachable.
 	Logger *slog.Logger
 }
 
-// Counts says what a mirror does about the entries of its source.
+// Counts are the numbers of registrations in the source, by their state in the
+// target.
 type Counts struct {
-	Mirrored int // registered in the target by this mirror
-	StandBy  int // there already, by their worker or another mirror
+	Mirrored int // registered by this mirror
+	StandBy  int // registered by their worker or by another mirror
 	Failing  int // in conflict with the target, or refused by it
 }
 
-// ErrSame is returned by Run for a client that would be mirrored onto itself.
+// ErrSame is returned by Run if source and target are the same client.
 var ErrSame = errors.New("mirror: source and target are the same client")
 
-// Run mirrors until ctx is done, then takes back what it registered, for at
-// most 15 s, and returns nil if it could. It fails when a watch cannot begin, or
-// ends because its client was shut down or its connection closed. While a
-// backend is away, what is in the target stays, and Run goes on by itself.
+// Run mirrors until ctx is done. It then unregisters its entries, for at most
+// 15 s, and returns nil if it could. It returns an error if a watch cannot begin,
+// or ends because its client was shut down or its connection closed. While a
+// backend is unreachable, the entries in the target stay, and Run continues by
+// itself.
 func Run(ctx context.Context, from, to *discovery.Client, o Options) error {
 	if from == to {
 		return ErrSame
@@ -60,31 +64,30 @@ func Run(ctx context.Context, from, to *discovery.Client, o Options) error {
 	return newMirror(to, o).run(ctx, from)
 }
 
-// mirror is the state of Run. One goroutine, that of Run, owns it; the others
-// send on the channels.
+// mirror is the state of Run. It belongs to the goroutine of Run; the others send
+// to it through the channels.
 type mirror struct {
 	to     *discovery.Client
 	opt    Options
 	log    *slog.Logger
-	marker string // the JSON of our mark
+	marker string // the JSON of the field
 
 	wg      sync.WaitGroup
 	changes chan change
 	results chan result
 	losses  chan loss
 
-	entries  map[discovery.ID]*entry
-	queue    []*entry            // to be looked at, each once
-	busy     map[*entry]struct{} // an operation is under way
-	waiting  map[*entry]struct{} // for their time
-	blocked  map[*entry]struct{} // by a conflict, until something changes
-	blind    int                 // watches of the target that are not synced
-	unsynced int                 // watches of both that are not synced
-	inSync   bool                // has been said
-	failing  bool                // and nothing succeeded since
+	entries map[discovery.ID]*entry
+	inPhase [phases]map[*entry]struct{}
+	queue   []*entry // those in phase queued, in order
+
+	unsynced        int  // watches that are not synced
+	unsyncedTargets int  // those of them on the target
+	inSync          bool // and reported
+	failing         bool // an operation failed and none has succeeded since
 }
 
-// side says whom a change is about.
+// side is the backend that a change comes from.
 type side bool
 
 const (
@@ -99,6 +102,7 @@ func (s side) String() string {
 	return "target"
 }
 
+// change is an event of a watch, or the error that ended it.
 type change struct {
 	side   side
 	event  discovery.Event
@@ -110,35 +114,36 @@ func newMirror(to *discovery.Client, o Options) *mirror {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &mirror{
+	m := &mirror{
 		to: to, opt: o, log: o.Logger,
-		marker:   strconv.Quote(strconv.FormatUint(discovery.NewInstanceID(), 16)),
-		changes:  make(chan change),
-		results:  make(chan result, atOnce),
-		losses:   make(chan loss),
-		entries:  map[discovery.ID]*entry{},
-		busy:     map[*entry]struct{}{},
-		waiting:  map[*entry]struct{}{},
-		blocked:  map[*entry]struct{}{},
-		blind:    len(o.Queries),
-		unsynced: 2 * len(o.Queries),
+		marker:          strconv.Quote(strconv.FormatUint(discovery.NewInstanceID(), 16)),
+		changes:         make(chan change),
+		results:         make(chan result, maxOperations),
+		losses:          make(chan loss),
+		entries:         map[discovery.ID]*entry{},
+		unsynced:        2 * len(o.Queries),
+		unsyncedTargets: len(o.Queries),
 	}
+	for p := range m.inPhase {
+		m.inPhase[p] = map[*entry]struct{}{}
+	}
+	return m
 }
 
 func (m *mirror) run(ctx context.Context, from *discovery.Client) error {
 	watching, stop := context.WithCancel(ctx)
-	// What is under way when ctx is done is brought to its end: a write that is
-	// given up may have happened.
-	operating, giveUp := context.WithCancel(context.WithoutCancel(ctx))
-	defer giveUp()
+	// Operations that are under way when ctx is done are completed: a write that
+	// is abandoned may have been executed.
+	operations, abandon := context.WithCancel(context.WithoutCancel(ctx))
+	defer abandon()
 	for _, q := range m.opt.Queries {
 		m.wg.Go(func() { m.follow(watching, source, from, q) })
 		m.wg.Go(func() { m.follow(watching, target, m.to, q) })
 	}
-	err := m.loop(watching, operating)
+	err := m.loop(watching, operations)
 	stop()
-	defer time.AfterFunc(endTimeout, giveUp).Stop()
-	err = errors.Join(err, m.takeBack(watching, operating))
+	defer time.AfterFunc(shutdownTimeout, abandon).Stop()
+	err = errors.Join(err, m.unregisterAll(watching, operations))
 	m.wg.Wait()
 	return err
 }
@@ -157,12 +162,12 @@ func (m *mirror) follow(ctx context.Context, s side, c *discovery.Client, q disc
 	}
 }
 
-func (m *mirror) loop(watching, operating context.Context) error {
+func (m *mirror) loop(watching, operations context.Context) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
-		m.dispatch(operating)
-		m.tellInSync()
+		m.dispatch(operations)
+		m.reportInSync()
 		select {
 		case <-watching.Done():
 			return nil
@@ -179,31 +184,13 @@ func (m *mirror) loop(watching, operating context.Context) error {
 		case l := <-m.losses:
 			m.lose(l)
 		case <-ticker.C:
-			m.wake()
+			m.queueDue()
 		}
 	}
 }
 
-// dispatch starts what is to be done, once the target is known.
-func (m *mirror) dispatch(ctx context.Context) {
-	for m.blind == 0 && len(m.queue) > 0 && len(m.busy) < atOnce {
-		e := m.queue[0]
-		m.queue = m.queue[1:]
-		e.queued = false
-		if do := m.decide(e); do != nil {
-			m.busy[e] = struct{}{}
-			e.stirred, e.lost = false, false
-			m.wg.Go(func() {
-				ctx, cancel := context.WithTimeout(ctx, opTimeout)
-				defer cancel()
-				m.results <- do(ctx)
-			})
-		}
-	}
-}
-
-func (m *mirror) tellInSync() {
-	if m.inSync || m.unsynced > 0 || len(m.queue)+len(m.busy) > 0 {
+func (m *mirror) reportInSync() {
+	if m.inSync || m.unsynced > 0 || len(m.queue) > 0 || len(m.inPhase[operating]) > 0 {
 		return
 	}
 	m.inSync = true
@@ -218,7 +205,7 @@ func (m *mirror) counts() (c Counts) {
 		case e.reg != nil:
 			c.Mirrored++
 		case e.source == nil:
-		case e.target == foreign:
+		case e.target == others:
 			c.StandBy++
 		default:
 			c.Failing++
@@ -227,24 +214,24 @@ func (m *mirror) counts() (c Counts) {
 	return c
 }
 
-// takeBack unregisters everything as if the source had nothing.
-func (m *mirror) takeBack(watching, operating context.Context) error {
-	m.blind = 0
+// unregisterAll unregisters all entries, as if the source had become empty.
+func (m *mirror) unregisterAll(watching, operations context.Context) error {
+	m.unsyncedTargets = 0
 	for _, e := range m.entries {
 		e.source, e.due = nil, time.Time{}
-		m.enqueue(e)
+		m.unblock(e)
 	}
-	for m.dispatch(operating); len(m.busy) > 0; m.dispatch(operating) {
+	for m.dispatch(operations); len(m.inPhase[operating]) > 0; m.dispatch(operations) {
 		m.finish(watching, <-m.results)
 	}
 	left, err := 0, error(nil)
 	for _, e := range m.entries {
 		if e.reg != nil {
-			left, err = left+1, e.err
+			left, err = left+1, e.failure.err
 		}
 	}
 	if left > 0 {
-		return fmt.Errorf("mirror: %d entries could not be taken back and stay until their lease runs out: %w", left, err)
+		return fmt.Errorf("mirror: unregister: %d entries stay until their leases expire: %w", left, err)
 	}
 	return nil
 }

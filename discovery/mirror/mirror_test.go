@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -36,16 +35,16 @@ func source(metadata string) discovery.EventSource {
 	return discovery.EventSource{Scope: place, Topic: "kv-events", Metadata: json.RawMessage(metadata)}
 }
 
-// site is a registry with what its owners do there.
+// site is a registry and its owners.
 type site struct {
 	t        *testing.T
 	registry *memory.Registry
-	natives  *discovery.Client
-	store    discovery.Store // of natives
+	natives  *discovery.Client // of workers
+	store    discovery.Store   // of natives
 	mu       sync.Mutex
 	written  int           // by mirrors: entries registered and removed
-	refuse   error         // what mirrors hear; nil: nothing is refused
-	lag      time.Duration // of each change that mirrors see
+	refuse   error         // of all writes by mirrors; nil if they succeed
+	lag      time.Duration // of each change that mirrors receive
 	checking func()        // called once a mirror has read the models of an endpoint
 }
 
@@ -66,7 +65,7 @@ func (s *site) register(id uint64, spec discovery.Spec) *discovery.Registration 
 	return reg
 }
 
-// write writes as a foreign writer may, who checks nothing.
+// write registers without the checks of a client, as another writer may.
 func (s *site) write(id uint64, spec discovery.Spec, more string) discovery.Lease {
 	s.t.Helper()
 	value, err := json.Marshal(discovery.Instance{InstanceID: id, Spec: spec})
@@ -81,7 +80,7 @@ func (s *site) write(id uint64, spec discovery.Spec, more string) discovery.Leas
 	return lease
 }
 
-// list returns the JSON of what is there, as one line each.
+// list returns the JSON of each registration.
 func (s *site) list(kind discovery.Kind) (out []string) {
 	s.t.Helper()
 	found, err := s.natives.List(s.t.Context(), discovery.Query{Kind: kind})
@@ -94,7 +93,7 @@ func (s *site) list(kind discovery.Kind) (out []string) {
 	return out
 }
 
-// expect says what must stand in each of the entries.
+// expect lists the entries, each of which must contain the wanted text.
 func (s *site) expect(kind discovery.Kind, want ...string) {
 	s.t.Helper()
 	synctest.Wait()
@@ -111,7 +110,7 @@ func (s *site) expect(kind discovery.Kind, want ...string) {
 
 func (s *site) expectWrites(want int) {
 	s.t.Helper()
-	// Long enough for every retry to happen.
+	// Long enough for every retry.
 	<-time.After(time.Minute)
 	synctest.Wait()
 	s.mu.Lock()
@@ -127,7 +126,7 @@ func (s *site) refuseMirrors(err error) {
 	s.refuse = err
 }
 
-// mirrorStore is the store of a mirror: it counts, and refuses when told.
+// mirrorStore is the store of a mirror. It counts writes, or refuses them.
 type mirrorStore struct {
 	discovery.Store
 	site *site
@@ -211,7 +210,7 @@ func start(from, to *site, queries ...discovery.Query) *running {
 	return r
 }
 
-// stop ends a mirror in order.
+// stop ends the mirror as its context does.
 func (r *running) stop() {
 	r.t.Helper()
 	if r.ended == nil {
@@ -239,7 +238,7 @@ func TestMirror(t *testing.T) {
 		run  func(a, b *site)
 	}{
 		{"follows", follows},
-		{"keeps unknown fields", keepsWhatItDoesNotKnow},
+		{"keeps unknown fields", keepsUnknownFields},
 		{"writes both generations", writesBothGenerations},
 		{"queries select", queriesSelect},
 		{"in sync", inSync},
@@ -249,14 +248,15 @@ func TestMirror(t *testing.T) {
 		{"ring of three", ring},
 		{"second stands by", secondStandsBy},
 		{"two start at once", twoStartAtOnce},
-		{"target is seen late", targetIsSeenLate},
+		{"target's watch lags", targetLags},
 		{"model conflict", modelConflict},
 		{"model conflict that ends while it is found", modelConflictEnds},
+		{"new value during a conflict", newValueDuringConflict},
 		{"models in conflict with each other", modelsInConflict},
 		{"changed model conflicts", changedModelConflicts},
 		{"source changes", sourceChanges},
 		{"target refuses", targetRefuses},
-		{"removes what it wrote", takesBack},
+		{"unregisters at the end", unregistersAtTheEnd},
 		{"ends with its client", endsWithItsClient},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -279,7 +279,7 @@ func follows(a, b *site) {
 	b.expectWrites(4)
 }
 
-func keepsWhatItDoesNotKnow(a, b *site) {
+func keepsUnknownFields(a, b *site) {
 	a.write(1, endpoint("10.0.0.1:1"), `, "new": {"deep":[1.0]} `)
 	start(a, b)
 	b.expect(discovery.KindEndpoint, `, "new": {"deep":[1.0]} ,"dynplane_mirror":"`)
@@ -329,15 +329,15 @@ func inSync(a, b *site) {
 	other := model("qwen")
 	other.Scope.Namespace = "other"
 	b.register(7, other)
-	a.write(8, model("mistral"), "") // not served beside llama
+	a.write(8, model("mistral"), "") // in conflict with llama
 	other.Card = json.RawMessage(`{"display_name":"gemma"}`)
 	a.register(9, other)
 	r := start(a, b)
 	synctest.Wait()
 	if r.counts == nil {
-		t.Fatal("not in sync")
+		t.Fatal("the mirror is not in sync")
 	}
-	// Of llama and mistral at one endpoint, the one that comes second fails.
+	// Of llama and mistral at one endpoint, the second one fails.
 	got := *r.counts
 	if got.StandBy != 20 || got.Mirrored+got.Failing != 81 || got.Failing < 2 {
 		t.Errorf("counts %+v", got)
@@ -363,7 +363,7 @@ func nativeTakesOver(a, b *site) {
 	b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
 	native := b.register(1, endpoint("10.0.0.1:2"))
 	b.expectWrites(1)
-	a.register(1, endpoint("10.0.0.1:3")) // not ours to change any more
+	a.register(1, endpoint("10.0.0.1:3")) // no longer held by the mirror
 	b.expectWrites(1)
 	b.expect(discovery.KindEndpoint, `10.0.0.1:2`)
 	held, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -375,11 +375,11 @@ func nativeTakesOver(a, b *site) {
 	b.expectWrites(2)
 	b.expect(discovery.KindEndpoint, `10.0.0.1:3`)
 
-	// One that is gone again before the watch could show it.
+	// A takeover that ends before the watch delivers it.
 	_ = b.register(1, endpoint("10.0.0.1:2")).Unregister(context.Background())
 	b.expectWrites(3)
 	b.expect(discovery.KindEndpoint, `10.0.0.1:3`)
-	_ = in.Unregister(context.Background()) // of the former value: nothing
+	_ = in.Unregister(context.Background()) // of a former value: no effect
 	b.expectWrites(3)
 }
 
@@ -407,7 +407,7 @@ func ring(a, b *site) {
 	start(b, c)
 	start(c, a)
 	b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
-	c.expect(discovery.KindEndpoint) // one step only
+	c.expect(discovery.KindEndpoint) // through one mirror only
 	b.expectWrites(1)
 	c.expectWrites(0)
 	a.expectWrites(0)
@@ -452,12 +452,12 @@ func twoStartAtOnce(a, b *site) {
 	b.expect(discovery.KindEndpoint)
 }
 
-func targetIsSeenLate(a, b *site) {
+func targetLags(a, b *site) {
 	b.lag = time.Second
 	a.register(1, endpoint("10.0.0.1:1"))
 	first := start(a, b)
 	start(a, b)
-	b.expectWrites(2) // of each mirror one; the second to write takes over
+	b.expectWrites(2) // one of each mirror; the second takes over
 	first.stop()
 	<-time.After(time.Minute)
 	b.expect(discovery.KindEndpoint, `10.0.0.1:1`)
@@ -468,11 +468,25 @@ func modelConflictEnds(a, b *site) {
 	native := b.register(2, model("qwen"))
 	b.checking = sync.OnceFunc(func() {
 		_ = native.Unregister(context.Background())
-		<-time.After(time.Second) // the mirror sees that it is gone
+		<-time.After(time.Second) // the mirror receives the removal
 	})
 	start(a, b)
 	<-time.After(time.Minute)
 	b.expect(discovery.KindModel, `llama`)
+}
+
+// newValueDuringConflict changes the source while the mirror finds its former value
+// in conflict. The new value must be registered without a change in the target.
+func newValueDuringConflict(a, b *site) {
+	a.write(1, model("llama"), "")
+	b.register(2, model("qwen"))
+	b.checking = sync.OnceFunc(func() {
+		a.write(1, model("qwen"), "")
+		<-time.After(time.Second) // the mirror receives it
+	})
+	start(a, b)
+	<-time.After(time.Minute)
+	b.expect(discovery.KindModel, `dynplane_mirror`, `qwen`)
 }
 
 func modelConflict(a, b *site) {
@@ -480,7 +494,7 @@ func modelConflict(a, b *site) {
 	native := b.register(2, model("qwen"))
 	r := start(a, b)
 	b.expect(discovery.KindModel, `qwen`)
-	another := b.register(3, model("qwen")) // a change, tried again
+	another := b.register(3, model("qwen")) // a change, after which the mirror retries
 	b.expectWrites(0)
 	r.expectWarnings(1)
 	_ = another.Unregister(context.Background())
@@ -549,7 +563,7 @@ func targetRefuses(a, b *site) {
 	r.expectWarnings(1)
 }
 
-func takesBack(a, b *site) {
+func unregistersAtTheEnd(a, b *site) {
 	t := a.t
 	for id := range uint64(100) {
 		a.register(id, endpoint("10.0.0.1:1"))
@@ -600,39 +614,4 @@ func TestRefusals(t *testing.T) {
 	if err := mirror.Run(t.Context(), client, client, mirror.Options{}); !errors.Is(err, mirror.ErrSame) {
 		t.Errorf("error %v, want ErrSame", err)
 	}
-}
-
-func Example() {
-	workers, routers := memory.New(), memory.New()
-	worker := discovery.NewClient(workers.Open(), discovery.Options{InstanceID: 42})
-	router := discovery.NewClient(routers.Open(), discovery.Options{})
-	from := discovery.NewClient(workers.Open(), discovery.Options{})
-	to := discovery.NewClient(routers.Open(), discovery.Options{})
-
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	if _, err := worker.Register(ctx, endpoint("10.0.0.7:9000")); err != nil {
-		fmt.Println(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- mirror.Run(ctx, from, to, mirror.Options{}) }()
-	for ev, err := range router.Watch(context.Background(), discovery.Query{Kind: discovery.KindEndpoint}) {
-		if err != nil {
-			fmt.Println(err)
-			break
-		}
-		if ev.Type == discovery.Synced {
-			continue
-		}
-		fmt.Println(ev.Type, ev.Instance.ID())
-		if ev.Type == discovery.Removed {
-			break
-		}
-		cancel() // the mirror takes back what it registered
-	}
-	fmt.Println(<-ended)
-	// Output:
-	// added dynamo/backend/generate/2a
-	// removed dynamo/backend/generate/2a
-	// <nil>
 }

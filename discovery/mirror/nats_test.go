@@ -21,8 +21,7 @@ import (
 
 const ttl = 2 * time.Second
 
-// bucket opens a client of its own on a bucket, through a connection of its
-// own.
+// bucket opens a client of a bucket on a connection of its own.
 func bucket(t *testing.T, server *natstest.Server, name string, ttl time.Duration) (*discovery.Client, *nats.Conn) {
 	t.Helper()
 	nc := server.Connect(t)
@@ -41,7 +40,7 @@ func bucket(t *testing.T, server *natstest.Server, name string, ttl time.Duratio
 	return client, nc
 }
 
-// tally follows a bucket, and counts what happens to the entries in it.
+// tally follows a bucket and counts its entries and their removals.
 type tally struct {
 	mu      sync.Mutex
 	present map[discovery.ID]discovery.Instance
@@ -92,7 +91,7 @@ func (y *tally) state() (present, removed int) {
 	return len(y.present), y.removed
 }
 
-// mark returns the mark of any of the entries.
+// mark returns the marker of one of the entries.
 func (y *tally) mark() string {
 	y.mu.Lock()
 	defer y.mu.Unlock()
@@ -103,7 +102,7 @@ func (y *tally) mark() string {
 	return ""
 }
 
-// marked counts the entries that bear a mark.
+// marked counts the entries with a marker.
 func (y *tally) marked(mark string) (n int) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
@@ -117,13 +116,13 @@ func (y *tally) marked(mark string) (n int) {
 
 func (y *tally) await(t *testing.T, want int) {
 	t.Helper()
-	waittest.Eventually(t, "the entries are there", func() bool {
+	waittest.Eventually(t, "all entries are present", func() bool {
 		present, _ := y.state()
 		return present == want
 	})
 }
 
-// lines is a log that can be read while it is written.
+// lines is a log that can be read while it is being written.
 type lines struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -141,7 +140,7 @@ func (l *lines) count(what string) int {
 	return strings.Count(l.b.String(), what)
 }
 
-// run runs a mirror until the function that it returns is called, which
+// run starts a mirror and waits until it is in sync. stop ends the mirror and
 // returns its error.
 func run(t *testing.T, from, to *discovery.Client, log *slog.Logger) (stop func() error) {
 	t.Helper()
@@ -155,7 +154,7 @@ func run(t *testing.T, from, to *discovery.Client, log *slog.Logger) (stop func(
 	select {
 	case <-inSync:
 	case <-time.After(waittest.Patience):
-		t.Fatal("the mirror does not come in sync")
+		t.Fatal("the mirror is not in sync")
 	}
 	return stop
 }
@@ -187,7 +186,7 @@ func TestHundreds(t *testing.T) {
 		seen.await(t, many)
 	}
 	if _, removed := seen.state(); removed > 0 {
-		t.Errorf("%d entries were removed while two mirrors lived", removed)
+		t.Errorf("%d entries were removed while two mirrors ran", removed)
 	}
 	for i, stop := range stops {
 		if err := stop(); err != nil {
@@ -215,13 +214,13 @@ func TestKill(t *testing.T) {
 
 	kill.Close()
 	began := time.Now()
-	waittest.Eventually(t, "all are there again, from the other mirror", func() bool {
+	waittest.Eventually(t, "all entries are present, from the other mirror", func() bool {
 		present, _ := seen.state()
 		return present == many && seen.marked(mark) == 0
 	})
-	t.Logf("all there again %v after the kill, of a TTL of %v", time.Since(began), ttl)
+	t.Logf("all present again %v after the kill, of a TTL of %v", time.Since(began), ttl)
 	if err := first(); err == nil {
-		t.Error("the killed mirror ended as if it had taken its entries back")
+		t.Error("the killed mirror ended without an error")
 	}
 	if err := second(); err != nil {
 		t.Errorf("the second mirror ended with %v", err)
@@ -250,14 +249,14 @@ func TestServersComeAndGo(t *testing.T) {
 	stop := run(t, from, to, logger)
 	seen.await(t, 1)
 
-	// The source is away for longer than its TTL: what is there stays.
+	// The source is stopped for longer than its TTL: the entries stay.
 	source.Stop()
 	<-time.After(2 * ttl)
 	source.Start()
 	register(2)
 	seen.await(t, 2)
 
-	// The target is, and loses its store, while the source changes.
+	// The target is stopped and loses its data, while the source changes.
 	destination.Stop()
 	destination.Wipe()
 	if err := first.Unregister(t.Context()); err != nil {
@@ -268,12 +267,12 @@ func TestServersComeAndGo(t *testing.T) {
 	}
 	<-time.After(2 * ttl)
 	destination.Start()
-	waittest.Eventually(t, "what came and what went is seen", func() bool {
+	waittest.Eventually(t, "the changes of the source arrive", func() bool {
 		present, removed := seen.state()
 		return present == 51 && removed > 0
 	})
 	if _, removed := seen.state(); removed != 1 {
-		t.Errorf("%d removals, want that of the one that went", removed)
+		t.Errorf("%d removals, want 1", removed)
 	}
 	if n := log.count("level=WARN"); n > 1 {
 		t.Errorf("%d warnings of an outage, want one at most", n)
