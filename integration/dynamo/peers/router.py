@@ -1,0 +1,16 @@
+"""A KV router. {"dump": true} makes it print the blocks that it knows of."""
+
+import json
+
+from dynamo.llm import KvRouter, KvRouterConfig
+import peer
+
+
+async def main(rt):
+    router = KvRouter(peer.endpoint(rt), 4, KvRouterConfig())
+    peer.say("ready")
+    async for _ in peer.commands():
+        peer.say("dump", events=json.loads(await router.dump_events()))
+
+
+peer.run(main)
