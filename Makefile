@@ -33,7 +33,12 @@ demo: build ## Watch workers start, publish, crash and disappear, over NATS, ZMQ
 
 # The tests on etcd and Kubernetes are modules of their own, because their servers
 # are large dependencies. They spend their time waiting, hence -parallel.
-SERVERS := integration/etcd integration/kube
+SERVERS := integration/etcd integration/kube integration/dynamo
+
+# Tests beside the runtime of NVIDIA Dynamo install it first, which takes Python
+# 3.10 or later and its wheels. `make test` runs a part of them where that can be
+# had; `make interop` fails where it cannot.
+INTEROP_PART := TestExchange/1.6.1/(file|etcd)/(direct|NATS)
 
 # $(call packages,MODULE) are those of PKG that belong to a nested module, or all.
 packages = $(if $(PKG),$(patsubst ./$(1)%,.%,$(filter ./$(1) ./$(1)/%,$(PKG))),./...)
@@ -55,6 +60,13 @@ test: deps ## Run all tests, and build and vet without cgo (PKG="./discovery/...
 	$(call gotest,.,$(PACKAGES),$(RACE))
 	$(call gotest,integration/etcd,$(call packages,integration/etcd),-parallel 6 $(RACE))
 	$(call gotest,integration/kube,$(call packages,integration/kube),-parallel 6 $(RACE))
+	@$(if $(PKG),,if ! why=$$(integration/dynamo/venv 1.6.1 2>&1 >/dev/null); then \
+		echo "test: skipped the tests beside Dynamo's runtime: $$(echo "$$why" | tail -n 1)"; \
+	else $(call gotest,integration/dynamo,.,-parallel 6 -run '$(INTEROP_PART)' $(RACE)); fi)
+
+.PHONY: interop
+interop: deps ## Run all tests beside the real runtime of NVIDIA Dynamo, which they install (TESTFLAGS="-run X -v")
+	$(call gotest,integration/dynamo,./...,-parallel 6 $(RACE))
 
 .PHONY: test-short
 test-short: deps ## Run the tests of each package within a minute: no race detector, no tests of the whole system
@@ -85,6 +97,7 @@ lint: deps $(GOLANGCI_LINT) $(GOVULNCHECK) ## Check the prose, run the linters, 
 lint-servers: deps $(GOLANGCI_LINT) ## Run the linters on the modules that test on etcd and Kubernetes
 	cd integration/etcd && $(GOLANGCI_LINT) run ./...
 	cd integration/kube && $(GOLANGCI_LINT) run ./...
+	cd integration/dynamo && $(GOLANGCI_LINT) run ./...
 
 .PHONY: build
 build: deps ## Build bin/dynplane and bin/zmq-broker

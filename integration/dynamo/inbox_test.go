@@ -3,6 +3,7 @@ package dynamo
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 
@@ -59,7 +60,7 @@ func subscribe(t *testing.T, plane *eventplane.Client, scope discovery.Scope, to
 func (in *inbox) all() []eventplane.Event {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return in.events[:len(in.events):len(in.events)]
+	return slices.Clip(in.events)
 }
 
 // whole checks that the events are those of one publisher, in order, and that

@@ -78,8 +78,6 @@ func (s *etcdServer) start(listen string) {
 	s.process = run(s.t, append(os.Environ(), roleVar+"=etcd"), os.Args[0], s.dir, listen)
 }
 
-func (s *etcdServer) restart() { s.t.Helper(); s.start(s.line) }
-
 // brokerProgram builds zmq-broker when it is first used.
 var brokerProgram = sync.OnceValues(func() (string, error) {
 	file := filepath.Join(bin, "zmq-broker")
