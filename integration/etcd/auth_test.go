@@ -48,7 +48,7 @@ func fromEnv(t *testing.T, env map[string]string) (*discovery.Client, error) {
 	return client, nil
 }
 
-// tryOut registers, sees it, and unregisters.
+// tryOut registers, lists and unregisters.
 func tryOut(t *testing.T, client *discovery.Client) {
 	t.Helper()
 	w := startWatch(t, client, endpoints)
@@ -76,7 +76,7 @@ func TestUsers(t *testing.T) {
 	must(raw.RoleGrantPermission(ctx, "worker", "v1/", clientv3.GetPrefixRangeEnd("v1/"), clientv3.PermissionType(clientv3.PermReadWrite)))
 	must(raw.UserAdd(ctx, "worker", "pass"))
 	must(raw.UserGrantRole(ctx, "worker", "worker"))
-	must(raw.UserAdd(ctx, "nobody", "pass"))
+	must(raw.UserAdd(ctx, "stranger", "pass"))
 	must(raw.AuthEnable(ctx))
 	env := func(user, password string) map[string]string {
 		return map[string]string{"ETCD_ENDPOINTS": s.url(), "ETCD_AUTH_USERNAME": user, "ETCD_AUTH_PASSWORD": password}
@@ -97,14 +97,14 @@ func TestUsers(t *testing.T) {
 			t.Errorf("%v: %v, want %v", c.env, err, c.want)
 		}
 	}
-	nobody, err := fromEnv(t, env("nobody", "pass"))
+	stranger, err := fromEnv(t, env("stranger", "pass"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := nobody.List(ctx, endpoints); !errors.Is(err, rpctypes.ErrPermissionDenied) {
+	if _, err := stranger.List(ctx, endpoints); !errors.Is(err, rpctypes.ErrPermissionDenied) {
 		t.Errorf("list without permission: %v", err)
 	}
-	if _, err := nobody.RegisterAs(ctx, 2, worker); !errors.Is(err, rpctypes.ErrPermissionDenied) {
+	if _, err := stranger.RegisterAs(ctx, 2, worker); !errors.Is(err, rpctypes.ErrPermissionDenied) {
 		t.Errorf("register without permission: %v", err)
 	}
 }
@@ -122,7 +122,7 @@ func TestTLS(t *testing.T) {
 	}
 	tryOut(t, client)
 	for _, env := range []map[string]string{
-		{"ETCD_AUTH_CA": ca.file}, // without a certificate of its own
+		{"ETCD_AUTH_CA": ca.file}, // without a client certificate
 		{"ETCD_AUTH_CA": newAuthority(t).file, "ETCD_AUTH_CLIENT_CERT": clientCert, "ETCD_AUTH_CLIENT_KEY": clientKey},
 		{},
 	} {
@@ -135,7 +135,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// authority signs certificates, for this test alone.
+// authority signs the certificates of a test.
 type authority struct {
 	file string
 	cert *x509.Certificate
@@ -165,8 +165,8 @@ func (ca *authority) issue(t *testing.T, name string) (cert, key string) {
 	return cert, key
 }
 
-// sign writes a certificate and its new key into files. The authority's own is
-// signed with the new key.
+// sign writes a certificate and its new key into files. The certificate of the
+// authority itself is signed with the new key.
 func (ca *authority) sign(t *testing.T, cert *x509.Certificate) (certFile, keyFile string, key *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

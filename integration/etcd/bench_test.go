@@ -7,7 +7,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// BenchmarkList reads 10,000 endpoints, against one Get of all of them.
+// BenchmarkList compares a list of 10,000 endpoints with one Get of all of them.
 func BenchmarkList(b *testing.B) {
 	const entries, perTxn = 10_000, 100
 	s := runServer(b)
@@ -44,7 +44,7 @@ func fill(tb testing.TB, raw *clientv3.Client, entries, perTxn int) {
 	}
 }
 
-// BenchmarkRegister registers and unregisters, against a put and a delete.
+// BenchmarkRegister compares registering and unregistering with a put and a delete.
 func BenchmarkRegister(b *testing.B) {
 	s := runServer(b)
 	client, raw := newClient(b, s.url(), nil), s.raw()

@@ -48,7 +48,7 @@ func open(tb testing.TB, o etcd.Options) *etcd.Store {
 	return store
 }
 
-// newClient opens an owner with a TTL of 2 s.
+// newClient opens a client with a TTL of 2 s.
 func newClient(tb testing.TB, url string, log *lines) *discovery.Client {
 	tb.Helper()
 	o := etcd.Options{Endpoints: []string{url}, TTL: 2 * time.Second, Logger: log.logger()}
@@ -70,7 +70,8 @@ func register(tb testing.TB, c *discovery.Client, id uint64, spec discovery.Spec
 	return reg
 }
 
-// own is an owner's process: it registers an endpoint and waits to be killed.
+// own is the main function of an owner's process: it registers an endpoint and
+// waits to be killed.
 func own() error {
 	ctx := context.Background()
 	options, err := etcd.FromEnv(func(name string) (string, bool) { return os.Getenv(name), true })
@@ -90,7 +91,7 @@ func own() error {
 	return err
 }
 
-// runOwner starts an owner's process and returns what kills it.
+// runOwner starts an owner's process and returns a function that kills it.
 func runOwner(t *testing.T, url string) (kill func()) {
 	t.Helper()
 	cmd, _, out := child(t, "owner", "ETCD_ENDPOINTS="+url, "ETCD_LEASE_TTL=2")
@@ -106,7 +107,7 @@ func runOwner(t *testing.T, url string) (kill func()) {
 	return kill
 }
 
-// lines is a log that can be asked. The nil one is silent.
+// lines is a log that counts. A nil one discards everything.
 type lines struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -191,7 +192,7 @@ func (w *watch) await(what ...string) {
 	}
 }
 
-// expect demands exactly these events, in any order.
+// expect requires exactly these events, in any order.
 func (w *watch) expect(want ...string) {
 	w.t.Helper()
 	w.mu.Lock()

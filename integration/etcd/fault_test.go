@@ -17,7 +17,7 @@ import (
 
 const (
 	registeredAgain = "registrations were lost and have been written again"
-	// hold is how long a watcher holds a removal after a disturbance.
+	// hold is the time for which a watcher holds back removals after an outage.
 	hold = 10 * time.Second
 )
 
@@ -96,7 +96,7 @@ func TestServerRestart(t *testing.T) {
 	}
 }
 
-// TestStalledServer has every lease run out in the server's own eyes.
+// TestStalledServer stops the server until every lease has expired by its clock.
 func TestStalledServer(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
@@ -121,7 +121,7 @@ func TestCompactionUnderADisconnectedWatch(t *testing.T) {
 	going := register(t, client, 2, worker)
 	p := newProxy(t, s.config.Listen)
 	w := startWatch(t, newClient(t, p.url(), nil), endpoints)
-	p.cut()
+	p.disconnect()
 	if err := going.Unregister(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestCompactionUnderADisconnectedWatch(t *testing.T) {
 	if _, err := raw.Compact(t.Context(), resp.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
 		t.Fatal(err)
 	}
-	p.mend()
+	p.reconnect()
 	w.await("+3", "-2")
 	if err := kept.Unregister(t.Context()); err != nil {
 		t.Fatal(err)
@@ -174,10 +174,10 @@ func TestUnregisterAfterUncertaintyIsSeenAtOnce(t *testing.T) {
 	register(t, other, 2, worker)
 	p, log := newProxy(t, s.config.Listen), &lines{}
 	w := startWatch(t, newClient(t, p.url(), log), endpoints)
-	p.cut()
+	p.disconnect()
 	register(t, client, 3, worker)
 	rest(t, 3*time.Second)
-	p.mend()
+	p.reconnect()
 	w.await("+3")
 	began := time.Now()
 	if err := reg.Unregister(t.Context()); err != nil {
@@ -244,7 +244,7 @@ func TestOtherWriterOverwritesOurs(t *testing.T) {
 	})
 }
 
-// TestFailedRequestsLeaveNothing loses the connection where it hurts.
+// TestFailedRequestsLeaveNothing loses the connection during requests.
 func TestFailedRequestsLeaveNothing(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
@@ -252,7 +252,7 @@ func TestFailedRequestsLeaveNothing(t *testing.T) {
 	client, raw := newClient(t, p.url(), nil), s.raw()
 	register(t, client, 1, worker)
 	reg := register(t, client, 2, worker)
-	p.cut()
+	p.disconnect()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := reg.Unregister(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -261,7 +261,7 @@ func TestFailedRequestsLeaveNothing(t *testing.T) {
 	if _, err := client.RegisterAs(ctx, 3, worker); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("register without a connection: %v", err)
 	}
-	// A put of ours that went through though its answer did not come.
+	// A put that succeeded although its response was lost.
 	entry, err := raw.Get(t.Context(), keyOf(1))
 	if err != nil {
 		t.Fatal(err)
@@ -269,7 +269,7 @@ func TestFailedRequestsLeaveNothing(t *testing.T) {
 	if _, err := raw.Put(t.Context(), keyOf(4), "{}", clientv3.WithLease(clientv3.LeaseID(entry.Kvs[0].Lease))); err != nil {
 		t.Fatal(err)
 	}
-	p.mend()
+	p.reconnect()
 	waittest.Eventually(t, "one entry", func() bool {
 		resp, err := raw.Get(t.Context(), "v1/instances/", clientv3.WithPrefix(), clientv3.WithCountOnly())
 		return err == nil && resp.Count == 1
@@ -283,9 +283,9 @@ func TestDisconnectedOwnerRegistersAgain(t *testing.T) {
 	client := newClient(t, p.url(), log)
 	register(t, client, 1, worker)
 	w := startWatch(t, newClient(t, s.url(), nil), endpoints)
-	p.cut()
+	p.disconnect()
 	w.await("-1")
-	p.mend()
+	p.reconnect()
 	waittest.Eventually(t, "added again", func() bool { return w.count("+1") == 2 })
 	waittest.Eventually(t, "keep-alive recovered", func() bool { return log.count("keep-alive recovered") == 1 })
 	if n := log.count("keep-alive failed"); n != 1 {
@@ -310,7 +310,7 @@ func TestDialWithoutServer(t *testing.T) {
 	}
 }
 
-// TestManyDeaths has many owners die at once, each of a lease of its own.
+// TestManyDeaths kills many owners at once, each with its own lease.
 func TestManyDeaths(t *testing.T) {
 	t.Parallel()
 	const owners = 300

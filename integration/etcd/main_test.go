@@ -8,8 +8,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// roleVar makes the test binary act as something else: an etcd server, or an
-// owner that waits to be killed.
+// roleVar makes the test binary act as an etcd server, or as an owner that waits
+// to be killed.
 const roleVar = "DYNPLANE_TEST_ROLE"
 
 func TestMain(m *testing.M) {

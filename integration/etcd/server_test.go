@@ -21,17 +21,18 @@ import (
 	"go.uber.org/zap"
 )
 
-// serverConfig goes to the server's process as JSON.
+// serverConfig is passed to the server's process as JSON.
 type serverConfig struct {
 	Dir           string
 	Listen        string // host:port
-	CA, Cert, Key string // files; with them clients need certificates too
+	CA, Cert, Key string // files; if set, clients need certificates too
 }
 
 const configVar = "DYNPLANE_TEST_SERVER"
 
-// serve is the server's process. It prints the address of the server, and stops
-// it when its standard input ends, as it does when the tests die.
+// serve is the main function of the server's process. It prints the address of
+// the server, and stops the server when standard input is closed, which also
+// happens when the tests die.
 func serve() error {
 	var c serverConfig
 	if err := json.Unmarshal([]byte(os.Getenv(configVar)), &c); err != nil {
@@ -41,7 +42,7 @@ func serve() error {
 	config.Dir = c.Dir
 	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	config.UnsafeNoFsync = true
-	// Ticks that allow leases of 1 s; such a server elects itself at once.
+	// Short ticks allow leases of 1 s and an election at once.
 	config.TickMs, config.ElectionMs = 20, 200
 	scheme := "http"
 	if c.Cert != "" {
@@ -65,8 +66,8 @@ func serve() error {
 	return err
 }
 
-// server is an etcd server in a process of its own, which can be stopped and
-// started again on the same address.
+// server is an etcd server in its own process, which can be stopped and started
+// again on the same address.
 type server struct {
 	t      testing.TB
 	config serverConfig
@@ -130,13 +131,13 @@ func (s *server) url() string {
 	return "http://" + s.config.Listen
 }
 
-// stop ends the server in good order.
+// stop shuts the server down.
 func (s *server) stop() {
 	_ = s.stdin.Close()
 	_ = s.cmd.Wait()
 }
 
-// kill ends it as a crash would. It is idempotent.
+// kill ends the server as a crash would. It is idempotent.
 func (s *server) kill() {
 	_ = s.cmd.Process.Kill()
 	_ = s.cmd.Wait()
@@ -149,7 +150,7 @@ func (s *server) signal(sig syscall.Signal) {
 	}
 }
 
-// wipe loses what the server, which does not run, has stored.
+// wipe removes the data of a stopped server.
 func (s *server) wipe() {
 	s.t.Helper()
 	if err := os.RemoveAll(s.config.Dir); err != nil {
@@ -157,7 +158,7 @@ func (s *server) wipe() {
 	}
 }
 
-// raw is a client such as etcdctl, or a worker of the runtime, would use.
+// raw returns a plain client, as etcdctl or a Dynamo worker would use.
 func (s *server) raw() *clientv3.Client {
 	s.t.Helper()
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{s.url()}, Logger: zap.NewNop()})
@@ -168,7 +169,7 @@ func (s *server) raw() *clientv3.Client {
 	return client
 }
 
-// rest lets time pass, where the test is about how long something takes.
+// rest waits for a time, in tests about durations.
 func rest(t *testing.T, d time.Duration) {
 	t.Helper()
 	select {
@@ -177,12 +178,12 @@ func rest(t *testing.T, d time.Duration) {
 	}
 }
 
-// proxy stands between a client and a server and can be cut.
+// proxy forwards connections between a client and a server, and can close them.
 type proxy struct {
 	listener net.Listener
 	target   string
 	mu       sync.Mutex
-	isCut    bool
+	down     bool
 	conns    []net.Conn
 	wg       sync.WaitGroup
 }
@@ -197,7 +198,7 @@ func newProxy(t *testing.T, target string) *proxy {
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
 		_ = listener.Close()
-		p.cut()
+		p.disconnect()
 		p.wg.Wait()
 	})
 	return p
@@ -213,7 +214,7 @@ func (p *proxy) accept() {
 		}
 		far, err := net.Dial("tcp", p.target)
 		p.mu.Lock()
-		if err != nil || p.isCut {
+		if err != nil || p.down {
 			_ = near.Close()
 			if err == nil {
 				_ = far.Close()
@@ -233,18 +234,18 @@ func (p *proxy) accept() {
 	}
 }
 
-func (p *proxy) cut() {
+func (p *proxy) disconnect() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.isCut = true
+	p.down = true
 	for _, c := range p.conns {
 		_ = c.Close()
 	}
 	p.conns = nil
 }
 
-func (p *proxy) mend() {
+func (p *proxy) reconnect() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.isCut = false
+	p.down = false
 }

@@ -9,11 +9,11 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// What workers of the runtime write, of both generations.
+// Entries as Dynamo's workers write them, of both generations.
 const (
-	foreignEndpoint = `{"type":"Endpoint","component":"backend","endpoint":"generate","namespace":"dynamo","instance_id":10,` +
+	dynamoEndpoint = `{"type":"Endpoint","component":"backend","endpoint":"generate","namespace":"dynamo","instance_id":10,` +
 		`"transport":{"tcp":"10.0.0.7:41231/a/generate"},"device_type":"cuda","request_plane_codec":"msgpack"}`
-	foreignModel = `{"type":"Model","namespace":"dynamo","component":"backend","endpoint":"generate","instance_id":10,` +
+	dynamoModel = `{"type":"Model","namespace":"dynamo","component":"backend","endpoint":"generate","instance_id":10,` +
 		`"card_json":{"display_name":"m","source_path":"org/m"},"model_suffix":"lora"}`
 	olderChannel = `{"type":"EventChannel","namespace":"dynamo","component":"backend","topic":"kv-events","instance_id":11,` +
 		`"transport":{"kind":"Zmq","config":{"endpoint":"tcp://10.0.0.7:41877"}}}`
@@ -23,9 +23,9 @@ const (
 		`"topic":"kv-events","publisher_id":13,"metadata":{"publisher_id":13}}`
 )
 
-var foreignEntries = map[string]string{
-	"v1/instances/dynamo/backend/generate/a":                                                       foreignEndpoint,
-	"v1/mdc/dynamo/backend/generate/a/lora":                                                        foreignModel,
+var dynamoEntries = map[string]string{
+	"v1/instances/dynamo/backend/generate/a":                                                       dynamoEndpoint,
+	"v1/mdc/dynamo/backend/generate/a/lora":                                                        dynamoModel,
 	"v1/event_channels/dynamo/backend/kv-events/b":                                                 olderChannel,
 	"v1/event_channels/namespace/dynamo/component/ba%2Eck/endpoint/generate/topic/kv-events/c":     newerChannel,
 	"v1/event_sources/namespace/dynamo/component/backend/topic/kv-events/d":                        source,
@@ -33,14 +33,14 @@ var foreignEntries = map[string]string{
 	"v1/event_channels_too/namespace/dynamo/component/backend/endpoint/generate/topic/kv-events/f": "not ours",
 }
 
-// writeForeign writes all of foreignEntries under one lease.
-func writeForeign(t *testing.T, raw *clientv3.Client, ttl int64) clientv3.LeaseID {
+// writeDynamo writes all of dynamoEntries under one lease.
+func writeDynamo(t *testing.T, raw *clientv3.Client, ttl int64) clientv3.LeaseID {
 	t.Helper()
 	lease, err := raw.Grant(t.Context(), ttl)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for key, value := range foreignEntries {
+	for key, value := range dynamoEntries {
 		if _, err := raw.Put(t.Context(), key, value, clientv3.WithLease(lease.ID)); err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +76,7 @@ func TestOtherWriter(t *testing.T) {
 			} {
 				watches[startWatch(t, client, discovery.Query{Kind: kind})] = ids
 			}
-			lease := writeForeign(t, raw, c.ttl)
+			lease := writeDynamo(t, raw, c.ttl)
 			for w, ids := range watches {
 				for _, id := range ids {
 					w.await("+" + id)
@@ -104,7 +104,7 @@ func TestOtherWriter(t *testing.T) {
 	}
 }
 
-// TestBytes is what the runtime reads: raw keys and values, under a lease.
+// TestBytes checks the raw keys and values that Dynamo reads, and their lease.
 func TestBytes(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
@@ -146,11 +146,11 @@ func TestJunk(t *testing.T) {
 		}
 	}
 	for i, key := range []string{"", "x", "a/b/c/xyz", "a/b/c/1/2/3", "a//c/1", "\xff/b/c/1", "dynamo/backend/generate/FFFFFFFFFFFFFFFFFF"} {
-		put("v1/instances/"+key, foreignEndpoint)
-		put(keyOf(uint64(100+i)), []string{"", "{", "null", "[]", `{"type":"Endpoint"}`, foreignEndpoint, "\x00"}[i])
+		put("v1/instances/"+key, dynamoEndpoint)
+		put(keyOf(uint64(100+i)), []string{"", "{", "null", "[]", `{"type":"Endpoint"}`, dynamoEndpoint, "\x00"}[i])
 	}
 	put("v1/event_channels/namespace/a%2/topic/t/1", olderChannel)
-	put(keyOf(10), foreignEndpoint)
+	put(keyOf(10), dynamoEndpoint)
 	before.await("+10")
 	before.expect("synced", "+1", "+10")
 	if bad := client.Stats().InvalidEntries; bad != 14 {
@@ -161,7 +161,7 @@ func TestJunk(t *testing.T) {
 		t.Errorf("listed %d, %v; want 2", len(in), err)
 	}
 	startWatch(t, client, channels).expect("synced")
-	// What was bad and goes is nobody's removal.
+	// No removal follows an invalid entry that is deleted.
 	if _, err := raw.Delete(t.Context(), "v1/", clientv3.WithPrefix()); err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func TestJunk(t *testing.T) {
 	before.expect("synced", "+1", "+10", "-1", "-10")
 }
 
-// TestManyPages lists more than fits into one page, while it changes.
+// TestManyPages lists more entries than fit into one page, while they change.
 func TestManyPages(t *testing.T) {
 	t.Parallel()
 	const entries, perTxn = 1700, 100
