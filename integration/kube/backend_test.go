@@ -27,14 +27,14 @@ type place struct {
 	namespace string
 }
 
-// in makes a place of the test's own.
+// in returns a namespace of the test's own.
 func (c *cluster) in(t *testing.T) place {
 	t.Helper()
 	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
 	return place{t, c, name}
 }
 
-// open makes a client; its pod is ready in the mode of pods unless it has none.
+// open returns a client. In pod mode its pod, if it has one, is ready.
 func (p place) open(o kube.Options) *discovery.Client {
 	p.Helper()
 	o.Config, o.Namespace = p.config(), p.namespace
@@ -53,7 +53,7 @@ func (p place) open(o kube.Options) *discovery.Client {
 	return client
 }
 
-// apply puts an object in from outside, as kubectl apply --server-side does.
+// apply writes an object as kubectl apply --server-side does.
 func (p place) apply(resource schema.GroupVersionResource, text string) {
 	p.Helper()
 	obj := fromYAML(p.T, text)
@@ -79,7 +79,8 @@ func (p place) get(name string) *unstructured.Unstructured {
 	return obj
 }
 
-// ready says which pods are ready, by name and UID.
+// ready writes the EndpointSlice of pods, each NAME=UID, or !NAME=UID if it is
+// not ready.
 func (p place) ready(pods ...string) {
 	p.Helper()
 	var endpoints strings.Builder
@@ -94,8 +95,8 @@ func (p place) ready(pods ...string) {
 		strings.TrimSuffix(endpoints.String(), ",")))
 }
 
-// worker puts in the object of a worker with one endpoint, and what else is
-// given of its document.
+// worker writes the object of a worker with one endpoint. more is added to its
+// document.
 func (p place) worker(name, podUID string, id uint64, more string) {
 	p.Helper()
 	p.apply(workers, workerYAML(name, podUID, fmt.Sprintf(`{"endpoints":{"ns/c/ep/%x":{"type":"Endpoint","namespace":"ns","component":"c",
@@ -110,7 +111,7 @@ func workerYAML(name, podUID, data string) string {
 
 var endpointQuery = discovery.Query{Kind: discovery.KindEndpoint}
 
-// watching is a watch whose events are pulled one by one.
+// watching pulls the events of a watch one by one.
 type watching struct {
 	place
 	next func() (discovery.Event, error, bool)
@@ -124,7 +125,7 @@ func (p place) watch(client *discovery.Client, q discovery.Query) watching {
 	return watching{p, next}
 }
 
-// expect takes the next events: + or - and the instance id, or synced.
+// expect requires the next events, each + or - and an instance id, or synced.
 func (w watching) expect(wants ...string) {
 	w.Helper()
 	for _, want := range wants {
@@ -146,7 +147,7 @@ func TestBackend(t *testing.T) {
 		name string
 		run  func(place)
 	}{
-		{"objects of Dynamo", runtimeObjects},
+		{"objects of Dynamo", dynamoObjects},
 		{"pods come and go", podsComeAndGo},
 		{"containers", containers},
 		{"broken objects", brokenObjects},
@@ -161,7 +162,7 @@ func TestBackend(t *testing.T) {
 	}
 }
 
-// expectAll takes events that may come in any order.
+// expectAll requires the next events in any order.
 func (w watching) expectAll(wants ...string) {
 	w.Helper()
 	got := map[string]bool{}
@@ -190,9 +191,8 @@ func describe(ev discovery.Event) string {
 	}
 }
 
-// runtimeObjects has both generations of documents as the runtime writes
-// them, put in from outside.
-func runtimeObjects(p place) {
+// dynamoObjects reads both generations of documents as Dynamo writes them.
+func dynamoObjects(p place) {
 	for _, file := range []string{"gen1.json", "gen2.json"} {
 		raw, err := os.ReadFile(filepath.Join("..", "..", "discovery", "kube", "testdata", file))
 		if err != nil {
@@ -237,9 +237,9 @@ func podsComeAndGo(p place) {
 	w.expect("-7", "+8")
 	p.ready("a=1", "b=2")
 	w.expect("+7")
-	p.ready("a=1") // dies; its object is collected later
+	p.ready("a=1") // a is gone; its object is deleted later
 	w.expect("-8")
-	p.ready("a=1", "b=3") // comes back under its name, before it has registered
+	p.ready("a=1", "b=3") // b is a new pod of the same name, which has not registered yet
 	p.worker("c", "4", 9, "")
 	p.ready("a=1", "b=3", "c=4")
 	w.expect("+9")
@@ -263,7 +263,7 @@ func containers(p place) {
 	w.expect("-7", "+8")
 	p.pods.put(p.namespace, "b", "2", map[string]bool{"main": true, "side": true}, map[string]any{"nvidia.com/dynamo-main-container-name": "x"})
 	w.expect("+9")
-	p.pods.expire() // the watch cannot go on from where it was
+	p.pods.expire() // the watch cannot resume
 	p.pods.remove(p.namespace, "a")
 	w.expect("-8")
 	ready("a", "3", map[string]bool{"main": true, "engine-0": true}) // objects of the former pod
@@ -292,23 +292,23 @@ func brokenObjects(p place) {
 		p.apply(workers, workerYAML("a", "1", data))
 	}
 	p.worker("b", "2", 8, `,"event_channels":{"junk":"junk"}`)
-	w.expect("+8") // what can be read of it; the other stays as it was
+	w.expect("+8") // the valid part of b; a keeps its last valid state
 	if client.Stats().InvalidEntries == 0 {
-		p.Error("nobody counted the broken objects")
+		p.Error("the broken objects are not counted")
 	}
 	p.worker("a", "1", 9, "")
 	w.expect("-7", "+9")
 	p.apply(workers, workerYAML("a", "1", `{"endpoints":7}`))
 	p.remove(workers, "a")
 	w.expect("-9")
-	p.apply(workers, workerYAML("a", "1", `{"endpoints":7}`)) // another object: nothing to go back to
+	p.apply(workers, workerYAML("a", "1", `{"endpoints":7}`)) // a new object, without a last valid state
 	p.worker("c", "3", 10, "")
 	w.expect("+10")
 	p.apply(workers, workerYAML("c", "3", `{"endpoints":{}}`))
 	w.expect("-10")
 }
 
-// register looks at the object that is written.
+// register checks the object that a registration writes.
 func register(p place) {
 	pod := kube.Options{PodName: "worker-0", PodUID: "uid-1"}
 	worker, reader := p.open(pod), p.open(kube.Options{})
@@ -327,7 +327,7 @@ func register(p place) {
 	if err != nil {
 		p.Fatal(err)
 	}
-	if _, err := worker.Register(p.Context(), model); err != nil { // not ready, and sees itself
+	if _, err := worker.Register(p.Context(), model); err != nil { // its own pod need not be ready
 		p.Fatal(err)
 	}
 
@@ -380,7 +380,7 @@ func register(p place) {
 	}
 }
 
-// writeThatFails leaves the document as it was.
+// writeThatFails: a failed write leaves the document unchanged.
 func writeThatFails(p place) {
 	worker := p.open(kube.Options{PodName: "worker-0", PodUID: "uid-1"})
 	scope := discovery.Scope{Namespace: "ns", Component: "c", Endpoint: "ep"}
@@ -407,7 +407,7 @@ func writeThatFails(p place) {
 	}
 }
 
-// withoutDefinition is an error that says what is missing.
+// withoutDefinition: the error names the missing definition.
 func withoutDefinition(p place) {
 	o := kube.Options{Config: p.config(), Namespace: p.namespace}
 	o.Config.Host += "/nowhere"

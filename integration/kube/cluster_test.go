@@ -56,15 +56,15 @@ spec:
       schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 `
 
-// cluster is an API server over an etcd, behind a front of a fixed address that
-// serves pods by itself.
+// cluster is an API server over an etcd. Clients reach it through a proxy with a
+// fixed address, the front, which serves pods itself.
 type cluster struct {
 	etcd    string // its URL
 	api     *process
 	pods    *podServer
 	backend atomic.Pointer[httputil.ReverseProxy]
-	gate    sync.RWMutex // held for writing while requests have to wait
-	expired atomic.Int64 // watches that were told that their version is too old
+	gate    sync.RWMutex // held for writing while requests must wait
+	expired atomic.Int64 // responses with the status 410, version too old
 	address string
 	front   *http.Server
 	serving sync.WaitGroup
@@ -106,7 +106,7 @@ func startCluster(t *testing.T) *cluster {
 	return c
 }
 
-// config is how clients reach the cluster.
+// config returns the settings of clients.
 func (c *cluster) config() *rest.Config { return &rest.Config{Host: "http://" + c.address, QPS: -1} }
 
 // startAPI starts the API server.
@@ -133,12 +133,12 @@ func (c *cluster) startAPI(t *testing.T) {
 			resp.Body = &expiryCounter{resp.Body, &c.expired}
 			return nil
 		},
-		ErrorLog:     slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // what is cut off is meant to be
+		ErrorLog:     slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // connections are closed on purpose
 		ErrorHandler: cutOff,
 	})
 }
 
-// cutOff ends a connection without an answer.
+// cutOff closes a connection without a response.
 func cutOff(w http.ResponseWriter, _ *http.Request, _ error) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -148,7 +148,7 @@ func cutOff(w http.ResponseWriter, _ *http.Request, _ error) {
 	_ = conn.Close()
 }
 
-// openFront listens on the address that the front has had.
+// openFront starts the front, on its former address if it had one.
 func (c *cluster) openFront(t *testing.T) {
 	t.Helper()
 	if c.address == "" {
@@ -164,9 +164,9 @@ func (c *cluster) openFront(t *testing.T) {
 	c.serving.Go(func() { _ = front.Serve(listener) })
 }
 
-// restartAPI kills the API server and starts another. While there is none,
-// connections are refused, or with hold requests wait until the new one has
-// begun to remember what happens.
+// restartAPI kills the API server, calls meanwhile, and starts another. Until
+// then connections are refused, or, with hold, requests wait until the cache of
+// the new server serves watches.
 func (c *cluster) restartAPI(t *testing.T, hold bool, meanwhile func()) {
 	t.Helper()
 	if hold {
@@ -195,7 +195,7 @@ func (c *cluster) restartAPI(t *testing.T, hold bool, meanwhile func()) {
 	c.openFront(t)
 }
 
-// expiryCounter counts the answers that say that a version is too old.
+// expiryCounter counts the responses with the status 410, version too old.
 type expiryCounter struct {
 	io.ReadCloser
 	count *atomic.Int64

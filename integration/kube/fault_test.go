@@ -17,8 +17,9 @@ import (
 	"github.com/dynplane/dynplane/discovery/kube"
 )
 
-// TestRestart kills the API server under an open watch. What changes meanwhile,
-// by way of another API server of the same etcd, is reported and nothing else.
+// TestRestart kills the API server under an open watch. Changes that are made
+// meanwhile, through another API server of the same etcd, are reported, and
+// nothing else.
 func TestRestart(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t)
@@ -32,7 +33,7 @@ func TestRestart(t *testing.T) {
 
 	registered := make(chan error, 1)
 	c.restartAPI(t, false, func() {
-		go func() { // nobody answers: tried again until somebody does
+		go func() { // retried until a server responds
 			_, err := writer.RegisterAs(p.Context(), 20, discovery.Endpoint{
 				Scope: discovery.Scope{Namespace: "ns", Component: "c", Endpoint: "ep"}, Transport: discovery.TCP("10.0.0.9:1"),
 			})
@@ -66,7 +67,7 @@ func TestRestart(t *testing.T) {
 		}
 		w.expectAll(append(removed, fmt.Sprintf("+%d", id))...)
 		if !hold {
-			// A watch that has heard something is begun again where it was.
+			// A watch that has received an event resumes after it.
 			p.worker("z", "8", 50, "")
 			p.ready("a=1", "w=5", "z=8")
 			w.expect("+50")
@@ -75,13 +76,13 @@ func TestRestart(t *testing.T) {
 	if c.expired.Load() == 0 {
 		t.Error("no watch met a version that was too old")
 	}
-	if err := writer.Shutdown(t.Context()); err != nil { // before the servers go
+	if err := writer.Shutdown(t.Context()); err != nil { // before the servers stop
 		t.Fatal(err)
 	}
 	w.expect("-20")
 }
 
-// elsewhere writes by another API server of the cluster's etcd.
+// elsewhere calls write with another API server of the same etcd.
 func (p place) elsewhere(write func(place)) {
 	p.Helper()
 	other := &cluster{etcd: p.etcd}
@@ -101,7 +102,7 @@ func (p place) elsewhere(write func(place)) {
 	other.api.kill()
 }
 
-// compact makes etcd forget what has been.
+// compact removes the history of etcd.
 func (p place) compact() {
 	p.Helper()
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{p.etcd}, Logger: zap.NewNop()})
@@ -136,7 +137,7 @@ func TestConformance(t *testing.T) {
 			}
 			return store
 		}
-		// Kubernetes keeps numbers exact up to 53 bits. And what another pod has
-		// registered stands in that pod's own object, so it is not taken over.
+		// Kubernetes keeps numbers exact only up to 53 bits. The registrations of a
+		// pod are in its own object, so another pod cannot take them over.
 	}, "ids of 64 bits", "a registration is taken over")
 }

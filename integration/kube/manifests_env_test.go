@@ -13,14 +13,15 @@ import (
 	"github.com/dynplane/dynplane/eventplane"
 )
 
-// environment is what a container of ours is given, and what was asked of it.
+// environment is the environment of a container, and the set of names that were
+// looked up in it.
 type environment struct {
-	values map[string]string
-	asked  sets.Set[string]
+	values  map[string]string
+	lookups sets.Set[string]
 }
 
 func (e environment) lookup(name string) (string, bool) {
-	e.asked.Insert(name)
+	e.lookups.Insert(name)
 	value, ok := e.values[name]
 	return value, ok
 }
@@ -32,7 +33,7 @@ func environmentOf(t *testing.T, m manifests, c corev1.Container) environment {
 		"metadata.name": "worker-0", "metadata.uid": "uid-0",
 		"metadata.namespace": "dynplane", "status.podIP": "10.0.0.7",
 	}
-	// What every container is given.
+	// Variables of every container.
 	e := environment{map[string]string{"HOME": "/", "KUBERNETES_SERVICE_HOST": "10.96.0.1"}, sets.New[string]()}
 	for _, from := range c.EnvFrom {
 		maps.Copy(e.values, of[*corev1.ConfigMap](m)[from.ConfigMapRef.Name].Data)
@@ -51,8 +52,8 @@ func environmentOf(t *testing.T, m manifests, c corev1.Container) environment {
 	return e
 }
 
-// TestManifestsEnvironment reads the variables as our programs do: each is one
-// that they know, with a value that they take.
+// TestManifestsEnvironment reads the variables as our programs do: they look up
+// each of them, and accept its value.
 func TestManifestsEnvironment(t *testing.T) {
 	t.Parallel()
 	m := render(t)
@@ -73,7 +74,7 @@ func TestManifestsEnvironment(t *testing.T) {
 			}
 			checkNATS(t, m, env)
 			checkOptions(t, w, env)
-			if unknown := sets.KeySet(env.values).Difference(env.asked); len(unknown) > 0 {
+			if unknown := sets.KeySet(env.values).Difference(env.lookups); len(unknown) > 0 {
 				t.Errorf("our programs do not read %v", sets.List(unknown))
 			}
 		})
@@ -106,8 +107,8 @@ func checkOptions(t *testing.T, w workload, env environment) {
 	}
 }
 
-// TestManifestsDiscoverable: who registers is behind a Service by which readers
-// learn that it is ready.
+// TestManifestsDiscoverable: pods that register are behind a Service, through
+// which readers detect that they are ready.
 func TestManifestsDiscoverable(t *testing.T) {
 	t.Parallel()
 	m := render(t)
@@ -117,7 +118,7 @@ func TestManifestsDiscoverable(t *testing.T) {
 		}
 		service := of[*corev1.Service](m)[name]
 		if service == nil || service.Spec.PublishNotReadyAddresses {
-			t.Errorf("service %s: %v, want one that knows who is ready", name, service)
+			t.Errorf("service %s: %v, want one with the ready pods only", name, service)
 			continue
 		}
 		for _, o := range []metav1.Object{service, &w.template} {

@@ -15,8 +15,8 @@ import (
 	"github.com/dynplane/dynplane/natsconn"
 )
 
-// TestManifestsNATS starts the server that is deployed, with its configuration
-// on ports and a directory of the test's own, and asks it what its probes ask.
+// TestManifestsNATS starts the deployed server with its configuration, but on
+// ports and a directory of the test's own, and sends the requests of its probes.
 func TestManifestsNATS(t *testing.T) {
 	t.Parallel()
 	m := render(t)
@@ -40,8 +40,8 @@ func TestManifestsNATS(t *testing.T) {
 	}
 }
 
-// natsOptions reads the configuration of the server, which must go with what its
-// pod mounts and opens.
+// natsOptions reads the configuration of the server, which must fit the mounts
+// and ports of its pod.
 func natsOptions(t *testing.T, m manifests, set *appsv1.StatefulSet) *natstest.Options {
 	t.Helper()
 	container := set.Spec.Template.Spec.Containers[0]
@@ -75,7 +75,7 @@ func natsOptions(t *testing.T, m manifests, set *appsv1.StatefulSet) *natstest.O
 	return options
 }
 
-// checkNATS wants NATS_SERVER to be the Service of the example.
+// checkNATS requires NATS_SERVER to be the Service of the example.
 func checkNATS(t *testing.T, m manifests, env environment) {
 	t.Helper()
 	config, err := natsconn.FromEnv(env.lookup)

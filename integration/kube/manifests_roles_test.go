@@ -17,7 +17,7 @@ import (
 	"github.com/dynplane/dynplane/discovery/kube"
 )
 
-// requests are what is asked of an API server, as roles name it.
+// requests records the requests to an API server, named as roles name them.
 type requests struct {
 	mu   sync.Mutex
 	seen sets.Set[string]
@@ -28,12 +28,12 @@ func (r *requests) add(info *request.RequestInfo) {
 	defer r.mu.Unlock()
 	r.seen.Insert(permission(info.Verb, info.APIGroup, info.Resource))
 	if info.Verb == "patch" {
-		r.seen.Insert(permission("create", info.APIGroup, info.Resource)) // an apply of what is not there
+		r.seen.Insert(permission("create", info.APIGroup, info.Resource)) // an apply may create the object
 	}
 }
 
-// recorder is a connection whose requests are recorded. It refuses listings
-// within a watch, as older API servers do, since these take no list.
+// recorder records the requests of a connection. It refuses listings within a
+// watch, as older API servers do, since those need no permission to list.
 type recorder struct {
 	http.RoundTripper
 	requests *requests
@@ -54,7 +54,7 @@ func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	return r.RoundTripper.RoundTrip(req)
 }
 
-// WrappedRoundTripper is how idle connections are found, to be closed.
+// WrappedRoundTripper lets client-go find the idle connections to close.
 func (r recorder) WrappedRoundTripper() http.RoundTripper { return r.RoundTripper }
 
 func permission(verb, group, resource string) string {
@@ -76,8 +76,8 @@ func permissions(role *rbacv1.Role) sets.Set[string] {
 	return out
 }
 
-// TestManifestsRoles: the roles allow what the store asks for, and nothing else
-// but get, which shows no more than list.
+// TestManifestsRoles: the roles allow the requests of the store and nothing else
+// but get, which reveals no more than list.
 func TestManifestsRoles(t *testing.T) {
 	t.Parallel()
 	roles := of[*rbacv1.Role](render(t))
@@ -105,15 +105,15 @@ func TestManifestsRoles(t *testing.T) {
 			}
 		},
 	} {
-		asked := &requests{seen: sets.New[string]()}
-		use(t, asked)
+		made := &requests{seen: sets.New[string]()}
+		use(t, made)
 		allowed := permissions(roles[role])
-		if missing := asked.seen.Difference(allowed); len(missing) > 0 {
+		if missing := made.seen.Difference(allowed); len(missing) > 0 {
 			t.Errorf("%s does not allow %v", role, sets.List(missing))
 		}
-		for p := range allowed.Difference(asked.seen) {
-			if !asked.seen.Has(strings.Replace(p, "get ", "list ", 1)) {
-				t.Errorf("%s allows %s, for which nobody asks", role, p)
+		for p := range allowed.Difference(made.seen) {
+			if !made.seen.Has(strings.Replace(p, "get ", "list ", 1)) {
+				t.Errorf("%s allows %s, which is not used", role, p)
 			}
 		}
 	}

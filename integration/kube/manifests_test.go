@@ -85,12 +85,12 @@ func only[T metav1.Object](t *testing.T, m manifests) T {
 	return out
 }
 
-// workload is what makes pods.
+// workload is an object that makes pods.
 type workload struct {
 	metav1.Object
 	selector *metav1.LabelSelector
 	template corev1.PodTemplateSpec
-	service  string // that gives its pods their names; of a StatefulSet
+	service  string // gives the pods of a StatefulSet their names
 }
 
 func (m manifests) workloads() map[string]workload {
@@ -104,7 +104,7 @@ func (m manifests) workloads() map[string]workload {
 	return out
 }
 
-// discoverable says whether the pods are to be found by readers.
+// discoverable reports whether the pods register in discovery.
 func (w workload) discoverable() bool { return w.template.Spec.ServiceAccountName == "dynplane-worker" }
 
 func TestManifestsNamespace(t *testing.T) {
@@ -166,7 +166,7 @@ func TestManifestsContainers(t *testing.T) {
 	}
 }
 
-// checkProbes wants probes that ask what is there: ports of the container, and
+// checkProbes requires probes of existing targets: ports of the container, and
 // programs of its image.
 func checkProbes(t *testing.T, name string, c corev1.Container) {
 	t.Helper()
@@ -184,7 +184,7 @@ func checkProbes(t *testing.T, name string, c corev1.Container) {
 		case probe.HTTPGet != nil && ports[probe.HTTPGet.Port.StrVal] && c.Name == "nats": // see TestManifestsNATS
 		case probe.Exec != nil && probe.Exec.Command[0] == "/usr/local/bin/dynplane":
 		default:
-			t.Errorf("%s: probe %v asks what is not there", name, probe)
+			t.Errorf("%s: probe %v has no target", name, probe)
 		}
 	}
 }
@@ -242,7 +242,7 @@ func selects(t *testing.T, s *metav1.LabelSelector, w workload) bool {
 	return !selector.Empty() && selector.Matches(labels.Set(w.template.Labels))
 }
 
-// TestManifestsBrokers: that one broker goes must not mean that both do.
+// TestManifestsBrokers: the loss of one broker must not cause the loss of both.
 func TestManifestsBrokers(t *testing.T) {
 	t.Parallel()
 	m := render(t)
@@ -274,7 +274,7 @@ func TestManifestsDefinition(t *testing.T) {
 	}
 }
 
-// TestManifestsStrict: a typo in a manifest is an error of these tests.
+// TestManifestsStrict: these tests fail on a typo in a manifest.
 func TestManifestsStrict(t *testing.T) {
 	t.Parallel()
 	obj, err := yaml.Marshal(of[*corev1.Service](render(t))["worker"])

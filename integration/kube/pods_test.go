@@ -11,9 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// podServer serves the list and the watch of pods as the API server does, as
-// far as a reflector asks: labels, resource versions, expired ones, and a
-// listing within a watch is refused.
+// podServer serves the list and the watch of pods as the API server does, as far
+// as a reflector needs: labels, resource versions and their expiry. It refuses a
+// listing within a watch.
 type podServer struct {
 	mu       sync.Mutex
 	revision int
@@ -34,7 +34,7 @@ func newPodServer() *podServer {
 	return &podServer{revision: 1, pods: map[string]map[string]any{}, changed: make(chan struct{})}
 }
 
-// put makes or changes a pod.
+// put creates or changes a pod.
 func (s *podServer) put(namespace, name, uid string, ready map[string]bool, annotations map[string]any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -62,7 +62,7 @@ func (s *podServer) put(namespace, name, uid string, ready map[string]bool, anno
 	s.happened(podEvent{s.revision, kind, pod, namespace})
 }
 
-// remove ends a pod.
+// remove deletes a pod.
 func (s *podServer) remove(namespace, name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,7 +72,7 @@ func (s *podServer) remove(namespace, name string) {
 	s.happened(podEvent{s.revision, "DELETED", pod, namespace})
 }
 
-// expire forgets what has been, and ends the watches with that.
+// expire removes the history, which ends the watches.
 func (s *podServer) expire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -23,7 +23,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// The tests start themselves as the servers they need.
+// roleVar makes the test binary act as one of the servers.
 const roleVar = "DYNPLANE_TEST_ROLE"
 
 func TestMain(m *testing.M) {
@@ -44,15 +44,15 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// process is a server of the tests. It ends when its standard input does, as
-// that of a child of tests that have died does.
+// process is a server of the tests. It ends when its standard input is closed,
+// which also happens when the tests die.
 type process struct {
 	cmd   *exec.Cmd
 	stdin io.Closer
 }
 
-// start runs the tests' binary in a role, and reads what it prints once it
-// serves.
+// start runs the test binary in a role, and decodes the line that it prints as
+// soon as it serves.
 func start(t *testing.T, role string, out any, args ...string) *process {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], args...)
@@ -88,7 +88,7 @@ func start(t *testing.T, role string, out any, args ...string) *process {
 	return p
 }
 
-// kill ends the server as kill -9 does.
+// kill ends the server with SIGKILL.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill()
 	_ = p.cmd.Wait()
@@ -114,14 +114,14 @@ func serveEtcd() error {
 	return announce("http://" + server.Clients[0].Addr().String())
 }
 
-// apiServer is how to reach an API server.
+// apiServer holds the settings for clients of an API server.
 type apiServer struct {
 	Host, Token, ServerName string
 	CA                      []byte
 }
 
-// dummyKubeconfig takes the place of the API server that this one would ask who
-// may do what.
+// dummyKubeconfig takes the place of the API server to which this one would
+// delegate authorization.
 const dummyKubeconfig = `apiVersion: v1
 kind: Config
 current-context: none
@@ -130,7 +130,8 @@ contexts: [{name: none, context: {cluster: none, user: none}}]
 users: [{name: none, user: {token: none}}]
 `
 
-// serveAPI is given the URL of etcd and a directory.
+// serveAPI is the main function of an API server. Its arguments are the URL of
+// etcd and a directory.
 func serveAPI() error {
 	etcd, dir := os.Args[1], os.Args[2]
 	kubeconfig := filepath.Join(dir, "kubeconfig")
@@ -148,7 +149,7 @@ func serveAPI() error {
 		"--authentication-kubeconfig=" + kubeconfig,
 		"--authorization-kubeconfig=" + kubeconfig,
 		"--kubeconfig=" + kubeconfig,
-		// What asks a whole API server.
+		// These need a complete API server.
 		"--enable-priority-and-fairness=false",
 		"--disable-admission-plugins=NamespaceLifecycle,MutatingAdmissionWebhook,ValidatingAdmissionWebhook," +
 			"ValidatingAdmissionPolicy,MutatingAdmissionPolicy",
@@ -212,7 +213,8 @@ func waitHealthy(config *rest.Config, ended <-chan error) error {
 	}
 }
 
-// announce prints how to reach a server, and returns when it is to end.
+// announce prints the settings for clients, and returns when standard input is
+// closed.
 func announce(v any) error {
 	line, err := json.Marshal(v)
 	if err != nil {
