@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// ReachableEndpoint returns the endpoint that clients connect to for one that
-// was bound, such as those of package broker, for [BrokerChannel]. The host is
-// DYN_EVENT_PLANE_HOST if it is set, else the bound address, else, for a
-// wildcard address or the name of an interface, the address of this machine; see
-// [HostFromEnv]. Endpoints that are not of TCP are returned as they are.
+// ReachableEndpoint returns the endpoint at which peers reach a socket that is bound
+// to the given one, such as those of package broker; see [BrokerChannel]. Its host is
+// DYN_EVENT_PLANE_HOST if that is set, and otherwise the bound address. If the socket
+// is bound to a wildcard address or the name of an interface, it is the address of
+// this machine; see [HostFromEnv]. Endpoints that are not TCP are returned unchanged.
 func ReachableEndpoint(bound string, lookup func(string) (string, bool)) (string, error) {
 	address, isTCP := strings.CutPrefix(bound, "tcp://")
 	if !isTCP {
