@@ -1,13 +1,12 @@
-// Package backend opens the discovery backend that DYN_DISCOVERY_BACKEND
-// names. It is for the main side of a program:
+// Package backend opens the discovery backend that DYN_DISCOVERY_BACKEND names. It
+// is meant for the main package of a program:
 //
 //	client, err := backend.Open(ctx, os.LookupEnv, backend.Options{})
-//	if err != nil { ... }
 //	defer client.Shutdown(ctx)
 //
-// It links the clients of all backends, those of etcd and Kubernetes among them.
-// A program that uses one backend, or has settings of its own for it, opens that
-// directly and links no other.
+// It links the client libraries of all backends, those of etcd and Kubernetes
+// included. A program that uses one backend only, or has settings of its own for
+// it, imports the package of that backend instead and links no other.
 package backend
 
 import (
@@ -27,8 +26,8 @@ import (
 	"github.com/dynplane/dynplane/natsconn"
 )
 
-// Variable is the environment variable that picks the backend; unset or empty
-// is NATS.
+// Variable is the environment variable that selects the backend; unset or empty
+// means NATS.
 const Variable = "DYN_DISCOVERY_BACKEND"
 
 // The values of Variable.
@@ -36,22 +35,23 @@ const (
 	NATS   = "nats" // a JetStream KV bucket at NATS_SERVER
 	Memory = "mem"  // the memory of this process
 	File   = "file" // a directory of this machine, DYN_FILE_KV
-	Etcd   = "etcd" // what the runtime's workers use by default, ETCD_*
+	Etcd   = "etcd" // the default of Dynamo's workers, ETCD_*
 
-	// Kubernetes is for programs in a cluster, or with KUBECONFIG.
+	// Kubernetes requires a cluster around the program, or KUBECONFIG.
 	Kubernetes = "kubernetes"
 )
 
 // Names returns the values of Variable.
 func Names() []string { return []string{NATS, Memory, File, Etcd, Kubernetes} }
 
-// Options are what the environment does not say. The zero value is useful.
+// Options are the settings of Open beside the environment. The zero value is
+// useful.
 type Options struct {
-	// Name takes the place of Variable unless it is empty.
+	// Name replaces the value of Variable unless it is empty.
 	Name string
 
-	// Server takes the place of NATS_SERVER unless it is empty. Other backends
-	// ignore it.
+	// Server replaces the value of NATS_SERVER unless it is empty. Other
+	// backends ignore it.
 	Server string
 
 	// Bucket are the settings of the JetStream KV bucket. Other backends ignore
@@ -66,8 +66,8 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Name returns the backend that the environment picks, or an error that lists
-// the valid ones.
+// Name returns the backend that the environment selects, or an error that lists
+// the valid names.
 func Name(lookup func(string) (string, bool)) (string, error) {
 	name, _ := lookup(Variable)
 	if name == "" {
@@ -79,11 +79,11 @@ func Name(lookup func(string) (string, bool)) (string, error) {
 	return name, nil
 }
 
-// Open opens the backend that the environment picks, with the variables that
-// natsconn.FromEnv, file.FromEnv, etcd.FromEnv or kube.FromEnv reads. On
-// Kubernetes the client's instance id is made of the name of its object unless
-// one is set. lookup is os.LookupEnv, or what a test wants.
-// The client's Shutdown closes the connection that Open dialled.
+// Open opens the backend that the environment selects, with the variables that
+// natsconn.FromEnv, file.FromEnv, etcd.FromEnv or kube.FromEnv reads. lookup is
+// usually os.LookupEnv. On Kubernetes the client's instance id is that of
+// kube.Options.InstanceID, unless Client has one. The client's Shutdown closes the
+// connection that Open made.
 func Open(ctx context.Context, lookup func(string) (string, bool), o Options) (*discovery.Client, error) {
 	if o.Name != "" {
 		lookup = override(lookup, Variable, o.Name)
@@ -101,7 +101,7 @@ func Open(ctx context.Context, lookup func(string) (string, bool), o Options) (*
 	return discovery.NewClient(store, o.Client), nil
 }
 
-// open may change the settings of the client.
+// open returns the store. It may change the settings of the client.
 func open(ctx context.Context, name string, lookup func(string) (string, bool), o *Options) (discovery.Store, error) {
 	switch name {
 	case Memory:
@@ -124,15 +124,17 @@ func open(ctx context.Context, name string, lookup func(string) (string, bool), 
 	}
 }
 
-// opened makes a store of options unless reading them failed.
+// opened opens a store with options that FromEnv returned, or returns its error.
+// All errors name the package that they come from.
 func opened[O any, S discovery.Store](options O, err error, open func(O) (S, error)) (discovery.Store, error) {
-	if err == nil {
-		var store S
-		if store, err = open(options); err == nil {
-			return store, nil
-		}
+	if err != nil {
+		return nil, err
 	}
-	return nil, fmt.Errorf("backend: %w", err)
+	store, err := open(options)
+	if err != nil {
+		return nil, err // and not a nil *Store in the interface
+	}
+	return store, nil
 }
 
 func openNATS(ctx context.Context, lookup func(string) (string, bool), o Options) (discovery.Store, error) {
@@ -140,22 +142,16 @@ func openNATS(ctx context.Context, lookup func(string) (string, bool), o Options
 		lookup = override(lookup, "NATS_SERVER", o.Server)
 	}
 	config, err := natsconn.FromEnv(lookup)
-	if err != nil {
-		return nil, fmt.Errorf("backend: %w", err)
-	}
 	config.Name, config.Logger = "dynplane discovery", o.Bucket.Logger
-	store, err := natskv.Dial(ctx, config, o.Bucket)
-	if err != nil {
-		return nil, fmt.Errorf("backend: %w", err)
-	}
-	return store, nil
+	return opened(config, err, func(c natsconn.Config) (*natskv.Store, error) { return natskv.Dial(ctx, c, o.Bucket) })
 }
 
+// override returns a lookup in which the variable name has a value.
 func override(lookup func(string) (string, bool), name, value string) func(string) (string, bool) {
-	return func(asked string) (string, bool) {
-		if asked == name {
+	return func(variable string) (string, bool) {
+		if variable == name {
 			return value, true
 		}
-		return lookup(asked)
+		return lookup(variable)
 	}
 }

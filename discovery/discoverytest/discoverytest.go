@@ -1,11 +1,9 @@
-// Package discoverytest is the conformance suite that every discovery.Store
-// passes. A backend joins with a function that opens stores, each of another
-// owner, on one registry made for the test:
+// Package discoverytest is the conformance suite of discovery.Store. Every store of
+// this module passes it, and so should every other one. A store joins with a
+// function that creates a registry for one test and returns a function that opens
+// stores on it:
 //
-//	discoverytest.Run(t, func(t *testing.T) func() discovery.Store {
-//		registry := memory.New()
-//		return registry.Open
-//	})
+//	discoverytest.Run(t, func(*testing.T) func() discovery.Store { return memory.New().Open })
 package discoverytest
 
 import (
@@ -14,31 +12,34 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 	"testing"
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-// Opener makes a registry for one test and returns what opens a store of
-// another owner on it.
+// Opener creates a registry for one test and returns a function that opens a store
+// on it, each time that of another owner.
 type Opener func(t *testing.T) func() discovery.Store
 
-// Run runs the suite but for the cases named in without, which do not apply to
-// the backend; say why where you name them.
+// Run runs the suite, except for the cases named in without, which do not apply to
+// the backend. The caller should state the reason for each of them.
 func Run(t *testing.T, open Opener, without ...string) {
 	t.Helper()
+	skip := map[string]bool{}
+	for _, name := range without {
+		skip[name] = true
+	}
 	for _, c := range []struct {
 		name string
-		run  func(*fixture)
+		run  func(context.Context, *fixture)
 	}{
-		{"registered instances are listed", listsWhatIsRegistered},
+		{"registered instances are listed", registeredAreListed},
 		{"ids of 64 bits", idsOf64Bits},
 		{"queries select", queriesSelect},
 		{"names of any bytes", namesOfAnyBytes},
-		{"a watch begins with the present", watchBeginsWithThePresent},
-		{"watchers see unregistering", unregisterIsSeen},
+		{"a watch begins with the present state", watchBeginsWithPresentState},
+		{"unregistering is watched", unregisteringIsWatched},
 		{"a changed value is added again", changedValueIsAddedAgain},
 		{"an unchanged value is no event", unchangedValueIsNoEvent},
 		{"a registration is taken over", takenOver},
@@ -49,27 +50,31 @@ func Run(t *testing.T, open Opener, without ...string) {
 		{"model conflict of two at once", modelConflictOfTwoAtOnce},
 		{"many at once", manyAtOnce},
 	} {
-		if slices.Contains(without, c.name) {
+		if skip[c.name] {
+			delete(skip, c.name)
 			continue
 		}
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), 2*waittest.Patience)
 			t.Cleanup(cancel)
-			c.run(&fixture{t: t, ctx: ctx, open: open(t)})
+			c.run(ctx, &fixture{t: t, open: open(t)})
 		})
+	}
+	for name := range skip {
+		t.Errorf("the suite has no case %q to run without", name)
 	}
 }
 
 var allEndpoints = discovery.Query{Kind: discovery.KindEndpoint}
 
-func listsWhatIsRegistered(f *fixture) {
+func registeredAreListed(ctx context.Context, f *fixture) {
 	c := f.client()
-	f.expectIDs(f.list(c, allEndpoints))
+	f.expectIDs(f.list(ctx, c, allEndpoints))
 	e := endpoint("ns", "comp", "ep")
 	e.Device, e.RequestCodec = discovery.DeviceCUDA, "msgpack"
-	reg := f.register(c, 1<<53-1, e)
-	got, err := f.client().List(f.ctx, allEndpoints)
+	reg := f.register(ctx, c, 1<<53-1, e)
+	got, err := f.client().List(ctx, allEndpoints)
 	if err != nil || len(got) != 1 {
 		f.t.Fatalf("list: %v, %v", got, err)
 	}
@@ -78,14 +83,14 @@ func listsWhatIsRegistered(f *fixture) {
 	}
 }
 
-func idsOf64Bits(f *fixture) {
+func idsOf64Bits(ctx context.Context, f *fixture) {
 	c := f.client()
 	e := endpoint("ns", "comp", "ep")
-	f.register(c, 1<<64-1, e)
-	f.expectIDs(f.list(c, allEndpoints), e.ID(1<<64-1))
+	f.register(ctx, c, 1<<64-1, e)
+	f.expectIDs(f.list(ctx, c, allEndpoints), e.ID(1<<64-1))
 }
 
-func queriesSelect(f *fixture) {
+func queriesSelect(ctx context.Context, f *fixture) {
 	c := f.client()
 	e1, e2 := endpoint("a", "x", "generate"), endpoint("b", "x", "generate")
 	inNS := channel(discovery.Scope{Namespace: "a"}, "t", "tcp://127.0.0.1:1")
@@ -93,7 +98,7 @@ func queriesSelect(f *fixture) {
 	inEP := channel(discovery.Scope{Namespace: "a", Component: "x", Endpoint: "generate"}, "u", "tcp://127.0.0.1:3")
 	source := discovery.EventSource{Scope: inEP.Scope, Topic: "u", Metadata: json.RawMessage(`{"worker":{"worker_id":7}}`)}
 	for _, spec := range []discovery.Spec{e1, e2, inNS, inComp, inEP, model(f, "m"), source} {
-		f.register(c, 7, spec)
+		f.register(ctx, c, 7, spec)
 	}
 	channels := func(scope discovery.Scope, topic string) discovery.Query {
 		return discovery.Query{Kind: discovery.KindEventChannel, Scope: scope, Topic: topic}
@@ -122,64 +127,64 @@ func queriesSelect(f *fixture) {
 		for _, spec := range c2.want {
 			want = append(want, spec.ID(7))
 		}
-		f.expectIDs(f.list(c, c2.q), want...)
+		f.expectIDs(f.list(ctx, c, c2.q), want...)
 	}
 }
 
-func namesOfAnyBytes(f *fixture) {
+func namesOfAnyBytes(ctx context.Context, f *fixture) {
 	c := f.client()
 	var want []discovery.ID
 	for i, name := range []string{"a.b", "a/b", "a b", "*", ">", "=2E", "%2F", "ünï", "a=b", "$KV", "x\x7f"} {
 		spec := channel(discovery.Scope{Namespace: name, Component: name}, name, "tcp://127.0.0.1:1")
-		f.register(c, uint64(i), spec)
+		f.register(ctx, c, uint64(i), spec)
 		want = append(want, spec.ID(uint64(i)))
-		f.expectIDs(f.list(c, discovery.Query{Kind: discovery.KindEventChannel, Scope: spec.Scope, Topic: name}), spec.ID(uint64(i)))
+		f.expectIDs(f.list(ctx, c, discovery.Query{Kind: discovery.KindEventChannel, Scope: spec.Scope, Topic: name}), spec.ID(uint64(i)))
 	}
-	f.expectIDs(f.list(c, discovery.Query{Kind: discovery.KindEventChannel}), want...)
+	f.expectIDs(f.list(ctx, c, discovery.Query{Kind: discovery.KindEventChannel}), want...)
 }
 
-func watchBeginsWithThePresent(f *fixture) {
+func watchBeginsWithPresentState(ctx context.Context, f *fixture) {
 	c := f.client()
 	e := endpoint("ns", "comp", "ep")
-	f.register(c, 1, e)
-	w := f.watch(f.client(), allEndpoints)
+	f.register(ctx, c, 1, e)
+	w := f.watch(ctx, f.client(), allEndpoints)
 	w.expect(discovery.Added, e.ID(1))
 	w.expect(discovery.Synced, discovery.ID{})
-	f.register(c, 2, e)
+	f.register(ctx, c, 2, e)
 	w.expect(discovery.Added, e.ID(2))
-	empty := f.watch(c, discovery.Query{Kind: discovery.KindModel})
+	empty := f.watch(ctx, c, discovery.Query{Kind: discovery.KindModel})
 	empty.expect(discovery.Synced, discovery.ID{})
 }
 
-func unregisterIsSeen(f *fixture) {
+func unregisteringIsWatched(ctx context.Context, f *fixture) {
 	c := f.client()
 	e := endpoint("ns", "comp", "ep")
-	w := f.watch(c, allEndpoints)
+	w := f.watch(ctx, c, allEndpoints)
 	w.expect(discovery.Synced, discovery.ID{})
-	reg := f.register(c, 1, e)
+	reg := f.register(ctx, c, 1, e)
 	w.expect(discovery.Added, e.ID(1))
 	for range 2 { // the second is a no-op
-		if err := reg.Unregister(f.ctx); err != nil {
+		if err := reg.Unregister(ctx); err != nil {
 			f.t.Fatal(err)
 		}
 	}
 	w.expect(discovery.Removed, e.ID(1))
-	if err := reg.Wait(f.ctx); !errors.Is(err, discovery.ErrClosed) {
+	if err := reg.Wait(ctx); !errors.Is(err, discovery.ErrClosed) {
 		f.t.Fatalf("wait after unregister: %v", err)
 	}
-	f.expectIDs(f.list(c, allEndpoints))
-	f.register(c, 1, e)
+	f.expectIDs(f.list(ctx, c, allEndpoints))
+	f.register(ctx, c, 1, e)
 	w.expect(discovery.Added, e.ID(1))
 }
 
-func changedValueIsAddedAgain(f *fixture) {
+func changedValueIsAddedAgain(ctx context.Context, f *fixture) {
 	c := f.client()
 	scope := discovery.Scope{Namespace: "ns", Component: "comp"}
-	w := f.watch(c, discovery.Query{Kind: discovery.KindEventChannel})
+	w := f.watch(ctx, c, discovery.Query{Kind: discovery.KindEventChannel})
 	w.expect(discovery.Synced, discovery.ID{})
 	for _, zmq := range []string{"tcp://127.0.0.1:1", "tcp://127.0.0.1:2"} {
 		spec := channel(scope, "t", zmq)
-		f.register(c, 1, spec)
+		f.register(ctx, c, 1, spec)
 		in := w.expect(discovery.Added, spec.ID(1))
 		if got := in.Spec.(discovery.EventChannel).Transport.Address(); got != zmq {
 			f.t.Fatalf("address %q, want %q", got, zmq)
@@ -187,69 +192,69 @@ func changedValueIsAddedAgain(f *fixture) {
 	}
 }
 
-func unchangedValueIsNoEvent(f *fixture) {
+func unchangedValueIsNoEvent(ctx context.Context, f *fixture) {
 	c := f.client()
 	e := endpoint("ns", "comp", "ep")
-	w := f.watch(c, allEndpoints)
+	w := f.watch(ctx, c, allEndpoints)
 	w.expect(discovery.Synced, discovery.ID{})
-	f.register(c, 1, e)
+	f.register(ctx, c, 1, e)
 	w.expect(discovery.Added, e.ID(1))
-	f.register(f.client(), 1, e) // by another owner, with the same value
-	f.register(c, 2, e)
+	f.register(ctx, f.client(), 1, e) // by another owner, with the same value
+	f.register(ctx, c, 2, e)
 	w.expect(discovery.Added, e.ID(2))
 }
 
-func takenOver(f *fixture) {
+func takenOver(ctx context.Context, f *fixture) {
 	former, owner := f.client(), f.client()
 	e := endpoint("ns", "comp", "ep")
-	reg := f.register(former, 1, e)
+	reg := f.register(ctx, former, 1, e)
 	e.Device = discovery.DeviceCPU
-	f.register(owner, 1, e)
-	if err := reg.Wait(f.ctx); !errors.Is(err, discovery.ErrTakenOver) {
-		f.t.Fatalf("the former owner hears %v, want ErrTakenOver", err)
+	f.register(ctx, owner, 1, e)
+	if err := reg.Wait(ctx); !errors.Is(err, discovery.ErrTakenOver) {
+		f.t.Fatalf("the former owner's registration ended with %v, want ErrTakenOver", err)
 	}
-	// What the former owner does now leaves the entry alone.
-	if err := reg.Unregister(f.ctx); err != nil {
+	// The former owner no longer changes the entry.
+	if err := reg.Unregister(ctx); err != nil {
 		f.t.Fatal(err)
 	}
-	if err := former.Shutdown(f.ctx); err != nil {
+	if err := former.Shutdown(ctx); err != nil {
 		f.t.Fatal(err)
 	}
-	f.expectIDs(f.list(owner, allEndpoints), e.ID(1))
+	f.expectIDs(f.list(ctx, owner, allEndpoints), e.ID(1))
 }
 
-func shutdownRemovesItsOwn(f *fixture) {
+func shutdownRemovesItsOwn(ctx context.Context, f *fixture) {
 	going, staying := f.client(), f.client()
 	e := endpoint("ns", "comp", "ep")
-	f.register(going, 1, e)
-	f.register(going, 2, e)
-	f.register(staying, 3, e)
+	f.register(ctx, going, 1, e)
+	f.register(ctx, going, 2, e)
+	f.register(ctx, staying, 3, e)
 	for range 2 { // idempotent
-		if err := going.Shutdown(f.ctx); err != nil {
+		if err := going.Shutdown(ctx); err != nil {
 			f.t.Fatal(err)
 		}
 	}
-	f.expectIDs(f.list(staying, allEndpoints), e.ID(3))
-	if _, err := going.Register(f.ctx, e); !errors.Is(err, discovery.ErrClosed) {
+	f.expectIDs(f.list(ctx, staying, allEndpoints), e.ID(3))
+	if _, err := going.Register(ctx, e); !errors.Is(err, discovery.ErrClosed) {
 		f.t.Fatalf("register after shutdown: %v, want ErrClosed", err)
 	}
-	if _, err := going.List(f.ctx, allEndpoints); !errors.Is(err, discovery.ErrClosed) {
+	if _, err := going.List(ctx, allEndpoints); !errors.Is(err, discovery.ErrClosed) {
 		f.t.Fatalf("list after shutdown: %v, want ErrClosed", err)
 	}
 }
 
-func shutdownEndsWatches(f *fixture) {
+func shutdownEndsWatches(ctx context.Context, f *fixture) {
 	c := f.client()
-	w := f.watch(c, allEndpoints)
+	w := f.watch(ctx, c, allEndpoints)
 	w.expect(discovery.Synced, discovery.ID{})
-	go func() { _ = c.Shutdown(f.ctx) }()
+	go func() { _ = c.Shutdown(ctx) }()
 	if _, err, _ := w.next(); !errors.Is(err, discovery.ErrClosed) {
 		f.t.Fatalf("the watch ended with %v, want ErrClosed", err)
 	}
 }
 
-func watchEndsWithItsContext(f *fixture) {
-	ctx, cancel := context.WithCancel(f.ctx)
+func watchEndsWithItsContext(ctx context.Context, f *fixture) {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for ev, err := range f.client().Watch(ctx, allEndpoints) {
 		if err != nil {
@@ -262,37 +267,37 @@ func watchEndsWithItsContext(f *fixture) {
 			cancel()
 		}
 	}
-	f.t.Fatal("the watch ended without saying why")
+	f.t.Fatal("the watch ended without an error")
 }
 
-func modelConflict(f *fixture) {
+func modelConflict(ctx context.Context, f *fixture) {
 	a, b := f.client(), f.client()
-	f.register(a, 1, model(f, "llama"))
-	f.register(b, 2, model(f, "llama"))
-	_, err := b.RegisterAs(f.ctx, 3, model(f, "qwen"))
+	f.register(ctx, a, 1, model(f, "llama"))
+	f.register(ctx, b, 2, model(f, "llama"))
+	_, err := b.RegisterAs(ctx, 3, model(f, "qwen"))
 	if !errors.Is(err, discovery.ErrModelConflict) {
 		f.t.Fatalf("register of another model: %v, want ErrModelConflict", err)
 	}
 	lora := model(f, "qwen-lora")
 	lora.Suffix = "lora"
-	if _, err := b.RegisterAs(f.ctx, 3, lora); !errors.Is(err, discovery.ErrModelConflict) {
+	if _, err := b.RegisterAs(ctx, 3, lora); !errors.Is(err, discovery.ErrModelConflict) {
 		f.t.Fatalf("adapter of another base: %v, want ErrModelConflict", err)
 	}
 	lora.Card = json.RawMessage(`{"display_name":"my-lora","source_path":"llama","lora":{"name":"my-lora"}}`)
-	f.register(b, 2, lora)
-	f.expectIDs(f.list(a, discovery.Query{Kind: discovery.KindModel}),
+	f.register(ctx, b, 2, lora)
+	f.expectIDs(f.list(ctx, a, discovery.Query{Kind: discovery.KindModel}),
 		model(f, "").ID(1), model(f, "").ID(2), lora.ID(2))
 }
 
-// modelConflictOfTwoAtOnce has at most one of two winners, since each looks
-// again after it has registered.
-func modelConflictOfTwoAtOnce(f *fixture) {
+// modelConflictOfTwoAtOnce allows at most one winner of two, since each client
+// checks for conflicts again after it has registered.
+func modelConflictOfTwoAtOnce(ctx context.Context, f *fixture) {
 	errs := make(chan error)
 	clients := []*discovery.Client{f.client(), f.client()}
 	for i, c := range clients {
 		m := model(f, fmt.Sprint("model-", i))
 		go func() {
-			_, err := c.Register(f.ctx, m)
+			_, err := c.Register(ctx, m)
 			errs <- err
 		}()
 	}
@@ -305,17 +310,17 @@ func modelConflictOfTwoAtOnce(f *fixture) {
 			f.t.Errorf("register: %v, want ErrModelConflict", err)
 		}
 	}
-	if got := f.list(clients[0], discovery.Query{Kind: discovery.KindModel}); won > 1 || len(got) != won {
-		f.t.Fatalf("%d of two conflicting models won, and %d are there", won, len(got))
+	if got := f.list(ctx, clients[0], discovery.Query{Kind: discovery.KindModel}); won > 1 || len(got) != won {
+		f.t.Fatalf("%d of two conflicting models won, and %d are registered", won, len(got))
 	}
 }
 
-func manyAtOnce(f *fixture) {
+func manyAtOnce(ctx context.Context, f *fixture) {
 	const owners, each = 8, 25
 	errs := make(chan error)
 	e := endpoint("ns", "comp", "ep")
 	var want []discovery.ID
-	w := f.watch(f.client(), allEndpoints)
+	w := f.watch(ctx, f.client(), allEndpoints)
 	w.expect(discovery.Synced, discovery.ID{})
 	for o := range owners {
 		c := f.client()
@@ -325,7 +330,7 @@ func manyAtOnce(f *fixture) {
 		go func() {
 			var err error
 			for i := range each {
-				_, rerr := c.RegisterAs(f.ctx, uint64(o*each+i), e)
+				_, rerr := c.RegisterAs(ctx, uint64(o*each+i), e)
 				err = errors.Join(err, rerr)
 			}
 			errs <- err
@@ -345,5 +350,5 @@ func manyAtOnce(f *fixture) {
 		added = append(added, ev.Instance.ID())
 	}
 	f.expectIDs(added, want...)
-	f.expectIDs(f.list(f.client(), allEndpoints), want...)
+	f.expectIDs(f.list(ctx, f.client(), allEndpoints), want...)
 }

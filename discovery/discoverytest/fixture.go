@@ -9,9 +9,9 @@ import (
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
+// fixture is the registry of one case.
 type fixture struct {
 	t    *testing.T
-	ctx  context.Context
 	open func() discovery.Store
 }
 
@@ -27,18 +27,18 @@ func (f *fixture) client() *discovery.Client {
 	return c
 }
 
-func (f *fixture) register(c *discovery.Client, instance uint64, spec discovery.Spec) *discovery.Registration {
+func (f *fixture) register(ctx context.Context, c *discovery.Client, instance uint64, spec discovery.Spec) *discovery.Registration {
 	f.t.Helper()
-	reg, err := c.RegisterAs(f.ctx, instance, spec)
+	reg, err := c.RegisterAs(ctx, instance, spec)
 	if err != nil {
 		f.t.Fatalf("register: %v", err)
 	}
 	return reg
 }
 
-func (f *fixture) list(c *discovery.Client, q discovery.Query) []discovery.ID {
+func (f *fixture) list(ctx context.Context, c *discovery.Client, q discovery.Query) []discovery.ID {
 	f.t.Helper()
-	instances, err := c.List(f.ctx, q)
+	instances, err := c.List(ctx, q)
 	if err != nil {
 		f.t.Fatalf("list: %v", err)
 	}
@@ -65,14 +65,14 @@ func (f *fixture) expectIDs(got []discovery.ID, want ...discovery.ID) {
 	}
 }
 
-// stream pulls the events of a watch one by one.
+// stream returns the events of a watch one by one.
 type stream struct {
 	f    *fixture
 	next func() (discovery.Event, error, bool)
 }
 
-func (f *fixture) watch(c *discovery.Client, q discovery.Query) *stream {
-	next, stop := iter.Pull2(c.Watch(f.ctx, q))
+func (f *fixture) watch(ctx context.Context, c *discovery.Client, q discovery.Query) *stream {
+	next, stop := iter.Pull2(c.Watch(ctx, q))
 	f.t.Cleanup(stop)
 	return &stream{f, next}
 }
