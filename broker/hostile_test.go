@@ -10,10 +10,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	zmq "github.com/pebbe/zmq4"
 
 	"github.com/dynplane/dynplane/broker"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // libzmq 4.3 passes on the unsubscription of what was never subscribed to:
@@ -84,25 +86,71 @@ func TestStalledSubscriber(t *testing.T) {
 	stop()
 }
 
+// TestPublisherCannotAbortTheBroker sends more messages than libzmq queues to a
+// broker that does not relay them, and resets the connection. libzmq aborts the
+// process at its next heartbeat if it has stopped reading from a connection that
+// ends (libzmq issue 4364).
+func TestPublisherCannotAbortTheBroker(t *testing.T) {
+	t.Parallel()
+	b, err := broker.New(broker.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	hostile := handshake(t, b.XSubEndpoint(), "PUB")
+	if _, err := hostile.Write(bytes.Repeat([]byte{0, 1, 'x'}, 10_000)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(hostile.(*net.TCPConn).SetLinger(0), hostile.Close()); err != nil {
+		t.Fatal(err)
+	}
+	// A thread of libzmq serves all connections: when this one has had two
+	// heartbeats, one of the other was due.
+	sub := handshake(t, b.XPubEndpoint(), "SUB")
+	defer sub.Close()
+	_ = sub.SetReadDeadline(time.Now().Add(waittest.Patience))
+	for range 2 {
+		ping := make([]byte, len("\x04\x07\x04PING\x00\x00"))
+		if _, err := io.ReadFull(sub, ping); err != nil || !bytes.Contains(ping, []byte("PING")) {
+			t.Fatalf("got %q, %v, want a heartbeat", ping, err)
+		}
+		if _, err := sub.Write([]byte("\x04\x05\x04PONG")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // rawSubscriber connects by hand and sends frame, in the form of the wire. It
 // reads nothing after the handshake.
 func rawSubscriber(t *testing.T, b *broker.Broker, frame []byte) net.Conn {
 	t.Helper()
-	c, err := net.Dial("tcp", strings.TrimPrefix(b.XPubEndpoint(), "tcp://"))
+	c := handshake(t, b.XPubEndpoint(), "SUB")
+	if _, err := c.Write(frame); err != nil {
+		t.Logf("disconnected already: %v", err)
+	}
+	return c
+}
+
+// handshake connects and does the handshake of ZMTP 3.0, mechanism NULL.
+func handshake(t *testing.T, endpoint, socketType string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", strings.TrimPrefix(endpoint, "tcp://"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	greeting := make([]byte, 64) // ZMTP 3.0, mechanism NULL
+	greeting := make([]byte, 64)
 	copy(greeting, []byte{0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0, 'N', 'U', 'L', 'L'})
-	ready := []byte("\x05READY\x0bSocket-Type\x00\x00\x00\x03SUB")
+	ready := append([]byte("\x05READY\x0bSocket-Type\x00\x00\x00"), byte(len(socketType)))
+	ready = append(ready, socketType...)
 	if _, err := c.Write(slices.Concat(greeting, []byte{4, byte(len(ready))}, ready)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.ReadFull(c, make([]byte, len(greeting)+len(ready))); err != nil {
+	size := make([]byte, len(greeting)+2) // to the size of the peer's READY
+	if _, err := io.ReadFull(c, size); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Write(frame); err != nil {
-		t.Logf("cut off already: %v", err)
+	if _, err := io.ReadFull(c, make([]byte, size[len(size)-1])); err != nil {
+		t.Fatal(err)
 	}
 	return c
 }

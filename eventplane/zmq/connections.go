@@ -232,12 +232,11 @@ func (c *connections) capUnsubscribed() {
 	c.unsubscribed = min(c.unsubscribed, len(c.byEndpoint)-c.pending)
 }
 
-// addSubscriptions counts n more subscriptions, and reports whether there were
-// as many as handshakes.
-func (c *connections) addSubscriptions(n int) bool {
-	c.unsubscribed = max(0, c.unsubscribed-n)
-	return c.unsubscribed == 0 && c.pending == 0
-}
+// addSubscriptions counts n more subscriptions.
+func (c *connections) addSubscriptions(n int) { c.unsubscribed = max(0, c.unsubscribed-n) }
+
+// subscribed reports whether there were as many subscriptions as handshakes.
+func (c *connections) subscribed() bool { return c.unsubscribed == 0 && c.pending == 0 }
 
 func (c *connections) clearBroken(k *connection) {
 	if k.brokenAt.IsZero() {

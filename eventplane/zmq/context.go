@@ -108,7 +108,7 @@ func (c *Context) directPublisher(host string) (*Publisher, error) {
 	if addr.Is6() {
 		pattern, ipv6 = fmt.Sprintf("tcp://[%s]:*", addr), 1
 	}
-	socket, err := c.socket(rawzmq.PUB, rawzmq.Options{ReceiveHWM: rawzmq.ReceiveHWM, MaxFrame: rawzmq.MaxSubscription})
+	socket, err := c.socket(rawzmq.PUB, rawzmq.Options{ReceiveHWM: rawzmq.Unlimited, MaxFrame: rawzmq.MaxSubscription})
 	if err != nil {
 		return nil, err
 	}
@@ -150,12 +150,13 @@ func (c *Context) brokerPublisher(subject string) (*Publisher, error) {
 	p := &Publisher{zc: c, socket: socket, subscriptions: &subscriptionReader{subject: subject, receiver: receiver}}
 	err = socket.Set(rawzmq.XPubVerbose, 1)
 	if err == nil {
-		p.loop, err = newSocketLoop(c, socket, &p.mu, nil)
+		p.loop, err = newSocketLoop(c, socket, &p.mu)
 	}
 	if err != nil {
 		receiver.Close()
 		return nil, errors.Join(err, socket.Close())
 	}
+	p.loop.start(p.readSubscriptions)
 	return p, nil
 }
 

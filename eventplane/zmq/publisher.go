@@ -119,18 +119,33 @@ func (p *Publisher) Ready(ctx context.Context) error {
 }
 
 // subscribed reports whether every handshake was followed by a subscription.
-// The monitor is read after the subscriptions: libzmq reports a handshake
-// before the first of them arrives.
 func (p *Publisher) subscribed() (ok bool, err error) {
 	err = p.loop.do(func() error {
-		p.mu.Lock()
-		n := p.subscriptions.takeMatched()
-		p.mu.Unlock()
-		p.loop.readMonitor()
-		ok = p.loop.connections.addSubscriptions(n)
+		p.readSubscriptions()
+		ok = p.loop.connections.subscribed()
 		return nil
 	})
 	return ok, err
+}
+
+// readSubscriptions reads subscriptions without waiting, and reports whether
+// there may be more. Only the socketLoop calls it. The monitor is read after
+// the subscriptions: libzmq reports a handshake before the first of them
+// arrives.
+//
+// Subscriptions must also be read while nothing is published. Once
+// SubscriptionHWM of them are unread, libzmq stops reading from the connection,
+// answers to heartbeats included. It then closes and reopens the connection
+// every few seconds, and aborts the process when the subscriptions are read at
+// last: libzmq issue 3937.
+func (p *Publisher) readSubscriptions() (more bool) {
+	p.mu.Lock()
+	more = !p.subscriptions.read()
+	n := p.subscriptions.takeMatched()
+	p.mu.Unlock()
+	p.loop.readMonitor()
+	p.loop.connections.addSubscriptions(n)
+	return more
 }
 
 // Close closes the publisher. libzmq still sends queued messages for 200 ms.

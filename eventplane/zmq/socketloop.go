@@ -13,15 +13,16 @@ import (
 	"github.com/dynplane/dynplane/internal/rawzmq"
 )
 
-// socketLoop is the goroutine that manages the connections of one socket, and
-// receives from it if it is a SUB: libzmq sockets are not safe for concurrent
-// use. Other goroutines queue commands, and wake it with a message on an
-// in-process pair.
+// socketLoop is the goroutine that manages the connections of one socket and
+// receives from it: libzmq sockets are not safe for concurrent use. Other
+// goroutines queue commands, and wake it with a message on an in-process pair.
 type socketLoop struct {
 	socket      *rawzmq.Socket
-	guard       sync.Locker        // held while the connections of socket change
-	receive     func() (more bool) // nil for an XPUB
+	shared      bool               // others use the socket too, under lock: an XPUB
+	lock        sync.Locker        // held while the connections of socket change
+	receive     func() (more bool) // receives a batch without waiting
 	connections *connections       // of the goroutine
+	poller      *rawzmq.Poller     // of the goroutine: wakeups, monitor, socket
 	wakeups     *rawzmq.Socket     // the goroutine's end of the pair
 	monitor     *rawzmq.Monitor    // reports the connections of socket
 	done        chan struct{}      // closed when the goroutine has ended
@@ -45,13 +46,17 @@ const drainTime = 100 * time.Millisecond
 const monitored = rawzmq.HandshakeSucceeded | rawzmq.HandshakeFailedProtocol | rawzmq.HandshakeFailedAuth |
 	rawzmq.Disconnected | rawzmq.ConnectRetried
 
-// newSocketLoop starts the goroutine; stop ends it. The caller closes the
-// socket.
-func newSocketLoop(c *Context, socket *rawzmq.Socket, guard sync.Locker, receive func() bool) (*socketLoop, error) {
+// newSocketLoop returns the loop of a SUB, or that of an XPUB that others use
+// under lock. start starts its goroutine, which stop ends. The caller closes
+// the socket.
+func newSocketLoop(c *Context, socket *rawzmq.Socket, lock sync.Locker) (*socketLoop, error) {
 	l := &socketLoop{
-		socket: socket, guard: guard, receive: receive,
+		socket: socket, shared: lock != nil, lock: lock,
 		connections: newConnections(socket, c.opts.Logger),
 		done:        make(chan struct{}),
+	}
+	if !l.shared {
+		l.lock = new(sync.Mutex)
 	}
 	var err error
 	if l.wakeups, l.waker, err = c.zctx.Pair(); err != nil {
@@ -60,25 +65,39 @@ func newSocketLoop(c *Context, socket *rawzmq.Socket, guard sync.Locker, receive
 	if l.monitor, err = socket.Monitor(monitored); err != nil {
 		return nil, errors.Join(err, l.wakeups.Close(), l.waker.Close())
 	}
-	go l.run()
+	if !l.shared {
+		l.poller = rawzmq.NewPoller(l.wakeups, l.monitor.Socket(), socket)
+		return l, nil
+	}
+	l.poller = rawzmq.NewPoller(l.wakeups, l.monitor.Socket())
+	if err := l.poller.AddShared(socket); err != nil {
+		l.closeSockets()
+		return nil, err
+	}
 	return l, nil
+}
+
+// start starts the goroutine, which calls receive when there may be messages,
+// and again as long as it reports that there may be more.
+func (l *socketLoop) start(receive func() (more bool)) {
+	l.receive = receive
+	go l.run()
 }
 
 func (l *socketLoop) run() {
 	defer close(l.done)
 	defer l.closeSockets()
-	sockets := []*rawzmq.Socket{l.wakeups, l.monitor.Socket()}
-	if l.receive != nil {
-		sockets = append(sockets, l.socket)
-	}
-	poller := rawzmq.NewPoller(sockets...)
-	for {
-		// It fails only without memory. Commands, stop among them, still run.
-		_ = poller.Wait(l.connections.pollTimeout(time.Now()))
-		if l.receive != nil && poller.Readable(2) {
-			l.receive()
+	for more := false; ; {
+		timeout := l.connections.pollTimeout(time.Now())
+		if more {
+			timeout = 0
 		}
-		if poller.Readable(1) {
+		// It fails only without memory. Commands, stop among them, still run.
+		_ = l.poller.Wait(timeout)
+		if more || l.poller.Readable(2) {
+			more = l.receive()
+		}
+		if l.poller.Readable(1) {
 			l.readMonitor()
 		}
 		if l.runCommands() {
@@ -92,8 +111,8 @@ func (l *socketLoop) run() {
 
 // closeSockets closes the sockets that the loop opened.
 func (l *socketLoop) closeSockets() {
-	l.guard.Lock()
-	defer l.guard.Unlock()
+	l.lock.Lock()
+	defer l.lock.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_ = l.monitor.Close()
@@ -105,12 +124,12 @@ func (l *socketLoop) closeSockets() {
 // Messages that have arrived are received before, since libzmq discards those
 // that wait on a connection when it ends.
 func (l *socketLoop) changeConnections(f func() error) error {
-	if l.receive != nil {
+	if !l.shared {
 		for end := time.Now().Add(drainTime); l.receive() && time.Now().Before(end); {
 		}
 	}
-	l.guard.Lock()
-	defer l.guard.Unlock()
+	l.lock.Lock()
+	defer l.lock.Unlock()
 	return f()
 }
 
@@ -151,8 +170,8 @@ func (l *socketLoop) wakeUp() { _ = l.waker.SendFrame(nil, false) }
 
 func (l *socketLoop) connect(endpoint string) error {
 	err := l.do(func() error {
-		l.guard.Lock()
-		defer l.guard.Unlock()
+		l.lock.Lock()
+		defer l.lock.Unlock()
 		return l.connections.connect(endpoint)
 	})
 	if err != nil {
@@ -163,7 +182,7 @@ func (l *socketLoop) connect(endpoint string) error {
 
 func (l *socketLoop) disconnect(endpoint string) error {
 	err := l.do(func() error {
-		if l.receive != nil {
+		if !l.shared {
 			l.connections.disconnectLater(endpoint, time.Now())
 			return nil
 		}

@@ -34,10 +34,11 @@ func newSubscriber(c *Context, socket *rawzmq.Socket, subject string) (*Subscrib
 	}
 	s := &Subscriber{zc: c, socket: socket, receiver: receiver, subject: subject, queue: newQueue(c.opts.QueueSize)}
 	s.close = sync.OnceValue(s.closeAll)
-	if s.loop, err = newSocketLoop(c, socket, new(sync.Mutex), s.receive); err != nil {
+	if s.loop, err = newSocketLoop(c, socket, nil); err != nil {
 		receiver.Close()
 		return nil, errors.Join(err, socket.Close())
 	}
+	s.loop.start(s.receive)
 	return s, nil
 }
 

@@ -10,19 +10,22 @@ import (
 
 // subscriptionReader reads the subscriptions that arrive at the XPUB socket of
 // a publisher, and counts those that match its subject. libzmq keeps unread
-// subscriptions in a list without a bound. Callers hold the lock of the socket.
+// subscriptions in a list without a bound: the socketLoop reads them when they
+// arrive, and Publish once in a while, since sending moves them to that list and
+// can keep the loop from being woken. Callers hold the lock of the socket.
 type subscriptionReader struct {
 	subject  string
 	receiver *rawzmq.Receiver
-	matched  int // subscriptions that match and takeMatched has not returned yet
+	matched  int // subscriptions that matched
+	taken    int // those of them that takeMatched has returned
 	sends    int // messages sent since all subscriptions were read
 }
 
 const (
 	// unreadSends is how many messages are sent before subscriptions are read
-	// again: rarely enough to cost nothing, often enough that no more than
-	// unreadSends * SubscriptionHWM * MaxSubscription bytes (16 MiB) from each
-	// broker wait meanwhile.
+	// again: rarely enough to cost nothing, often enough that a few times
+	// unreadSends * SubscriptionHWM subscriptions from each broker wait
+	// meanwhile at most.
 	unreadSends = 64
 	// readBatches limits how long a broker that never stops subscribing delays
 	// a message.
@@ -39,9 +42,8 @@ func (r *subscriptionReader) beforeSend() {
 
 // takeMatched returns how many subscriptions matched since the last call.
 func (r *subscriptionReader) takeMatched() int {
-	r.read()
-	n := r.matched
-	r.matched = 0
+	n := r.matched - r.taken
+	r.taken = r.matched
 	return n
 }
 

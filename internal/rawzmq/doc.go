@@ -29,10 +29,18 @@ const (
 	ReceiveHWM = 1000
 
 	// SubscriptionHWM is the number of subscriptions that libzmq queues from
-	// each peer of an XPUB socket that is read rarely. libzmq moves them to an
-	// unbounded list of unread subscriptions, once in 100 that are read: with
-	// a mark below 100, reading makes that list shorter.
+	// each peer of an XPUB socket. libzmq moves them to an unbounded list of
+	// unread subscriptions, once in 100 that are read: with a mark below 100,
+	// reading makes that list shorter.
 	SubscriptionHWM = 64
+
+	// Unlimited is the high-water mark of subscriptions at a PUB socket, which
+	// reads them only when it sends. With any other mark, libzmq stops reading
+	// from a peer that sends more while nothing is published; if that peer
+	// disconnects, libzmq aborts the process at the next heartbeat (libzmq
+	// issue 4364). A hostile peer can fill memory, but it can do so at any mark
+	// with different subscriptions, which libzmq stores.
+	Unlimited = 0
 
 	// DefaultMaxFrame is the default size limit of a received frame, in bytes.
 	// libzmq disconnects a peer that sends a larger one.

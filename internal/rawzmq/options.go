@@ -35,11 +35,21 @@ const (
 	// can abort the process while a peer disconnects: libzmq issue 3442.
 	sendLinger = 200 * time.Millisecond
 
-	// heartbeat and heartbeatTimeout detect a peer that vanished without
-	// closing its connection. libzmq then reconnects, or frees what it has
-	// queued for that peer.
-	heartbeat        = time.Second
-	heartbeatTimeout = 3 * time.Second
+	// Probes of TCP detect a peer whose machine has vanished: after keepaliveIdle
+	// without traffic, after keepaliveProbes that were not answered at intervals
+	// of keepaliveInterval. libzmq then reconnects.
+	keepaliveIdle     = time.Second
+	keepaliveInterval = time.Second
+	keepaliveProbes   = 3
+
+	// Heartbeats of ZMTP also detect a peer that does not run, behind a proxy
+	// too. After heartbeatTimeout libzmq disconnects it and frees what it has
+	// queued for it. Only PUB and XPUB sockets send them. A SUB or XSUB has
+	// nothing queued, and its high-water mark makes libzmq stop reading from a
+	// connection: if a peer then disconnects, libzmq aborts the process at the
+	// next heartbeat (libzmq issue 4364).
+	heartbeatInterval = time.Second
+	heartbeatTimeout  = 3 * time.Second
 
 	// libzmq attempts to reconnect after reconnectFirst, and doubles the pause up
 	// to reconnectMax. That is how late a connection can be when a peer is
@@ -50,25 +60,27 @@ const (
 
 // set sets all options of a socket that communicates with peers of a network.
 func (s *Socket) set(kind Kind, o Options) error {
-	linger := sendLinger
-	if kind == SUB { // has nothing to send
-		linger = 0
+	options := map[Option]int{
+		sendHWM:              o.SendHWM,
+		receiveHWM:           o.ReceiveHWM,
+		lingerTime:           0,
+		reconnectInterval:    int(reconnectFirst.Milliseconds()),
+		reconnectIntervalMax: int(reconnectMax.Milliseconds()),
+		tcpKeepalive:         1,
+		tcpKeepaliveIdle:     int(keepaliveIdle.Seconds()),
+		tcpKeepaliveInterval: int(keepaliveInterval.Seconds()),
+		tcpKeepaliveProbes:   keepaliveProbes,
+	}
+	if kind == PUB || kind == XPUB {
+		options[pingInterval] = int(heartbeatInterval.Milliseconds())
+		options[pingTimeout] = int(heartbeatTimeout.Milliseconds())
+	}
+	if kind != SUB { // has nothing to send
+		options[lingerTime] = int(sendLinger.Milliseconds())
 	}
 	errs := []error{s.setMaxFrame(o.MaxFrame)}
-	for _, p := range []struct {
-		option Option
-		value  int
-	}{
-		{lingerTime, int(linger.Milliseconds())},
-		{sendHWM, o.SendHWM},
-		{receiveHWM, o.ReceiveHWM},
-		{reconnectInterval, int(reconnectFirst.Milliseconds())},
-		{reconnectIntervalMax, int(reconnectMax.Milliseconds())},
-		{tcpKeepalive, 1},
-		{heartbeatInterval, int(heartbeat.Milliseconds())},
-		{heartbeatPatience, int(heartbeatTimeout.Milliseconds())},
-	} {
-		errs = append(errs, s.Set(p.option, p.value))
+	for option, value := range options {
+		errs = append(errs, s.Set(option, value))
 	}
 	return errors.Join(errs...)
 }
@@ -96,8 +108,11 @@ const (
 	reconnectInterval    Option = C.ZMQ_RECONNECT_IVL
 	reconnectIntervalMax Option = C.ZMQ_RECONNECT_IVL_MAX
 	tcpKeepalive         Option = C.ZMQ_TCP_KEEPALIVE
-	heartbeatInterval    Option = C.ZMQ_HEARTBEAT_IVL
-	heartbeatPatience    Option = C.ZMQ_HEARTBEAT_TIMEOUT
+	tcpKeepaliveIdle     Option = C.ZMQ_TCP_KEEPALIVE_IDLE
+	tcpKeepaliveInterval Option = C.ZMQ_TCP_KEEPALIVE_INTVL
+	tcpKeepaliveProbes   Option = C.ZMQ_TCP_KEEPALIVE_CNT
+	pingInterval         Option = C.ZMQ_HEARTBEAT_IVL
+	pingTimeout          Option = C.ZMQ_HEARTBEAT_TIMEOUT
 )
 
 // Set sets an option.
@@ -115,33 +130,28 @@ func (s *Socket) setMaxFrame(n int64) error {
 	return nil
 }
 
+var optionNames = map[Option]string{
+	IPv6:                 "IPV6",
+	XPubVerbose:          "XPUB_VERBOSE",
+	XPubNoDrop:           "XPUB_NODROP",
+	ReceiveBuffer:        "RCVBUF",
+	lingerTime:           "LINGER",
+	sendHWM:              "SNDHWM",
+	receiveHWM:           "RCVHWM",
+	reconnectInterval:    "RECONNECT_IVL",
+	reconnectIntervalMax: "RECONNECT_IVL_MAX",
+	tcpKeepalive:         "TCP_KEEPALIVE",
+	tcpKeepaliveIdle:     "TCP_KEEPALIVE_IDLE",
+	tcpKeepaliveInterval: "TCP_KEEPALIVE_INTVL",
+	tcpKeepaliveProbes:   "TCP_KEEPALIVE_CNT",
+	pingInterval:         "HEARTBEAT_IVL",
+	pingTimeout:          "HEARTBEAT_TIMEOUT",
+}
+
 // String returns libzmq's name of the option.
 func (o Option) String() string {
-	switch o {
-	case IPv6:
-		return "IPV6"
-	case XPubVerbose:
-		return "XPUB_VERBOSE"
-	case XPubNoDrop:
-		return "XPUB_NODROP"
-	case ReceiveBuffer:
-		return "RCVBUF"
-	case lingerTime:
-		return "LINGER"
-	case sendHWM:
-		return "SNDHWM"
-	case receiveHWM:
-		return "RCVHWM"
-	case reconnectInterval:
-		return "RECONNECT_IVL"
-	case reconnectIntervalMax:
-		return "RECONNECT_IVL_MAX"
-	case tcpKeepalive:
-		return "TCP_KEEPALIVE"
-	case heartbeatInterval:
-		return "HEARTBEAT_IVL"
-	case heartbeatPatience:
-		return "HEARTBEAT_TIMEOUT"
+	if name, ok := optionNames[o]; ok {
+		return name
 	}
 	return fmt.Sprintf("option %d", int(o))
 }

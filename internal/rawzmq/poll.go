@@ -4,11 +4,20 @@ package rawzmq
 
 /*
 #include <zmq.h>
+
+// use_descriptor replaces the socket of an item by its file descriptor.
+static int use_descriptor(zmq_pollitem_t *item) {
+	size_t size = sizeof item->fd;
+	int rc = zmq_getsockopt(item->socket, ZMQ_FD, &item->fd, &size);
+	item->socket = NULL;
+	return rc;
+}
 */
 import "C"
 
 import (
 	"errors"
+	"fmt"
 	"syscall"
 	"time"
 )
@@ -24,6 +33,21 @@ func NewPoller(sockets ...*Socket) *Poller {
 		p.items[i] = C.zmq_pollitem_t{socket: s.ptr, events: C.ZMQ_POLLIN}
 	}
 	return p
+}
+
+// AddShared adds a socket that other goroutines use while Wait runs. It is the
+// next one that Readable numbers. The poller does not touch the socket, but
+// waits for a signal of libzmq's threads that it has something new. Any use of
+// the socket may consume the signal, so that Readable may miss messages that
+// arrived before the last use.
+func (p *Poller) AddShared(s *Socket) error {
+	item := C.zmq_pollitem_t{socket: s.ptr, events: C.ZMQ_POLLIN}
+	//nolint:gocritic // sees what cgo makes of it
+	if rc, err := C.use_descriptor(&item); rc != 0 {
+		return fmt.Errorf("get the descriptor of a socket: %w", failure(err))
+	}
+	p.items = append(p.items, item)
+	return nil
 }
 
 // Wait blocks until a socket is readable, or for timeout, rounded up to

@@ -185,6 +185,28 @@ func TestPoller(t *testing.T) {
 	}
 }
 
+func TestSharedSocketIsReadable(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	p := NewPoller(a)
+	if err := p.AddShared(b); err != nil {
+		t.Fatal(err)
+	}
+	b.Discard() // what the pair did so far
+	if err := a.SendFrame(nil, false); err != nil {
+		t.Fatal(err)
+	}
+	for !p.Readable(1) {
+		if err := p.Wait(-1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.Discard()
+	if err := p.Wait(0); err != nil || p.Readable(1) {
+		t.Errorf("after Discard: %v, readable %v", err, p.Readable(1))
+	}
+}
+
 func TestMonitor(t *testing.T) {
 	t.Parallel()
 	c := open(t)
@@ -265,16 +287,6 @@ func TestErrorsAreSystemErrors(t *testing.T) {
 	}
 	if _, err := NewContext(-1); !errors.Is(err, syscall.EINVAL) || !strings.Contains(err.Error(), "use -1 threads") {
 		t.Errorf("-1 threads: %v, want EINVAL", err)
-	}
-}
-
-func TestOptionsHaveNames(t *testing.T) {
-	t.Parallel()
-	for _, o := range []Option{IPv6, XPubVerbose, XPubNoDrop, ReceiveBuffer, lingerTime, sendHWM, receiveHWM,
-		reconnectInterval, reconnectIntervalMax, tcpKeepalive, heartbeatInterval, heartbeatPatience} {
-		if name := o.String(); strings.HasPrefix(name, "option") {
-			t.Errorf("%d has no name", int(o))
-		}
 	}
 }
 
