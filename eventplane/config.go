@@ -82,6 +82,10 @@ type Config struct {
 	// Reason states in one line where the settings come from. New logs it.
 	Reason string
 
+	// transportAssumed is set if Transport is a default. A subscriber then
+	// warns of publishers with another one.
+	transportAssumed bool
+
 	// Logger receives what the client logs: Info for the settings, Warn for
 	// losses, Debug for connections. Nil discards it.
 	Logger *slog.Logger
@@ -91,7 +95,7 @@ type Config struct {
 func (c Config) resolve() (Config, error) {
 	switch c.Transport {
 	case "":
-		c.Transport = discovery.TransportNATS
+		c.Transport, c.transportAssumed = discovery.TransportNATS, true
 	case discovery.TransportNATS, discovery.TransportZMQ:
 	default:
 		return c, fmt.Errorf("transport %q: want %s or %s", c.Transport, discovery.TransportNATS, discovery.TransportZMQ)

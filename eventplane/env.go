@@ -17,8 +17,9 @@ import (
 // value and the valid values.
 //
 //	DYN_EVENT_PLANE          nats or zmq. Unset or empty: zmq if DYN_DISCOVERY_BACKEND
-//	                         is mem or file, otherwise nats
-//	DYN_EVENT_PLANE_CODEC    json or msgpack. Unset or empty: json on NATS, msgpack on ZMQ
+//	                         is mem, file, etcd or kubernetes, otherwise nats
+//	DYN_EVENT_PLANE_CODEC    json or msgpack. Unset or empty: msgpack on ZMQ and with
+//	                         the stores file, etcd and kubernetes, otherwise json
 //	DYN_EVENT_PLANE_WIRE     gen2 (default) or gen1
 //	DYN_EVENT_PLANE_HOST     IP address or name of an interface; see HostFromEnv
 //	DYN_ZMQ_BROKER_URL       see ParseBroker. If set, even to nothing, the next is ignored
@@ -68,18 +69,23 @@ func (env environment) config() (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	c := Config{Transport: transport, Reason: why}
+	c := Config{Transport: transport, Reason: why, transportAssumed: env.get("DYN_EVENT_PLANE") == ""}
 	name, err := env.oneOf("DYN_EVENT_PLANE_CODEC", codec.JSON.Name(), codec.Msgpack.Name())
 	if err != nil {
 		return c, err
 	}
-	if name == "" {
-		c.Reason += fmt.Sprintf("; codec %s, the default on %s", defaultCodec(transport).Name(), transport)
-	} else {
+	backend := env.get("DYN_DISCOVERY_BACKEND")
+	switch {
+	case name != "":
 		c.Reason += fmt.Sprintf("; codec %s from DYN_EVENT_PLANE_CODEC", name)
 		if c.Codec, err = codec.Lookup(name); err != nil {
 			return c, err
 		}
+	case isDynamoStore(backend):
+		c.Codec = codec.Msgpack
+		c.Reason += fmt.Sprintf("; codec %s, the default with DYN_DISCOVERY_BACKEND %s", c.Codec.Name(), backend)
+	default:
+		c.Reason += fmt.Sprintf("; codec %s, the default on %s", defaultCodec(transport).Name(), transport)
 	}
 	wire, err := env.oneOf("DYN_EVENT_PLANE_WIRE", WireGen2.String(), WireGen1.String())
 	if err != nil {
@@ -109,13 +115,20 @@ func (env environment) transport() (name, why string, err error) {
 	}
 	backend := env.get("DYN_DISCOVERY_BACKEND")
 	name = discovery.TransportNATS
-	if backend == "mem" || backend == "file" {
+	if backend == "mem" || isDynamoStore(backend) {
 		name = discovery.TransportZMQ
 	}
 	if backend == "" {
 		return name, fmt.Sprintf("transport %s, the default", name), nil
 	}
 	return name, fmt.Sprintf("transport %s, the default with DYN_DISCOVERY_BACKEND %s", name, backend), nil
+}
+
+// isDynamoStore reports whether a discovery backend is one where Dynamo's own
+// workers register. The defaults there are those of Dynamo 1.3 and later: ZMQ,
+// and msgpack on every transport.
+func isDynamoStore(backend string) bool {
+	return backend == "file" || backend == "etcd" || backend == "kubernetes"
 }
 
 // zmq reads the variables of ZMQ.

@@ -27,7 +27,7 @@ type follower struct {
 	discovery *discovery.Client
 	query     discovery.Query
 	endpoints endpointsFunc
-	to        driver.Connector
+	to        driver.Connector // nil if endpoints returns none
 	log       *slog.Logger
 
 	channels     map[discovery.ID]channelState
@@ -158,6 +158,8 @@ func remedy(t discovery.Transport) string {
 	switch t.(type) {
 	case discovery.NATS:
 		return "set DYN_EVENT_PLANE=nats here, or zmq there"
+	case discovery.ZMQ:
+		return "set DYN_EVENT_PLANE=zmq here, or nats there"
 	case discovery.ZMQBroker:
 		return "set DYN_ZMQ_BROKER_URL or DYN_ZMQ_BROKER_ENABLED here as it is set there"
 	}

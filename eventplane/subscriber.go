@@ -43,8 +43,9 @@ type Stats struct {
 	Missed       uint64 // sum of the events' Missed
 
 	// Incompatible is the number of channels that are registered now in the
-	// scope and topic with a transport that this subscriber does not use. It is
-	// counted on ZMQ without a broker only.
+	// scope and topic with a transport that this subscriber does not use. They
+	// are counted on ZMQ without a broker, and on NATS if Config.Transport is a
+	// default.
 	Incompatible int
 
 	// Publishers maps the id of each publisher to the sequence of its last

@@ -19,7 +19,7 @@ type transport interface {
 // openTransport opens the transport that c selects. c must be resolved.
 func openTransport(c Config, d *discovery.Client) (transport, error) {
 	if c.Transport == discovery.TransportNATS {
-		return newNATSTransport(c), nil
+		return newNATSTransport(c, d), nil
 	}
 	return newZMQTransport(c, d)
 }
@@ -69,7 +69,7 @@ type subConn struct {
 // Ready blocks until the driver is connected to all peers that discovery has
 // found, and ready.
 func (c *subConn) Ready(ctx context.Context) error {
-	if c.follow != nil {
+	if c.follow != nil && c.follow.to != nil {
 		if err := c.follow.wait(ctx); err != nil {
 			return err
 		}

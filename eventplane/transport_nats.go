@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/nats-io/nats.go"
 
@@ -16,13 +17,15 @@ import (
 // that it dials when it is first used.
 type natsTransport struct {
 	config  natsconn.Config
+	check   *discovery.Client // to compare transports with; nil if there is nothing to compare
+	log     *slog.Logger
 	dialing chan struct{} // a mutex around nc that a context can interrupt
 	nc      *nats.Conn
 	dialled bool // nc is closed by close
 }
 
 // newNATSTransport does not dial: New has no context that could bound it.
-func newNATSTransport(c Config) *natsTransport {
+func newNATSTransport(c Config, d *discovery.Client) *natsTransport {
 	conf := c.NATS
 	if conf.Logger == nil {
 		conf.Logger = c.Logger
@@ -30,7 +33,11 @@ func newNATSTransport(c Config) *natsTransport {
 	if conf.Name == "" {
 		conf.Name = "dynplane eventplane"
 	}
-	return &natsTransport{config: conf, dialing: make(chan struct{}, 1), nc: c.NATSConn}
+	n := &natsTransport{config: conf, log: c.Logger, dialing: make(chan struct{}, 1), nc: c.NATSConn}
+	if c.transportAssumed {
+		n.check = d
+	}
+	return n
 }
 
 // checkNATS checks the settings of the connection; c is resolved to NATS.
@@ -100,7 +107,19 @@ func (n *natsTransport) subscriber(ctx context.Context, r route) (*subConn, erro
 	if err != nil {
 		return nil, err
 	}
-	return &subConn{receiver: sub, subject: subject}, nil
+	conn := &subConn{receiver: sub, subject: subject}
+	if n.check != nil {
+		query := discovery.Query{Kind: discovery.KindEventChannel, Scope: r.scope, Topic: r.topic}
+		conn.follow = &follower{discovery: n.check, log: n.log, query: query, endpoints: r.natsEndpoints}
+		conn.follow.start()
+	}
+	return conn, nil
+}
+
+// natsEndpoints returns no endpoints, since a subscriber on NATS connects to
+// none: its follower only finds the publishers that it cannot receive.
+func (r route) natsEndpoints(ch discovery.EventChannel) (endpoints []string, incompatible bool) {
+	return nil, ch.Scope == r.scope && ch.Topic == r.topic && ch.Transport.Kind() != discovery.TransportNATS
 }
 
 // close leaves a connection of the caller open. Its subscriptions have been removed

@@ -12,6 +12,7 @@ import (
 	"github.com/dynplane/dynplane/discovery/memory"
 	"github.com/dynplane/dynplane/eventplane"
 	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/logtest"
 	"github.com/dynplane/dynplane/internal/waittest"
 	"github.com/dynplane/dynplane/natsconn"
 )
@@ -166,5 +167,37 @@ func TestPublishWhileDisconnected(t *testing.T) {
 				t.Errorf("sequence %d: want %d", ev.Sequence, want)
 			}
 		})
+	}
+}
+
+// A subscriber whose transport nobody chose waits in vain for a publisher on
+// another one, so it says so once, with the variable. One whose transport was
+// chosen does not watch the channels at all.
+func TestSubscriberOfTheDefaultTransportWarnsOfAnother(t *testing.T) {
+	t.Parallel()
+	srv := natstest.Run(t)
+	ctx, registry := patient(t), memory.New()
+	for id := range uint64(2) {
+		_, err := newDiscovery(t, registry).RegisterAs(ctx, id, discovery.EventChannel{
+			Scope: backend, Topic: "kv-events", Transport: discovery.ZMQ{Endpoint: "tcp://127.0.0.1:1"},
+		})
+		must(t, err)
+	}
+	for _, c := range []struct {
+		transport string
+		want      int
+	}{{"", 2}, {discovery.TransportNATS, 0}} {
+		var log logtest.Buffer
+		cfg := eventplane.Config{
+			Transport: c.transport, NATS: natsconn.Config{URL: srv.URL()},
+			Logger: log.Logger(),
+		}
+		sub, err := newPlane(t, cfg, newDiscovery(t, registry)).Subscriber(ctx, backend, "kv-events")
+		must(t, err)
+		must(t, sub.Ready(ctx))
+		waittest.Eventually(t, "the channels are counted", func() bool { return sub.Stats().Incompatible == c.want })
+		if got := log.Count("DYN_EVENT_PLANE=zmq"); got != min(c.want, 1) {
+			t.Errorf("transport %q: %d warnings, want %d:\n%s", c.transport, got, min(c.want, 1), log.String())
+		}
 	}
 }
