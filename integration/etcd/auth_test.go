@@ -24,14 +24,15 @@ import (
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-// fromEnv opens a store as a program would.
-func fromEnv(t *testing.T, env map[string]string) (*discovery.Client, error) {
+// fromEnv opens a store as a program would. A server that refuses the connection
+// is retried, so an error of that kind takes all of the time.
+func fromEnv(t *testing.T, within time.Duration, env map[string]string) (*discovery.Client, error) {
 	t.Helper()
 	o, err := etcd.FromEnv(func(name string) (string, bool) { value, ok := env[name]; return value, ok })
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	store, err := etcd.Dial(ctx, o)
 	if err != nil {
@@ -81,7 +82,7 @@ func TestUsers(t *testing.T) {
 	env := func(user, password string) map[string]string {
 		return map[string]string{"ETCD_ENDPOINTS": s.url(), "ETCD_AUTH_USERNAME": user, "ETCD_AUTH_PASSWORD": password}
 	}
-	client, err := fromEnv(t, env("worker", "pass"))
+	client, err := fromEnv(t, waittest.Patience, env("worker", "pass"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,11 +94,11 @@ func TestUsers(t *testing.T) {
 		{env("worker", "wrong"), rpctypes.ErrAuthFailed},
 		{env("", ""), rpctypes.ErrUserEmpty},
 	} {
-		if _, err := fromEnv(t, c.env); !errors.Is(err, c.want) {
+		if _, err := fromEnv(t, waittest.Patience, c.env); !errors.Is(err, c.want) {
 			t.Errorf("%v: %v, want %v", c.env, err, c.want)
 		}
 	}
-	stranger, err := fromEnv(t, env("stranger", "pass"))
+	stranger, err := fromEnv(t, waittest.Patience, env("stranger", "pass"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +116,7 @@ func TestTLS(t *testing.T) {
 	serverCert, serverKey := ca.issue(t, "server")
 	clientCert, clientKey := ca.issue(t, "client")
 	s := runServerWith(t, serverConfig{CA: ca.file, Cert: serverCert, Key: serverKey})
-	client, err := fromEnv(t, map[string]string{"ETCD_ENDPOINTS": s.url(),
+	client, err := fromEnv(t, waittest.Patience, map[string]string{"ETCD_ENDPOINTS": s.url(),
 		"ETCD_AUTH_CA": ca.file, "ETCD_AUTH_CLIENT_CERT": clientCert, "ETCD_AUTH_CLIENT_KEY": clientKey})
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +128,7 @@ func TestTLS(t *testing.T) {
 		{},
 	} {
 		env["ETCD_ENDPOINTS"] = s.url()
-		_, err := fromEnv(t, env)
+		_, err := fromEnv(t, 3*time.Second, env)
 		if err == nil {
 			t.Errorf("%v: connected", env)
 		}

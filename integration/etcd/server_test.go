@@ -19,6 +19,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+	"golang.org/x/crypto/bcrypt"
 )
 
 // serverConfig is passed to the server's process as JSON.
@@ -42,6 +43,7 @@ func serve() error {
 	config.Dir = c.Dir
 	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	config.UnsafeNoFsync = true
+	config.BcryptCost = uint(bcrypt.MinCost)
 	// Short ticks allow leases of 1 s and an election at once.
 	config.TickMs, config.ElectionMs = 20, 200
 	scheme := "http"
