@@ -4,8 +4,8 @@
 #   docker build --target zmq-broker -t zmq-broker:0.1.0 .
 #   docker build --target dynplane-static -t dynplane-static:0.1.0 .   # all but ZMQ
 #
-# What is built comes from the checkout itself, so that git tells the binaries
-# their version; in a git worktree add --build-arg GOFLAGS=-buildvcs=false.
+# The build uses the checkout itself, so that the binaries contain the version and
+# commit from git; in a git worktree add --build-arg GOFLAGS=-buildvcs=false.
 
 FROM golang:1.26.8-bookworm AS build
 RUN apt-get update \
@@ -19,15 +19,15 @@ RUN --mount=type=bind,target=. \
     --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=1 go build -ldflags='-s -w' -o /out/ ./cmd/dynplane ./cmd/zmq-broker \
  && CGO_ENABLED=0 go build -ldflags='-s -w' -o /out/static/ ./cmd/dynplane
-# All that the images hold but the programs: the libraries that these are linked
-# with, the loader among them, and who signs the certificates of servers.
+# Everything in the images except the programs: the libraries that they are linked
+# with, the loader among them, and the certificate authorities.
 RUN mkdir /rootfs \
  && ldd /out/dynplane /out/zmq-broker | grep -o '/[^ :]*\.so[^ ]*' | sort -u \
     | xargs cp --parents --dereference --target-directory=/rootfs \
     /etc/ssl/certs/ca-certificates.crt
 
-# No shell, no package manager, nobody to log in as. The user is a number
-# because the kubelet cannot see from a name that it is not root.
+# No shell, no package manager, no login. The user is a number because the kubelet
+# cannot verify that a user name is not root.
 FROM scratch AS base
 COPY --from=build /rootfs /
 USER 65532:65532
