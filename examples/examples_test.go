@@ -93,7 +93,7 @@ func start(t *testing.T, env []string, name string) *program {
 		t.Fatal(err)
 	}
 	go func() {
-		_ = p.cmd.Wait() // ProcessState tells how it ended
+		_ = p.cmd.Wait() // ProcessState has the outcome
 		close(p.ended)
 	}()
 	t.Cleanup(func() {

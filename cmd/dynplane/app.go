@@ -22,21 +22,21 @@ import (
 )
 
 const (
-	// opTimeout bounds what a verb asks of a server: a stranger should see an
-	// error, not a verb that hangs.
+	// opTimeout bounds the requests of a command to a server, so that a wrong
+	// address ends in an error and not in a command that hangs.
 	opTimeout = 15 * time.Second
-	// endTimeout bounds how long a verb takes to unregister on its way out.
+	// endTimeout bounds how long a command takes to unregister before it exits.
 	endTimeout = 5 * time.Second
 )
 
-// app is one run of the command: its surroundings, and the flags that all verbs
-// share.
+// app is one run of the program: its environment, and the flags that all
+// commands share.
 type app struct {
 	lookup   func(string) (string, bool)
 	stdin    io.Reader
 	stdout   io.Writer
 	stderr   io.Writer
-	terminal bool // stdout is one
+	terminal bool // stdout is a terminal
 
 	server   string
 	bucket   string
@@ -58,17 +58,18 @@ func (a *app) run(ctx context.Context, args []string) int {
 	err := root.ExecuteContext(ctx)
 	err = errors.Join(err, a.stopProfiles())
 	if err == nil || errors.Is(err, syscall.EPIPE) {
-		return 0 // who closed our output has what they wanted
+		return 0 // the reader of stdout has read enough
 	}
-	a.complain(err)
+	a.printError(err)
 	if exit, ok := errors.AsType[*exitError](err); ok {
 		return exit.code
 	}
 	return exitFailure
 }
 
-// complain writes err to stderr as one line, whatever is quoted in it.
-func (a *app) complain(err error) {
+// printError writes err to stderr as one line without control characters, since
+// errors quote untrusted input.
+func (a *app) printError(err error) {
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
 	_, _ = fmt.Fprintf(a.stderr, "dynplane: %s\n", strings.Map(visible, text))
 }
@@ -83,26 +84,26 @@ func visible(r rune) rune {
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "dynplane",
-		Short: "Find inference workers and hear their events",
-		Long: `Find inference workers and hear their events.
+		Short: "Discover inference workers and exchange their events",
+		Long: `Discover inference workers and exchange their events.
 
-Workers register endpoints, models and event channels in a JetStream KV bucket;
-dynplane lists, watches and makes such registrations, and publishes and hears
-events over NATS, over ZMQ and through a ZMQ broker. The environment variables
-of NVIDIA Dynamo's runtime say how: DYN_EVENT_PLANE, DYN_EVENT_PLANE_CODEC,
-DYN_ZMQ_BROKER_URL, NATS_SERVER and their like.
+Workers register endpoints, models and event channels, by default in a NATS
+JetStream KV bucket. dynplane lists, watches and creates such registrations, and
+publishes and receives events over NATS, over ZMQ or through a ZMQ broker. The
+environment variables of NVIDIA Dynamo configure it: DYN_DISCOVERY_BACKEND,
+DYN_EVENT_PLANE, DYN_EVENT_PLANE_CODEC, DYN_ZMQ_BROKER_URL, NATS_SERVER and others.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 124 sub --timeout has passed.`,
-		Example: `  dynplane demo                                    # see all of it at work
-  dynplane hub                                     # a NATS server to try it on
-  dynplane watch channels                          # in another shell
-  dynplane sub dynamo/backend/generate kv-events   # in a third
+Exit codes: 0 success, 1 failure, 2 usage error, 124 sub --timeout expired.`,
+		Example: `  dynplane demo                                    # run the whole system
+  dynplane hub                                     # start a NATS server
+  dynplane watch channels                          # in another terminal
+  dynplane sub dynamo/backend/generate kv-events   # in a third one
   echo '{"n":1}' | dynplane pub dynamo/backend/generate kv-events --linger 5s`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("unknown verb %q: see dynplane --help", args[0])
+				return usagef("unknown command %q: see dynplane --help", args[0])
 			}
 			return nil
 		},
@@ -120,12 +121,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 124 sub --timeout has passed.`,
 	})
 	root.SetHelpCommand(newHelpCommand())
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.server, "server", "", "NATS server (else NATS_SERVER, else "+natsconn.DefaultURL+")")
+	flags.StringVar(&a.server, "server", "", "`URL` of the NATS server (default $NATS_SERVER, else "+natsconn.DefaultURL+")")
 	flags.StringVar(&a.bucket, "bucket", "dynplane", "JetStream KV bucket of the registrations")
-	flags.DurationVar(&a.ttl, "ttl", 10*time.Second, "how long a registration outlives its owner; whole seconds")
-	flags.IntVar(&a.replicas, "replicas", 1, "replicas of the bucket, where it is made: 1, 3 or 5")
-	flags.StringVar(&a.storage, "storage", "file", "storage of the bucket, where it is made: file or memory")
-	flags.StringVarP(&a.output, "output", "o", "", "json or table (ls, watch, snapshot and sub: json in a pipe, else table)")
+	flags.DurationVar(&a.ttl, "ttl", 10*time.Second, "time that a registration outlives its owner, in whole seconds")
+	flags.IntVar(&a.replicas, "replicas", 1, "replicas of the bucket if it is created: 1, 3 or 5")
+	flags.StringVar(&a.storage, "storage", "file", "storage of the bucket if it is created: file or memory")
+	flags.StringVarP(&a.output, "output", "o", "", "output format, json or table (default of ls, watch, snapshot and sub: table on a terminal, else json)")
 	root.AddCommand(
 		newDemoCommand(a), newWorkerCommand(a),
 		newHubCommand(a),
@@ -137,16 +138,17 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 124 sub --timeout has passed.`,
 	return root
 }
 
-// newHelpCommand is cobra's, but that it refuses a verb that there is not.
+// newHelpCommand returns a help command that, unlike cobra's, fails for an
+// unknown command.
 func newHelpCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "help [VERB]",
-		Short:   "Help about a verb",
+		Use:     "help [COMMAND]",
+		Short:   "Print the help of a command",
 		Example: "  dynplane help pub",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			found, rest, err := cmd.Root().Find(args)
 			if err != nil || len(rest) > 0 {
-				return usagef("no help about %q: see dynplane --help", strings.Join(args, " "))
+				return usagef("unknown command %q: see dynplane --help", strings.Join(args, " "))
 			}
 			found.InitDefaultHelpFlag()
 			return found.Help()
@@ -162,7 +164,7 @@ func (a *app) checkFlags() error {
 		return usagef("--ttl %v: want whole seconds, at least 1s", a.ttl)
 	}
 	if a.bucket == "" || strings.ContainsFunc(a.bucket, notInBucketName) {
-		return usagef("--bucket %q: want letters, digits, _ and - alone", a.bucket)
+		return usagef("--bucket %q: want only letters, digits, _ and -", a.bucket)
 	}
 	if a.replicas != 1 && a.replicas != 3 && a.replicas != 5 {
 		return usagef("--replicas %d: want 1, 3 or 5", a.replicas)
@@ -180,7 +182,8 @@ func notInBucketName(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' && r != '-'
 }
 
-// onlyServer looks a variable up where there is nothing but --server.
+// onlyServer is a lookup function whose only variable is NATS_SERVER, set to
+// --server.
 func (a *app) onlyServer(name string) (string, bool) {
 	if name != "NATS_SERVER" || a.server == "" {
 		return "", false
@@ -188,7 +191,7 @@ func (a *app) onlyServer(name string) (string, bool) {
 	return a.server, true
 }
 
-// env looks a variable up in the environment, over which --server wins.
+// env is the lookup function of the environment, which --server overrides.
 func (a *app) env(name string) (string, bool) {
 	if server, ok := a.onlyServer(name); ok {
 		return server, true
@@ -196,7 +199,7 @@ func (a *app) env(name string) (string, bool) {
 	return a.lookup(name)
 }
 
-// logger writes warnings to stderr.
+// logger returns a logger that writes warnings and errors to stderr.
 func (a *app) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
@@ -206,7 +209,8 @@ func (a *app) discover(ctx context.Context) (*discovery.Client, error) {
 	return a.discoverIn(ctx, "")
 }
 
-// discoverIn opens the backend of a name; empty is that of the environment.
+// discoverIn opens the discovery backend with that name; the empty name means
+// that of the environment.
 func (a *app) discoverIn(ctx context.Context, name string) (*discovery.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
@@ -221,7 +225,7 @@ func (a *app) discoverIn(ctx context.Context, name string) (*discovery.Client, e
 	return client, hint(err)
 }
 
-// hint adds the remedy to an error that says that no server is there.
+// hint adds the remedy to the error of a NATS server that cannot be reached.
 func hint(err error) error {
 	if errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) {
 		return fmt.Errorf("%w (dynplane hub starts a server)", err)
@@ -229,8 +233,8 @@ func hint(err error) error {
 	return err
 }
 
-// shutdown ends a client of discovery or of the event plane, which unregisters
-// what it has registered, also when ctx is done already.
+// shutdown shuts down a client of discovery or of the event plane, which
+// unregisters what it has registered, even if ctx is done already.
 func (a *app) shutdown(ctx context.Context, client interface{ Shutdown(context.Context) error }) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()

@@ -23,7 +23,7 @@ const (
 
 type demoOptions struct {
 	transport string
-	count     int // of workers
+	count     int // number of workers
 	duration  time.Duration
 }
 
@@ -31,17 +31,17 @@ func newDemoCommand(a *app) *cobra.Command {
 	var o demoOptions
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Watch workers come, publish, die and disappear",
-		Long: `Watch workers come, publish, die and disappear.
+		Short: "Run the whole system and kill a worker",
+		Long: `Run the whole system on this machine and kill a worker.
 
-The demo starts a NATS server with JetStream on a free port and workers as
-processes of their own. They register in discovery and publish the events of
-their KV caches; a subscriber finds them and connects by itself. Midway one
-worker is killed with SIGKILL, and the demo waits until discovery says so.
+The demo starts a NATS server with JetStream on a free port, and workers as separate
+processes. The workers register and publish events of their KV caches; a subscriber
+discovers them and connects. Halfway through, one worker is killed with SIGKILL, and
+the demo waits until discovery reports it as removed.
 
-It needs nothing, leaves nothing behind, and fails if an event was missed or
-the dead worker was not removed. With -o json the summary goes to stdout as one
-object, the story to stderr.`,
+It has no prerequisites and leaves nothing behind. It fails if an event was missed or
+the killed worker was not removed. With -o json, stdout is the summary as one object,
+and stderr the transcript.`,
 		Example: `  dynplane demo
   dynplane demo --transport zmq --workers 5
   dynplane demo --transport broker --duration 30s -o json`,
@@ -51,7 +51,7 @@ object, the story to stderr.`,
 				return err
 			}
 			if a.server != "" {
-				return usagef("--server: the demo brings its own server")
+				return usagef("--server: the demo starts its own server")
 			}
 			if !cmd.Flags().Changed("ttl") {
 				a.ttl = demoTTL
@@ -59,9 +59,9 @@ object, the story to stderr.`,
 			return a.demo(cmd.Context(), o)
 		},
 	}
-	cmd.Flags().StringVar(&o.transport, "transport", "nats", "how events travel: nats, zmq (direct) or broker (zmq through a broker)")
+	cmd.Flags().StringVar(&o.transport, "transport", "nats", "transport of events: nats, zmq (direct) or broker (ZMQ through a broker)")
 	cmd.Flags().IntVar(&o.count, "workers", 3, "number of workers")
-	cmd.Flags().DurationVar(&o.duration, "duration", 8*time.Second, "how long to listen")
+	cmd.Flags().DurationVar(&o.duration, "duration", 8*time.Second, "time to receive events")
 	return cmd
 }
 
@@ -78,7 +78,8 @@ func (o demoOptions) check() error {
 	return nil
 }
 
-// env is the environment that makes the transport, nil if there is none such.
+// env returns the environment that selects the transport, or nil if the transport
+// is unknown.
 func (o demoOptions) env() []string {
 	switch o.transport {
 	case "nats":
@@ -91,19 +92,19 @@ func (o demoOptions) env() []string {
 	return nil
 }
 
-// demo runs the demo, prints the summary and says what was wrong with it.
+// demo runs the demo, prints the summary and returns an error if the demo failed.
 func (a *app) demo(ctx context.Context, o demoOptions) error {
 	to := a.stdout
 	if a.output == "json" {
 		to = a.stderr
 	}
 	d := &demo{
-		demoOptions: o, ttl: a.ttl, story: &story{w: to, start: time.Now()}, tally: &tally{},
-		notes: make(chan any), channels: map[discovery.ID]discovery.Instance{}, firsts: map[uint64]uint64{},
+		demoOptions: o, ttl: a.ttl, transcript: &transcript{w: to, start: time.Now()}, tally: &tally{},
+		updates: make(chan any), channels: map[discovery.ID]discovery.Instance{}, firsts: map[uint64]uint64{},
 	}
 	s, err := d.run(ctx, a)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		err = nil // interrupted before the play began
+		err = nil // interrupted before the start of the measurement
 	}
 	if err != nil || d.started.IsZero() {
 		return err
@@ -116,7 +117,8 @@ func (a *app) demo(ctx context.Context, o demoOptions) error {
 	return errors.Join(err, d.verdict(s))
 }
 
-// run sets the stage, plays, and takes everything down in the opposite order.
+// run starts the server, the broker, the clients and the workers, runs the loop,
+// and stops everything in the reverse order.
 func (d *demo) run(ctx context.Context, a *app) (s summary, err error) {
 	h, err := startHub(hubOptions{host: "127.0.0.1", log: a.logger()})
 	if err != nil {
@@ -124,14 +126,14 @@ func (d *demo) run(ctx context.Context, a *app) (s summary, err error) {
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
 	url := h.url("127.0.0.1")
-	d.story.tell("hub", "NATS server with JetStream at %s", url)
+	d.transcript.add("hub", "NATS server with JetStream at %s", url)
 
-	// Nothing of the surroundings may point elsewhere.
+	// No variable of the real environment may point to another system.
 	env := append(d.env(), "NATS_SERVER="+url, "DYN_EVENT_PLANE_HOST=127.0.0.1")
 	inner := *a
 	inner.lookup = lookupIn(env)
 
-	// This client looks on, and announces the broker. The subscriber has one of
+	// This client watches, and registers the broker. The subscriber has a client of
 	// its own, as it would in another process.
 	client, err := inner.discover(ctx)
 	if err != nil {
@@ -145,19 +147,20 @@ func (d *demo) run(ctx context.Context, a *app) (s summary, err error) {
 		}
 		defer stop()
 	}
-	err = inner.withPlane(ctx, func(eventplane.Config) bool { return true }, func(plane *eventplane.Client) error {
+	err = inner.withPlane(ctx, always, func(plane *eventplane.Client) error {
 		sub, err := plane.Subscriber(ctx, demoScope(), demoTopic)
 		if err != nil {
 			return err
 		}
-		s, err = d.perform(ctx, &inner, env, client, sub)
+		s, err = d.runWorkers(ctx, &inner, env, client, sub)
 		return err
 	})
 	return s, err
 }
 
-// perform starts the workers and those who report of them, plays, and ends them.
-func (d *demo) perform(ctx context.Context, a *app, env []string, client *discovery.Client, sub *eventplane.Subscriber) (summary, error) {
+// runWorkers starts the workers and the goroutines that observe them, runs the
+// loop, and stops them.
+func (d *demo) runWorkers(ctx context.Context, a *app, env []string, client *discovery.Client, sub *eventplane.Subscriber) (summary, error) {
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer d.running.Wait()
 	defer cancel()
@@ -171,27 +174,27 @@ func (d *demo) perform(ctx context.Context, a *app, env []string, client *discov
 		d.workers = append(d.workers, w)
 		d.running.Go(func() { d.follow(life, w) })
 	}
-	err := d.play(ctx)
-	return d.summary(), err // of what was heard before the workers are told to end
+	err := d.loop(ctx)
+	return d.summary(), err // before the workers are stopped
 }
 
-// startBroker runs a broker and announces it in discovery, until stop.
+// startBroker runs and registers a broker until stop is called.
 func (d *demo) startBroker(ctx context.Context, client *discovery.Client) (stop func(), err error) {
 	b, err := broker.New(broker.Options{XSubBind: "tcp://127.0.0.1:0", XPubBind: "tcp://127.0.0.1:0"})
 	if err != nil {
 		return nil, err
 	}
-	var running sync.WaitGroup // of one goroutine, which stop waits for
+	var running sync.WaitGroup
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	running.Go(func() {
 		if err := b.Run(life); err != nil {
-			d.note(life, failed{err})
+			d.send(life, failed{err})
 		}
 	})
 	stop = func() {
 		cancel()
 		running.Wait()
-		_ = b.Close() // what it relays has been heard
+		_ = b.Close() // the demo is over: no event is waiting
 	}
 	_, err = client.Register(ctx, eventplane.BrokerChannel(demoScope().Namespace, eventplane.BrokerConfig{
 		XSub: []string{b.XSubEndpoint()}, XPub: []string{b.XPubEndpoint()},
@@ -200,11 +203,11 @@ func (d *demo) startBroker(ctx context.Context, client *discovery.Client) (stop 
 		stop()
 		return nil, err
 	}
-	d.story.tell("broker", "relays %s to %s, registered in discovery", b.XSubEndpoint(), b.XPubEndpoint())
+	d.transcript.add("broker", "relays %s to %s, registered in discovery", b.XSubEndpoint(), b.XPubEndpoint())
 	return stop, nil
 }
 
-// lookupIn looks variables up in a list of NAME=VALUE.
+// lookupIn returns a lookup function for a list of NAME=VALUE.
 func lookupIn(env []string) func(string) (string, bool) {
 	return func(name string) (string, bool) {
 		for _, entry := range env {
@@ -216,12 +219,13 @@ func lookupIn(env []string) func(string) (string, bool) {
 	}
 }
 
-// story tells what happens, line by line.
-type story struct {
+// transcript is the log of the demo: one line for each event, with its time and
+// its source.
+type transcript struct {
 	w     io.Writer
 	start time.Time
 }
 
-func (s *story) tell(who, format string, args ...any) {
-	_, _ = fmt.Fprintf(s.w, "%7.2fs  %-10s  %s\n", time.Since(s.start).Seconds(), who, fmt.Sprintf(format, args...))
+func (t *transcript) add(source, format string, args ...any) {
+	_, _ = fmt.Fprintf(t.w, "%7.2fs  %-10s  %s\n", time.Since(t.start).Seconds(), source, fmt.Sprintf(format, args...))
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// stamped is what the demo's subscriber wants to know of a routerEvent.
+// stamped is the part of a routerEvent that the demo's subscriber decodes.
 type stamped struct {
 	Event struct {
 		SentNS int64 `json:"sent_ns"`
@@ -19,23 +19,23 @@ type stamped struct {
 // maxSamples bounds the memory of a long demo: 8 MB.
 const maxSamples = 1 << 20
 
-// tally counts what was heard. It is safe for concurrent use.
+// tally counts received events. It is safe for concurrent use.
 type tally struct {
 	mu      sync.Mutex
 	events  uint64
 	missed  uint64
-	samples []int64 // of the latency, ns; from many events a random choice
+	samples []int64 // latencies in ns; of too many events a random selection
 	since   time.Time
 	last    mark
 }
 
-// mark is a number of events at a time.
+// mark is the number of events at a point in time.
 type mark struct {
 	events uint64
 	at     time.Time
 }
 
-// add counts an event. What was missed before the clock starts was missed, too.
+// add counts an event. Events missed before the clock starts count as missed too.
 func (t *tally) add(latency int64, missed uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -48,7 +48,7 @@ func (t *tally) add(latency int64, missed uint64) {
 	}
 }
 
-// restart begins to count events at 0.
+// restart resets the number of events to 0.
 func (t *tally) restart() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -56,7 +56,7 @@ func (t *tally) restart() {
 	t.last = mark{0, t.since}
 }
 
-// rate is in events a second since it was asked for last.
+// rate returns the events per second since its last call.
 func (t *tally) rate() float64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -65,10 +65,10 @@ func (t *tally) rate() float64 {
 	return float64(now.events-last.events) / now.at.Sub(last.at).Seconds()
 }
 
-// total is what was counted since the restart.
+// total is the result of a tally since its restart.
 type total struct {
 	events, missed uint64
-	rate           float64 // events a second
+	rate           float64 // events per second
 	p50, p99       time.Duration
 }
 
@@ -83,7 +83,7 @@ func (t *tally) sum() total {
 	}
 }
 
-// percentile takes sorted samples; of none it is 0.
+// percentile returns a percentile of sorted samples, or 0 if there are none.
 func percentile(sorted []int64, percent int) time.Duration {
 	if len(sorted) == 0 {
 		return 0
@@ -96,11 +96,11 @@ type summary struct {
 	Transport      string  `json:"transport"`
 	Workers        int     `json:"workers"`
 	Events         uint64  `json:"events"`
-	Rate           float64 `json:"rate"` // events a second
+	Rate           float64 `json:"rate"` // events per second
 	P50US          int64   `json:"p50_us"`
 	P99US          int64   `json:"p99_us"`
 	Missed         uint64  `json:"missed"`
-	RemovedAfterMS *int64  `json:"removed_after_ms"` // null if it was not
+	RemovedAfterMS *int64  `json:"removed_after_ms"` // null if not removed
 	TTLMS          int64   `json:"ttl_ms"`
 }
 
@@ -119,9 +119,9 @@ func (d *demo) summary() summary {
 	return s
 }
 
-// String is the summary for people.
+// String returns the summary as text.
 func (s summary) String() string {
-	removed := "not"
+	removed := "no"
 	if s.RemovedAfterMS != nil {
 		removed = fmt.Sprintf("%.2fs after kill -9 (TTL %v)",
 			float64(*s.RemovedAfterMS)/1000, time.Duration(s.TTLMS)*time.Millisecond)
@@ -131,19 +131,19 @@ func (s summary) String() string {
   workers    %d
   events     %d, %.0f/s
   latency    p50 %v, p99 %v
-  missed     %d, since each worker was first heard
+  missed     %d, since the first event of each worker
   removed    %s
 `, s.Transport, s.Workers, s.Events, s.Rate,
 		time.Duration(s.P50US)*time.Microsecond, time.Duration(s.P99US)*time.Microsecond, s.Missed, removed)
 }
 
-// verdict is what was wrong with a demo that was played to its end.
+// verdict returns the error of a demo that ran to its end.
 func (d *demo) verdict(s summary) error {
 	switch {
 	case s.Missed > 0:
 		return fmt.Errorf("demo: %d events were missed", s.Missed)
 	case s.RemovedAfterMS == nil && !d.interrupted:
-		return fmt.Errorf("demo: %s was not removed within %v of its death", d.killed, d.ttl+removalPatience)
+		return fmt.Errorf("demo: %s was not removed within %v of the kill", d.killed, d.ttl+removalPatience)
 	}
 	return nil
 }

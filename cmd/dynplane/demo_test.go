@@ -37,10 +37,10 @@ func (b *buffer) String() string {
 func tryDemo(t *testing.T, transport string) {
 	t.Helper()
 	t.Parallel()
-	var out, story buffer
-	a := &app{lookup: lookupIn(nil), stdout: &out, stderr: &story}
+	var out, transcript buffer
+	a := &app{lookup: lookupIn(nil), stdout: &out, stderr: &transcript}
 	if code := a.run(t.Context(), []string{"demo", "--transport", transport, "--workers", "2", "--duration", "1s", "-o", "json"}); code != 0 {
-		t.Fatalf("exit code %d:\n%s", code, story.String())
+		t.Fatalf("exit code %d:\n%s", code, transcript.String())
 	}
 	if lines := strings.Count(out.String(), "\n"); lines != 1 {
 		t.Errorf("%d lines on stdout, want 1: %s", lines, out.String())
@@ -65,16 +65,16 @@ func tryDemo(t *testing.T, transport string) {
 		s.Missed == nil || *s.Missed != 0 || s.Removed <= 0 || s.TTL != 2000 {
 		t.Errorf("summary %s", out.String())
 	}
-	for _, want := range []string{"worker 2 (pid", "connected to worker 1", "KILL -9 of worker 2", "worker 2 REMOVED"} {
-		if !strings.Contains(story.String(), want) {
-			t.Errorf("%q is not in the story:\n%s", want, story.String())
+	for _, want := range []string{"worker 2 (pid", "receives from worker 1", "kill -9 worker 2", "worker 2 removed"} {
+		if !strings.Contains(transcript.String(), want) {
+			t.Errorf("%q is not in the transcript:\n%s", want, transcript.String())
 		}
 	}
 }
 
 func TestDemoNATS(t *testing.T) { tryDemo(t, "nats") }
 
-// demoProcess is a demo in a process of its own, all workers of which are heard.
+// demoProcess is a demo in a process of its own, which receives from all workers.
 type demoProcess struct {
 	cmd     *exec.Cmd
 	workers []int // pids
@@ -89,10 +89,10 @@ func startDemo(t *testing.T) *demoProcess {
 		t.Fatal(err)
 	}
 	p := &demoProcess{cmd: exec.CommandContext(t.Context(), self, "demo", "--workers", "2", "--duration", "1h")}
-	p.cmd.Args[0] = "dynplane" // TestMain goes by it
-	// Not for the demo, and above all not for its workers.
+	p.cmd.Args[0] = "dynplane" // selects the program in TestMain
+	// Neither the demo nor its workers may use these variables.
 	p.cmd.Env = append(os.Environ(), "DYN_DISCOVERY_BACKEND=mem", "DYN_EVENT_PLANE=kafka", "NATS_SERVER=nats://127.0.0.1:1",
-		"TMPDIR="+t.TempDir()) // where SIGKILL leaves a store
+		"TMPDIR="+t.TempDir()) // SIGKILL leaves a store there
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func startDemo(t *testing.T) *demoProcess {
 	for {
 		line, err := p.stdout.ReadString('\n')
 		if err != nil {
-			t.Fatalf("the story ends: %v, %q", err, line)
+			t.Fatalf("the transcript ends: %v, %q", err, line)
 		}
 		if _, rest, ok := strings.Cut(line, "(pid "); ok {
 			number, _, _ := strings.Cut(rest, ")")
@@ -117,21 +117,21 @@ func startDemo(t *testing.T) *demoProcess {
 			}
 			p.workers = append(p.workers, pid)
 		}
-		if strings.Contains(line, "all 2 workers are heard") {
+		if strings.Contains(line, "all 2 workers are connected") {
 			return p
 		}
 	}
 }
 
-// end waits until the demo and all its workers are gone: as long as one of them
-// lives, stderr is open.
+// end waits until the demo and all its workers have exited: as long as one of them
+// runs, stderr is open.
 func (p *demoProcess) end(t *testing.T) (code int, stdout, stderr string) {
 	t.Helper()
 	late := time.AfterFunc(time.Minute, func() {
 		for _, pid := range append(p.workers, p.cmd.Process.Pid) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
-		t.Error("the demo or a worker of it was still there after a minute")
+		t.Error("the demo or one of its workers still runs after a minute")
 	})
 	defer late.Stop()
 	var out, errs []byte
@@ -160,7 +160,7 @@ func TestDemoEndsEarly(t *testing.T) {
 	}
 }
 
-// What nobody asked for is a failure, and no worker stays behind.
+// The demo fails if a worker dies that it has not killed, and stops the others.
 func TestDemoLosesWorker(t *testing.T) {
 	t.Parallel()
 	p := startDemo(t)
@@ -168,7 +168,7 @@ func TestDemoLosesWorker(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, _, errs := p.end(t)
-	if code != exitFailure || !strings.Contains(errs, "has ended by itself: signal: killed") {
+	if code != exitFailure || !strings.Contains(errs, "exited early: signal: killed") {
 		t.Errorf("exit code %d, stderr:\n%s", code, errs)
 	}
 }
@@ -179,7 +179,7 @@ func TestDemoUsage(t *testing.T) {
 		"--transport kafka":             "want nats, zmq or broker",
 		"--workers 0":                   "want 1 to 50",
 		"--duration 0s":                 "want more than 0",
-		"--server nats://127.0.0.1:422": "brings its own server",
+		"--server nats://127.0.0.1:422": "starts its own server",
 		"now":                           "want dynplane demo",
 	} {
 		t.Run(args, func(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// workerPatience is how long a worker that was told to end may take.
+// workerPatience bounds how long a worker takes to exit after its stdin is closed.
 const workerPatience = 10 * time.Second
 
 // demoWorker is a worker in a process of its own.
@@ -24,18 +24,18 @@ type demoWorker struct {
 	cmd    *exec.Cmd
 	stdout io.Reader
 
-	channel   discovery.ID // zero until the worker has told it
-	announced bool         // discovery has it
-	heard     bool
+	channel   discovery.ID // zero until the worker has printed it
+	announced bool         // the channel is in discovery
+	received  bool         // an event has arrived
 }
 
-// String names the worker as the story does.
+// String returns the name of the worker in the transcript.
 func (w *demoWorker) String() string {
 	return fmt.Sprintf("worker %d", w.number)
 }
 
-// startWorker starts this program again. When ctx ends, and also if this
-// process dies, the worker's stdin ends, and by that the worker.
+// startWorker starts this program as a worker. When ctx is done, or if this process
+// dies, the worker's stdin ends, and with it the worker.
 func (a *app) startWorker(ctx context.Context, env []string, number int) (*demoWorker, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -61,25 +61,25 @@ func (a *app) startWorker(ctx context.Context, env []string, number int) (*demoW
 	return &demoWorker{number: number, cmd: cmd, stdout: stdout}, nil
 }
 
-// inheritedEnv is the environment without what says where peers are and how to
-// talk to them.
+// inheritedEnv returns the environment without the variables that configure
+// discovery, transports and NATS.
 func inheritedEnv() []string {
 	return slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		return strings.HasPrefix(entry, "DYN_") || strings.HasPrefix(entry, "NATS_")
 	})
 }
 
-// follow reports what a worker does until it has ended.
+// follow sends the worker's channel and its exit.
 func (d *demo) follow(ctx context.Context, w *demoWorker) {
 	lines := bufio.NewScanner(w.stdout)
 	for lines.Scan() {
 		id, err := discovery.ParseID(discovery.KindEventChannel, lines.Text())
 		if err != nil {
-			d.note(ctx, failed{err})
+			d.send(ctx, failed{err})
 			continue
 		}
-		d.note(ctx, announced{w, id})
+		d.send(ctx, announced{w, id})
 	}
-	_ = w.cmd.Wait() // ProcessState says how it ended
-	d.note(ctx, exited{w})
+	_ = w.cmd.Wait() // ProcessState has the outcome
+	d.send(ctx, exited{w})
 }

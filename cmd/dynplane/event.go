@@ -15,8 +15,7 @@ import (
 	"github.com/dynplane/dynplane/eventplane"
 )
 
-// jsonEvent is an event that was given as JSON, and can be published by either
-// codec.
+// jsonEvent is an event in JSON that either codec can encode.
 type jsonEvent []byte
 
 func (e jsonEvent) validate() error {
@@ -30,7 +29,7 @@ func (e jsonEvent) validate() error {
 func (e jsonEvent) MarshalJSON() ([]byte, error) { return e, nil }
 
 // EncodeMsgpack implements msgpack.CustomEncoder. Keys are sorted, so that equal
-// events are equal bytes.
+// events have equal bytes.
 func (e jsonEvent) EncodeMsgpack(enc *msgpack.Encoder) error {
 	dec := json.NewDecoder(bytes.NewReader(e))
 	dec.UseNumber()
@@ -46,7 +45,7 @@ func (e jsonEvent) EncodeMsgpack(enc *msgpack.Encoder) error {
 	return enc.Encode(v)
 }
 
-// exact replaces the numbers in v, as decoded from JSON.
+// exact replaces the numbers in v, which was decoded from JSON with UseNumber.
 func exact(v any) (any, error) {
 	var err error
 	switch v := v.(type) {
@@ -68,12 +67,13 @@ func exact(v any) (any, error) {
 	return v, nil
 }
 
-// exactNumber keeps integers exact: one that msgpack cannot hold is refused.
+// exactNumber returns an integer without loss, or an error if msgpack cannot hold
+// it.
 func exactNumber(s string) (any, error) {
 	if strings.ContainsAny(s, ".eE") {
 		f, err := strconv.ParseFloat(s, 64)
 		if err != nil {
-			return nil, fmt.Errorf("number %s: want one that a 64-bit float holds", s)
+			return nil, fmt.Errorf("number %s: want one in the range of a 64-bit float", s)
 		}
 		return f, nil
 	}
@@ -82,12 +82,12 @@ func exactNumber(s string) (any, error) {
 	}
 	n, err := strconv.ParseUint(s, 10, 64)
 	if err != nil {
-		return nil, fmt.Errorf("integer %s: want -2^63 to 2^64-1, msgpack has no other", s)
+		return nil, fmt.Errorf("integer %s: want -2^63 to 2^64-1, the range of msgpack", s)
 	}
 	return n, nil
 }
 
-// eventLine is the JSON of an event that was heard.
+// eventLine is the JSON of a received event.
 type eventLine struct {
 	Topic         string          `json:"topic"`
 	PublisherID   uint64          `json:"publisher_id"`
@@ -110,11 +110,10 @@ func newEventLine(ev eventplane.Event) eventLine {
 	return l
 }
 
-// payloadJSON returns the payload as JSON, if it can be read. It is what the
-// envelope says: an event in the envelope's codec. Payloads that are not (those
-// the envelope calls bytes, or in a msgpack envelope no msgpack value) are shown
-// only where they are evidently JSON, an object or an array: the older runtime
-// sends its JSON events as bytes.
+// payloadJSON returns the payload as JSON, if it can be decoded. Normally it is an
+// event in the envelope's codec. A payload that the envelope marks as bytes, or that
+// is not msgpack in a msgpack envelope, is returned only if it is a JSON object or
+// array: the older generation of Dynamo sends JSON events as bytes.
 func payloadJSON(e codec.Envelope) (json.RawMessage, bool) {
 	if !e.Bytes {
 		if e.Codec == codec.JSON {

@@ -37,8 +37,8 @@ func TestJSONEventInMsgpackIsExact(t *testing.T) {
 	}
 }
 
-// equalNumbers compares, but takes an unsigned integer for the signed one of
-// the same value: which of the two is read depends on the width.
+// equalNumbers is reflect.DeepEqual, except that signed and unsigned integers of
+// the same value are equal: the decoder's choice depends on the encoded width.
 func equalNumbers(got, want any) bool {
 	if n, ok := want.(int64); ok {
 		if u, ok := got.(uint64); ok {

@@ -13,7 +13,7 @@ const (
 	exitTimeout = 124 // as timeout(1) has it
 )
 
-// exitError ends the run with a code of its own.
+// exitError is an error with an exit code of its own.
 type exitError struct {
 	code int
 	err  error
@@ -26,7 +26,7 @@ func usagef(format string, args ...any) error {
 	return &exitError{exitUsage, fmt.Errorf(format, args...)}
 }
 
-// argCount refuses any other number of arguments, and says what is wanted.
+// argCount validates the number of arguments. Its error shows the usage.
 func argCount(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < least || len(args) > most {

@@ -24,10 +24,10 @@ func newHubCommand(a *app) *cobra.Command {
 	var listen, storeDir string
 	cmd := &cobra.Command{
 		Use:   "hub",
-		Short: "Run a NATS server with JetStream, for trying things out",
-		Long: `Run a NATS server with JetStream inside this process: all that discovery and
-events need on one machine. It prints its URL once it is ready and runs until
-interrupted. It asks nobody for a password.`,
+		Short: "Run a NATS server with JetStream for trials",
+		Long: `Run a NATS server with JetStream in this process, which is all that discovery and
+events require on one machine. It prints its URL when it is ready and runs until it
+is interrupted. Clients connect without a password.`,
 		Example: `  dynplane hub
   dynplane hub --listen 127.0.0.1:0 --store-dir /var/lib/dynplane`,
 		Args: argCount(0, 0),
@@ -35,8 +35,8 @@ interrupted. It asks nobody for a password.`,
 			return a.hub(cmd.Context(), listen, storeDir)
 		},
 	}
-	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:4222", "HOST:PORT to listen on; port 0 takes a free one")
-	cmd.Flags().StringVar(&storeDir, "store-dir", "", "directory that keeps what is stored (else a temporary one, removed at the end)")
+	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:4222", "`HOST:PORT` to listen on; port 0 selects a free one")
+	cmd.Flags().StringVar(&storeDir, "store-dir", "", "`DIRECTORY` of the store (default a temporary one, removed on exit)")
 	a.pprofFlag(cmd)
 	return cmd
 }
@@ -77,17 +77,18 @@ func parseListen(listen string) (host string, port int, err error) {
 	if err != nil {
 		return "", 0, usagef("--listen %q: want HOST:PORT, such as 127.0.0.1:4222", listen)
 	}
-	if text == "-1" { // as the NATS server spells a free port
+	if text == "-1" { // a free port, in the syntax of the NATS server
 		text = "0"
 	}
 	number, err := strconv.ParseUint(text, 10, 16)
 	if err != nil {
-		return "", 0, usagef("--listen %q: port %q: want 0 (a free one) to 65535", listen, text)
+		return "", 0, usagef("--listen %q: port %q: want 0 (a free port) to 65535", listen, text)
 	}
 	return host, int(number), nil
 }
 
-// reachableHost replaces a wildcard by an address that others can connect to.
+// reachableHost returns host, or the address of this machine if host is a
+// wildcard, to which clients cannot connect.
 func (a *app) reachableHost(host string) (string, error) {
 	ip, err := netip.ParseAddr(host)
 	if host == "" || err == nil && ip.IsUnspecified() {
@@ -98,18 +99,18 @@ func (a *app) reachableHost(host string) (string, error) {
 
 type hubOptions struct {
 	host     string
-	port     int    // 0 is a free one
-	storeDir string // "" is a temporary directory
+	port     int    // 0 means a free one
+	storeDir string // "" means a temporary directory
 	log      *slog.Logger
 }
 
 // hub is a NATS server with JetStream.
 type hub struct {
 	server    *server.Server
-	temporary string // directory to be removed
+	temporary string // store directory to remove; may be empty
 }
 
-// startHub returns once JetStream is ready.
+// startHub starts a server and returns when JetStream is ready.
 func startHub(o hubOptions) (*hub, error) {
 	h := &hub{}
 	if o.storeDir == "" {
@@ -138,11 +139,11 @@ func (h *hub) start(o hubOptions) (err error) {
 	}
 	log := &serverLog{log: o.log}
 	h.server.SetLoggerV2(log, false, false, false)
-	// Start returns when the server listens, or has told the log why it can't.
+	// Start returns when the server listens, or has failed and logged the cause.
 	h.server.Start()
 	err = log.fatalError()
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("hub: %w (--listen takes another address, with port 0 a free one)", err)
+		return fmt.Errorf("hub: %w (use --listen with another address; port 0 selects a free one)", err)
 	}
 	if err != nil {
 		return fmt.Errorf("hub: %w", err)
@@ -154,7 +155,7 @@ func (h *hub) start(o hubOptions) (err error) {
 	return nil
 }
 
-// url is where clients that know the server as host connect.
+// url returns the URL of the server for clients that reach it as host.
 func (h *hub) url(host string) string {
 	port := ""
 	if addr, ok := h.server.Addr().(*net.TCPAddr); ok {
@@ -163,7 +164,7 @@ func (h *hub) url(host string) string {
 	return (&url.URL{Scheme: "nats", Host: net.JoinHostPort(host, port)}).String()
 }
 
-// Close ends the server and removes what is temporary.
+// Close stops the server and removes its temporary directory.
 func (h *hub) Close() error {
 	if h.server != nil {
 		h.server.Shutdown()
@@ -178,8 +179,8 @@ func (h *hub) Close() error {
 	return nil
 }
 
-// serverLog passes on what went wrong, and keeps what ended the server: Start
-// has no other way to say that.
+// serverLog logs the server's warnings and errors, and keeps the error that ended
+// the server, which Start does not return.
 type serverLog struct {
 	log *slog.Logger
 
@@ -193,8 +194,8 @@ func (l *serverLog) fatalError() error {
 	return l.fatal
 }
 
-// Fatalf implements server.Logger. An error among the values says it better
-// than the text around it.
+// Fatalf implements server.Logger. It keeps the error among the values, if there
+// is one, rather than the text around it.
 func (l *serverLog) Fatalf(format string, v ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -208,12 +209,12 @@ func (l *serverLog) Fatalf(format string, v ...any) {
 
 // Errorf implements server.Logger.
 func (l *serverLog) Errorf(format string, v ...any) {
-	l.log.Error("hub", "message", fmt.Sprintf(format, v...))
+	l.log.Error("hub: NATS server error", "message", fmt.Sprintf(format, v...))
 }
 
 // Warnf implements server.Logger.
 func (l *serverLog) Warnf(format string, v ...any) {
-	l.log.Warn("hub", "message", fmt.Sprintf(format, v...))
+	l.log.Warn("hub: NATS server warning", "message", fmt.Sprintf(format, v...))
 }
 
 // Noticef implements server.Logger.

@@ -15,8 +15,8 @@ import (
 	"github.com/dynplane/dynplane/natsconn"
 )
 
-// runHub runs the verb and returns what it prints when it is ready, and what
-// ends it and returns its exit code.
+// runHub runs the command and returns the line that it prints when it is ready, and
+// a function that stops it and returns its exit code.
 func runHub(t *testing.T, args ...string) (line string, stop func() int) {
 	t.Helper()
 	r, w := io.Pipe()
@@ -105,8 +105,8 @@ func TestHubUsage(t *testing.T) {
 		code       int
 	}{
 		{"--listen 4222", "want HOST:PORT", exitUsage},
-		{"--listen 127.0.0.1:65536", "want 0 (a free one) to 65535", exitUsage},
-		{"--listen 127.0.0.1:nats", "want 0 (a free one) to 65535", exitUsage},
+		{"--listen 127.0.0.1:65536", "want 0 (a free port) to 65535", exitUsage},
+		{"--listen 127.0.0.1:nats", "want 0 (a free port) to 65535", exitUsage},
 		{"now", "want dynplane hub", exitUsage},
 		{"--listen 127.0.0.1:0 --store-dir /dev/null/x", "storage directory", exitFailure},
 	} {
@@ -122,7 +122,8 @@ func TestHubUsage(t *testing.T) {
 	}
 }
 
-// Who is told of a wildcard could not connect.
+// The hub prints an address that clients can connect to, even if it listens on a
+// wildcard.
 func TestHubReachableHost(t *testing.T) {
 	t.Parallel()
 	a := &app{lookup: lookupIn([]string{"DYN_EVENT_PLANE_HOST=192.0.2.7"})}

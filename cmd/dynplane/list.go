@@ -11,18 +11,19 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-const queryHelp = `Without a place all are shown; with NS, NS/COMP or NS/COMP/NAME those in it and
-below. NAME is the endpoint of endpoints and models, and the topic of channels and
-event sources. A bucket that is not there is empty.`
+const queryHelp = `Without a scope, all are shown; with NS, NS/COMP or NS/COMP/NAME, those in the
+scope and below it. NAME is the endpoint of endpoints and models, and the topic of
+channels and event sources. A bucket that does not exist counts as empty.`
 
 func newListCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "ls endpoints|models|channels|sources [NS[/COMP[/NAME]]]",
-		Short: "List what is registered",
-		Long: `List what is registered now.
+		Short: "List registrations",
+		Long: `List the endpoints, models, event channels or event sources that are registered.
 
 ` + queryHelp + `
-As JSON, each line is one instance as it is stored.`,
+
+In JSON, each line is one instance as it is stored.`,
 		Example: `  dynplane ls endpoints
   dynplane ls models dynamo
   dynplane ls channels dynamo/backend/kv-events -o json`,
@@ -68,8 +69,8 @@ func (a *app) list(ctx context.Context, q discovery.Query) error {
 	return t.Flush()
 }
 
-// stored is the JSON that the instance was read from, with what we don't know
-// of it.
+// stored returns the JSON that the instance was read from, with the fields that
+// this version does not support.
 func stored(in discovery.Instance) any {
 	if in.Raw != nil {
 		return in.Raw
@@ -77,7 +78,7 @@ func stored(in discovery.Instance) any {
 	return in
 }
 
-// heading names the columns.
+// heading returns the names of the columns.
 func heading(k discovery.Kind) []string {
 	switch k {
 	case discovery.KindModel:
@@ -88,7 +89,7 @@ func heading(k discovery.Kind) []string {
 	return []string{"PATH", "TRANSPORT", "ADDRESS"}
 }
 
-// columns are the path of an instance and what is most worth seeing of it.
+// columns returns the path of an instance and its most useful properties.
 func columns(in discovery.Instance) []string {
 	path := in.ID().Path()
 	switch s := in.Spec.(type) {
@@ -101,7 +102,7 @@ func columns(in discovery.Instance) []string {
 		var card struct {
 			Name string `json:"display_name"`
 		}
-		_ = json.Unmarshal(s.Card, &card) // a card without a name has none to show
+		_ = json.Unmarshal(s.Card, &card) // without a name the column is empty
 		return []string{path, card.Name}
 	case discovery.EventChannel:
 		return []string{path, transportName(s.Transport), s.Transport.Address()}
@@ -111,8 +112,8 @@ func columns(in discovery.Instance) []string {
 	return []string{path}
 }
 
-// workerOf returns the id, as paths show it, and the data-parallel rank of the
-// worker whose state the events of a source are about.
+// workerOf returns the id, in the form of paths, and the data-parallel rank of the
+// worker whose state a source's events describe.
 func workerOf(s discovery.EventSource) []string {
 	var metadata struct {
 		Worker *struct {
@@ -121,7 +122,7 @@ func workerOf(s discovery.EventSource) []string {
 		} `json:"worker"`
 	}
 	if json.Unmarshal(s.Metadata, &metadata) != nil || metadata.Worker == nil {
-		return nil // the runtime's, and not checked by us
+		return nil // the metadata is Dynamo's and was not validated
 	}
 	return []string{strconv.FormatUint(metadata.Worker.ID, 16), strconv.FormatUint(metadata.Worker.Rank, 10)}
 }
@@ -133,7 +134,7 @@ func transportName(t discovery.Transport) string {
 	return t.Kind()
 }
 
-// parseQuery reads a kind and, if there is one, a place.
+// parseQuery parses a kind and an optional scope.
 func parseQuery(args []string) (discovery.Query, error) {
 	kinds := map[string]discovery.Kind{
 		"endpoints": discovery.KindEndpoint, "models": discovery.KindModel, "channels": discovery.KindEventChannel,
@@ -146,18 +147,18 @@ func parseQuery(args []string) (discovery.Query, error) {
 	if len(args) == 1 {
 		return q, nil
 	}
-	place, err := discovery.ParseScope(args[1])
+	scope, err := discovery.ParseScope(args[1])
 	if err != nil {
 		return q, usagef("%q: want NS, NS/COMP or NS/COMP/NAME", args[1])
 	}
-	q.Scope = place
+	q.Scope = scope
 	if q.Kind == discovery.KindEventChannel || q.Kind == discovery.KindEventSource {
-		q.Topic, q.Scope.Endpoint = place.Endpoint, ""
+		q.Topic, q.Scope.Endpoint = scope.Endpoint, ""
 	}
 	return q, nil
 }
 
-// parseScope reads a place of so many parts at least.
+// parseScope parses a scope of at least that many parts.
 func parseScope(arg string, least int) (discovery.Scope, error) {
 	scope, err := discovery.ParseScope(arg)
 	if err != nil {

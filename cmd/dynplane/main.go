@@ -1,6 +1,6 @@
 // Command dynplane registers, lists and watches inference workers, and
-// publishes and hears their events. See dynplane --help, and dynplane demo for
-// all of it at work.
+// publishes and receives their events. See dynplane --help; dynplane demo shows
+// the whole system at work.
 package main
 
 import (
@@ -16,13 +16,14 @@ func main() { os.Exit(run()) }
 
 // run is the whole program; it returns the exit code.
 func run() int {
-	// Being asked for is enough: a write to a closed pipe becomes an error
-	// instead of the end of the process, and registrations are taken back.
+	// With SIGPIPE handled, even by a channel that is never read, a write to a closed
+	// pipe returns an error instead of ending the process, and registrations are
+	// removed.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// The second signal kills, should the first one take too long.
+	// A second signal kills the process, should the shutdown take too long.
 	context.AfterFunc(ctx, stop)
 
 	a := &app{

@@ -23,7 +23,7 @@ import (
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-// checked runs tests and then looks for goroutines that they left behind.
+// checked runs tests and then checks for goroutines that they left behind.
 type checked struct{ m *testing.M }
 
 func (c checked) Run() int {
@@ -39,13 +39,13 @@ func TestMain(m *testing.M) {
 	testscript.Main(checked{m}, map[string]func(){"dynplane": main})
 }
 
-// TestScripts runs the command as its users do, each script on a NATS server
-// of its own. Beside testscript's commands there are
+// TestScripts runs the program like its users, each script on a NATS server of its
+// own. In addition to testscript's commands, scripts have
 //
 //	code N COMMAND...        runs a command, which must exit with N
 //	await PATTERN FILE       waits until a file has a line that matches
 //	listed PATTERN WHAT...   waits until dynplane ls -o json prints a match
-//	put KEY FILE             writes to the bucket as a foreign client does
+//	put KEY FILE             writes to the bucket as another client does
 //	send SUBJECT FILE        publishes each line on a NATS subject
 //	fetch PATTERN FILE TO    downloads the URL in a file that matches
 func TestScripts(t *testing.T) {
@@ -124,7 +124,7 @@ func fetch(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[2]), body, 0o600))
 }
 
-// outcome is what a command line in this process came to.
+// outcome is the result of a command line that ran in this process.
 type outcome struct {
 	code           int
 	stdout, stderr string
@@ -173,7 +173,7 @@ func TestUsageErrors(t *testing.T) {
 		{"register channel ns/c t --xsub tcp://h:1", "--xsub with --xpub"},
 		{"register channel ns/c t --zmq h:1", `"h:1": want tcp://`},
 		{"register channel ns/c t --zmq tcp://h:0", "want tcp://"},
-		{"register channel ns/c t --zmq tcp://0.0.0.0:1", "others can reach"},
+		{"register channel ns/c t --zmq tcp://0.0.0.0:1", "clients can reach"},
 		{"register channel ns/c t --nats-prefix a..>", "--nats-prefix"},
 		{"register endpoint ns/c/e --tcp notanaddress", "--tcp"},
 		{"ls endpoints --replicas 2", "--replicas 2"},
@@ -205,12 +205,12 @@ func TestUsageErrors(t *testing.T) {
 			if got.code != exitUsage {
 				t.Errorf("exit code %d, want %d", got.code, exitUsage)
 			}
-			checkComplaint(t, got, test.want)
+			checkError(t, got, test.want)
 		})
 	}
 }
 
-func checkComplaint(t *testing.T, got outcome, want string) {
+func checkError(t *testing.T, got outcome, want string) {
 	t.Helper()
 	if got.stdout != "" {
 		t.Errorf("stdout %q, want nothing", got.stdout)
@@ -222,18 +222,18 @@ func checkComplaint(t *testing.T, got outcome, want string) {
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for _, verb := range []string{
+	for _, command := range []string{
 		"", "demo", "hub", "ls", "watch", "register", "register endpoint", "register model",
 		"register channel", "mirror", "snapshot", "pub", "sub", "version", "help",
 	} {
-		t.Run(verb, func(t *testing.T) {
+		t.Run(command, func(t *testing.T) {
 			t.Parallel()
-			got := runHere(t, nil, append(strings.Fields(verb), "--help")...)
+			got := runHere(t, nil, append(strings.Fields(command), "--help")...)
 			if got.code != 0 || got.stderr != "" || !strings.Contains(got.stdout, "Examples:\n  ") {
 				t.Errorf("%+v, want help with examples", got)
 			}
-			if again := runHere(t, nil, append([]string{"help"}, strings.Fields(verb)...)...); again != got {
-				t.Errorf("help VERB is %+v, want what VERB --help says", again)
+			if again := runHere(t, nil, append([]string{"help"}, strings.Fields(command)...)...); again != got {
+				t.Errorf("help COMMAND prints %+v, want the output of COMMAND --help", again)
 			}
 		})
 	}
@@ -252,7 +252,7 @@ func TestNoServer(t *testing.T) {
 			if got.code != exitFailure || !strings.Contains(got.stderr, server) {
 				t.Errorf("%+v, want a failure that names %s", got, server)
 			}
-			checkComplaint(t, got, "dynplane hub")
+			checkError(t, got, "dynplane hub")
 		})
 	}
 }
@@ -267,11 +267,11 @@ func TestBadEnvironment(t *testing.T) {
 		if got.code != exitFailure {
 			t.Errorf("exit code %d, want %d", got.code, exitFailure)
 		}
-		checkComplaint(t, got, want)
+		checkError(t, got, want)
 	}
 }
 
-// --server is no error where there is no NATS.
+// --server is not an error if NATS is not used.
 func TestServerWithoutNATS(t *testing.T) {
 	t.Parallel()
 	env := map[string]string{"DYN_DISCOVERY_BACKEND": "mem"}

@@ -19,15 +19,15 @@ func newMirrorCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "mirror --from BACKEND --to BACKEND [endpoints|models|channels|sources [NS[/COMP[/NAME]]]]",
 		Short: "Keep registrations of one backend present in another",
-		Long: `Keep what is registered in one discovery backend registered in another, until
-interrupted; then take it back. Without a kind all are mirrored; a place selects
-as it does for ls. Backends are named as in DYN_DISCOVERY_BACKEND, and set up by
-the same flags and variables.
+		Long: `Copy the registrations of one discovery backend to another and keep the copies up
+to date, until interrupted; then remove them. Without a kind, all kinds are copied;
+a scope selects as for ls. The names of backends are those of
+DYN_DISCOVERY_BACKEND; the same flags and variables configure them.
 
-What workers register in the target themselves is left alone, and what is
-mirrored already is not mirrored on: mirrors in both directions get along. Two
-that do the same stand in for each other; an entry of one that was killed is
-there again once it has expired.`,
+Registrations that workers make in the target themselves are left alone. Copies are
+not copied again, so mirrors may run in both directions. Of two mirrors that do the
+same, one takes over from the other: if one is killed, its copies return once they
+have expired.`,
 		Example: `  dynplane mirror --from etcd --to nats
   dynplane mirror --from file --to nats channels dynamo/backend`,
 		Args: argCount(0, 2),
@@ -51,8 +51,8 @@ there again once it has expired.`,
 			return a.mirror(cmd.Context(), from, to, queries)
 		},
 	}
-	cmd.Flags().StringVar(&from, "from", "", "backend to read")
-	cmd.Flags().StringVar(&to, "to", "", "backend to register in")
+	cmd.Flags().StringVar(&from, "from", "", "`BACKEND` to read from")
+	cmd.Flags().StringVar(&to, "to", "", "`BACKEND` to register in")
 	a.pprofFlag(cmd)
 	return cmd
 }
@@ -68,7 +68,7 @@ func (a *app) mirror(ctx context.Context, from, to string, queries []discovery.Q
 	return mirror.Run(ctx, clients[0], clients[1], mirror.Options{
 		Queries: queries,
 		InSync: func(c mirror.Counts) {
-			_, _ = fmt.Fprintf(a.stderr, "dynplane: in sync: %d mirrored from %s to %s, %d there already, %d failing\n",
+			_, _ = fmt.Fprintf(a.stderr, "dynplane: in sync: %d mirrored from %s to %s, %d registered by others, %d failing\n",
 				c.Mirrored, from, to, c.StandBy, c.Failing)
 		},
 		Logger: a.logger(),

@@ -14,8 +14,8 @@ import (
 	"unicode"
 )
 
-// streamsJSON is the format of the verbs that print what they find: a table for
-// a person, JSON lines for a program.
+// streamsJSON reports whether ls, watch, snapshot and sub print JSON: by default a
+// table on a terminal, and JSON lines otherwise.
 func (a *app) streamsJSON() bool {
 	return a.output == "json" || a.output == "" && !a.terminal
 }
@@ -27,8 +27,8 @@ func (a *app) writeJSON(v any) error {
 	return enc.Encode(v)
 }
 
-// table writes rows of aligned columns. A stream flushes after each row, and
-// its columns are then aligned as far as they are narrow.
+// table writes rows of aligned columns. Commands that stream flush after each row,
+// which aligns only columns that are narrow.
 type table struct{ *tabwriter.Writer }
 
 func newTable(w io.Writer) table {
@@ -43,8 +43,8 @@ func (t table) row(cells ...string) {
 	_, _ = fmt.Fprintln(t, strings.Join(cells, "\t"))
 }
 
-// printable quotes what could command a terminal or break a table: names come
-// from the network.
+// printable quotes s if it has characters that could control a terminal or break
+// a table: names come from the network.
 func printable(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(s)
@@ -52,8 +52,8 @@ func printable(s string) string {
 	return s
 }
 
-// clearReadyFile removes what an earlier run has left, so that nobody takes it
-// for ours.
+// clearReadyFile removes the ready file of an earlier run, which would announce
+// this one too early. An empty name means none.
 func clearReadyFile(name string) error {
 	if name == "" {
 		return nil
@@ -64,8 +64,8 @@ func clearReadyFile(name string) error {
 	return nil
 }
 
-// writeReadyFile writes a line to a file that appears all at once, for programs
-// that wait for it. An empty name is none.
+// writeReadyFile creates a file with one line, atomically, since other programs
+// wait for it. An empty name means none.
 func writeReadyFile(name, line string) (err error) {
 	if name == "" {
 		return nil

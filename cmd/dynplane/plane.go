@@ -3,14 +3,14 @@ package main
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/eventplane"
 )
 
-// withPlane runs do on the event plane that the environment configures, with
-// discovery where it is needed, and shuts both down. A signal is no error.
+// withPlane runs do with the event plane that the environment configures, and
+// with discovery if needsDiscovery reports true, and shuts both down. A signal
+// is not an error.
 func (a *app) withPlane(ctx context.Context, needsDiscovery func(eventplane.Config) bool, do func(*eventplane.Client) error) error {
 	cfg, err := eventplane.ConfigFromEnv(a.env)
 	if err != nil {
@@ -32,20 +32,8 @@ func (a *app) withPlane(ctx context.Context, needsDiscovery func(eventplane.Conf
 	return err
 }
 
-// plane makes a client that logs as all verbs do; d may be nil where it is not
-// needed.
+// plane returns a client of the event plane. d may be nil if it is not needed.
 func (a *app) plane(cfg eventplane.Config, d *discovery.Client) (*eventplane.Client, error) {
 	cfg.Logger = a.logger()
 	return eventplane.New(cfg, d)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/eventplane"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // pubOptions are the flags of pub.
@@ -26,15 +27,15 @@ func newPubCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pub NS[/COMP[/EP]] TOPIC",
 		Short: "Publish events from stdin",
-		Long: `Announce a channel and publish each line of stdin, which is one event as JSON, or
-with --raw the whole of stdin as one payload of bytes. Blank lines are skipped; a
-line that is no JSON is a failure, and nothing after it is published.
+		Long: `Register an event channel and publish the lines of stdin, each of which is one event
+in JSON; with --raw, publish all of stdin as one payload of bytes. Blank lines are
+skipped. A line that is not JSON ends the command with an error.
 
-Delivery is at most once: who has not connected yet does not hear. Subscribers
-over ZMQ connect once they see the announcement, which takes them a moment;
-begin to feed stdin when --ready-file is there and they are, or use --rate.
-At the end of stdin, or after --count events, what is queued is sent, the channel
-is held for --linger longer, and is then unregistered.`,
+Delivery is at most once: a subscriber that is not connected yet misses the event.
+Over ZMQ, subscribers connect a moment after the channel is registered; to publish
+only then, write to stdin after --ready-file exists and the subscribers are ready,
+or use --rate. At the end of stdin, or after --count events, queued events are sent,
+and the channel stays registered for another --linger.`,
 		Example: `  echo '{"n":1}' | dynplane pub dynamo/backend/generate kv-events
   seq 1000 | dynplane pub dynamo/backend/generate counter --rate 100 --linger 1s
   dynplane pub dynamo/backend/generate blobs --raw < blob.bin`,
@@ -52,23 +53,23 @@ is held for --linger longer, and is then unregistered.`,
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&o.raw, "raw", false, "publish all of stdin as one payload of bytes")
-	flags.Uint64Var(&o.count, "count", 0, "end after so many events; 0 is when stdin ends, which ends it in any case")
-	flags.Float64Var(&o.rate, "rate", 0, "events a second; 0 is as fast as it goes")
-	flags.DurationVar(&o.linger, "linger", 0, "how long to hold the channel after the last event")
-	flags.StringVar(&o.ready, "ready-file", "", "file to write once the channel is announced")
+	flags.Uint64Var(&o.count, "count", 0, "number of events after which to exit before the end of stdin; 0 means no limit")
+	flags.Float64Var(&o.rate, "rate", 0, "events per second; 0 means no limit")
+	flags.DurationVar(&o.linger, "linger", 0, "time to keep the channel registered after the last event")
+	flags.StringVar(&o.ready, "ready-file", "", "`FILE` to create when the channel is registered")
 	a.pprofFlag(cmd)
 	return cmd
 }
 
 func (o pubOptions) validate() error {
 	if o.rate < 0 || math.IsNaN(o.rate) || math.IsInf(o.rate, 0) {
-		return usagef("--rate %v: want events a second, 0 or more", o.rate)
+		return usagef("--rate %v: want events per second, 0 or more", o.rate)
 	}
 	if o.linger < 0 {
 		return usagef("--linger %v: want 0 or more", o.linger)
 	}
 	if o.raw && o.count > 1 {
-		return usagef("--raw publishes one payload: want no --count, or 1")
+		return usagef("--count %d: want at most 1 with --raw, which publishes one payload", o.count)
 	}
 	return nil
 }
@@ -98,18 +99,18 @@ func (a *app) pub(ctx context.Context, scope discovery.Scope, topic string, o pu
 		if err != nil {
 			return err
 		}
-		return sleep(ctx, o.linger)
+		return wait.Sleep(ctx, o.linger)
 	})
 }
 
-// waitForBrokers gives the brokers, if it goes through any, time to connect:
-// what is published before is lost. One that is down must not stop what goes
-// through the others.
+// waitForBrokers waits until the brokers, if there are any, are connected: events
+// published before are lost. It gives up after endTimeout, since a broker that is
+// down must not stop the events that go through the others.
 func (a *app) waitForBrokers(ctx context.Context, p *eventplane.Publisher) {
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
 	if err := p.Ready(ctx); err != nil {
-		a.logger().Warn("publishing, though not all brokers have answered", "waited", endTimeout, "error", err)
+		a.logger().Warn("dynplane: some brokers are not ready, publishing anyway", "waited", endTimeout, "error", err)
 	}
 }
 
@@ -129,7 +130,7 @@ func (a *app) pubLines(ctx context.Context, p *eventplane.Publisher, o pubOption
 			return err
 		}
 		if err := jsonEvent(l.text).validate(); err != nil {
-			return fmt.Errorf("stdin line %d: %w: want one JSON value a line, or --raw", l.number, err)
+			return fmt.Errorf("stdin line %d: %w: want one JSON value per line, or --raw", l.number, err)
 		}
 		if err := pace.wait(ctx); err != nil {
 			return err
@@ -144,7 +145,7 @@ func (a *app) pubLines(ctx context.Context, p *eventplane.Publisher, o pubOption
 	return nil
 }
 
-// pace keeps events apart.
+// pace limits the rate of events.
 type pace struct {
 	interval time.Duration
 	next     time.Time
@@ -157,8 +158,8 @@ func newPace(rate float64) *pace {
 	return &pace{interval: time.Duration(min(float64(time.Second)/rate, math.MaxInt64/2))}
 }
 
-// wait blocks until the next event is due. One that comes late is caught up
-// with, but only as far as timers are late.
+// wait blocks until the next event is due. It makes up for the delays of timers,
+// but not for those of stdin.
 func (p *pace) wait(ctx context.Context) error {
 	if p.interval == 0 {
 		return ctx.Err()
@@ -169,5 +170,5 @@ func (p *pace) wait(ctx context.Context) error {
 	}
 	due := p.next
 	p.next = due.Add(p.interval)
-	return sleep(ctx, due.Sub(now))
+	return wait.Sleep(ctx, due.Sub(now))
 }

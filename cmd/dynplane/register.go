@@ -20,27 +20,28 @@ import (
 func newRegisterCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "register endpoint|model|channel",
-		Short: "Register an endpoint, a model or a channel, and hold it",
-		Long: `Register something, print its path, and hold it until interrupted; it is then
-unregistered. Should another owner take the same path over, that is a failure.`,
+		Short: "Register an endpoint, a model or a channel",
+		Long: `Register an endpoint, a model or an event channel, print its path, and keep it
+registered until interrupted. The command fails if another owner registers the same
+path.`,
 		Example: `  dynplane register endpoint dynamo/backend/generate --tcp 10.0.0.7:9000
   dynplane register model dynamo/backend/generate --card card.json
   dynplane register channel dynamo/backend/generate kv-events --zmq tcp://10.0.0.7:41877`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usagef("register what? want endpoint, model or channel")
+				return usagef("no kind of registration: want endpoint, model or channel")
 			}
 			return usagef("register %q: want endpoint, model or channel", args[0])
 		},
 	}
 	id := &idFlag{}
-	cmd.PersistentFlags().Var(id, "id", "instance id, decimal or 0x hex (default random)")
+	cmd.PersistentFlags().Var(id, "id", "instance id, in decimal or 0x hex (default random)")
 	a.pprofFlag(cmd)
 	cmd.AddCommand(newRegisterEndpoint(a, id), newRegisterModel(a, id), newRegisterChannel(a, id))
 	return cmd
 }
 
-// idFlag is an instance id of 64 bits, exact.
+// idFlag is the flag of a 64-bit instance id.
 type idFlag struct {
 	value uint64
 	given bool
@@ -83,17 +84,17 @@ func newRegisterEndpoint(a *app, id *idFlag) *cobra.Command {
 			case err != nil:
 				return err
 			case tcp == "":
-				return usagef("--tcp is missing: want the address, such as 10.0.0.7:9000")
+				return usagef("--tcp is missing: want an address, such as 10.0.0.7:9000")
 			case !isAddress(tcp):
-				return usagef("--tcp %q: want HOST:PORT[/INSTANCE/ENDPOINT] that others can reach", tcp)
+				return usagef("--tcp %q: want HOST:PORT[/INSTANCE/ENDPOINT] that clients can reach", tcp)
 			case device != "" && device != discovery.DeviceCPU && device != discovery.DeviceCUDA:
 				return usagef("--device %q: want %s or %s", device, discovery.DeviceCPU, discovery.DeviceCUDA)
 			}
 			return a.register(cmd.Context(), id, discovery.Endpoint{Scope: scope, Transport: discovery.TCP(tcp), Device: device})
 		},
 	}
-	cmd.Flags().StringVar(&tcp, "tcp", "", "where requests are taken, HOST:PORT[/INSTANCE/ENDPOINT]")
-	cmd.Flags().StringVar(&device, "device", "", "cpu or cuda")
+	cmd.Flags().StringVar(&tcp, "tcp", "", "`ADDR` that serves requests, HOST:PORT[/INSTANCE/ENDPOINT]")
+	cmd.Flags().StringVar(&device, "device", "", "device that serves requests, cpu or cuda")
 	return cmd
 }
 
@@ -102,8 +103,8 @@ func newRegisterModel(a *app, id *idFlag) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "model NS/COMP/NAME --card FILE",
 		Short: "Register a model",
-		Long: `Register a model by its card, a JSON object with a display_name. A model that does
-not go with those of its endpoint is refused.`,
+		Long: `Register a model by its card, a JSON object with a display_name. A model that
+conflicts with another one of the same endpoint is refused.`,
 		Example: `  dynplane register model dynamo/backend/generate --card card.json
   echo '{"display_name":"llama-3"}' | dynplane register model dynamo/backend/generate --card -`,
 		Args: argCount(1, 1),
@@ -113,7 +114,7 @@ not go with those of its endpoint is refused.`,
 				return err
 			}
 			if card == "" {
-				return usagef("--card is missing: want a file of JSON, or - for stdin")
+				return usagef("--card is missing: want a JSON file, or - for stdin")
 			}
 			model := discovery.Model{Scope: scope, Suffix: suffix}
 			if model.Card, err = a.readCard(cmd.Context(), card); err != nil {
@@ -122,8 +123,8 @@ not go with those of its endpoint is refused.`,
 			return a.register(cmd.Context(), id, model)
 		},
 	}
-	cmd.Flags().StringVar(&card, "card", "", "file with the model's card as JSON; - is stdin")
-	cmd.Flags().StringVar(&suffix, "suffix", "", "name of the LoRA adapter")
+	cmd.Flags().StringVar(&card, "card", "", "`FILE` with the model's card in JSON; - means stdin")
+	cmd.Flags().StringVar(&suffix, "suffix", "", "`NAME` of the LoRA adapter")
 	return cmd
 }
 
@@ -134,7 +135,7 @@ func (a *app) readCard(ctx context.Context, name string) (card []byte, err error
 		card, err = os.ReadFile(name)
 	}
 	if err == nil && !json.Valid(card) {
-		err = json.Unmarshal(card, new(json.RawMessage)) // says why
+		err = json.Unmarshal(card, new(json.RawMessage)) // the error has the reason
 	}
 	if err != nil {
 		return nil, fmt.Errorf("--card %s: %w", name, err)
@@ -163,10 +164,10 @@ func newRegisterChannel(a *app, id *idFlag) *cobra.Command {
 			return a.register(cmd.Context(), id, discovery.EventChannel{Scope: scope, Topic: topic, Transport: transport})
 		},
 	}
-	cmd.Flags().StringVar(&t.zmq, "zmq", "", "ZMQ endpoint of the publisher")
-	cmd.Flags().StringVar(&t.nats, "nats-prefix", "", "NATS subject prefix")
-	cmd.Flags().StringSliceVar(&t.xsub, "xsub", nil, "ZMQ endpoint of a broker that publishers connect to; repeatable")
-	cmd.Flags().StringSliceVar(&t.xpub, "xpub", nil, "ZMQ endpoint of a broker that subscribers connect to; repeatable")
+	cmd.Flags().StringVar(&t.zmq, "zmq", "", "ZMQ `ENDPOINT` of the publisher")
+	cmd.Flags().StringVar(&t.nats, "nats-prefix", "", "NATS subject `PREFIX`")
+	cmd.Flags().StringSliceVar(&t.xsub, "xsub", nil, "ZMQ `ENDPOINT` of a broker that publishers connect to; repeatable")
+	cmd.Flags().StringSliceVar(&t.xpub, "xpub", nil, "ZMQ `ENDPOINT` of a broker that subscribers connect to; repeatable")
 	return cmd
 }
 
@@ -191,7 +192,7 @@ func (f channelFlags) transport() (discovery.Transport, error) {
 	}
 	for _, endpoint := range append(append(f.xsub, f.xpub...), f.zmq) {
 		if endpoint != "" && !isEndpoint(endpoint) {
-			return nil, usagef("ZMQ endpoint %q: want tcp://HOST:PORT that others can reach, or ipc://PATH", endpoint)
+			return nil, usagef("ZMQ endpoint %q: want tcp://HOST:PORT that clients can reach, or ipc://PATH", endpoint)
 		}
 	}
 	if strings.ContainsAny(f.nats, " \t\r\n*>") || slices.Contains(strings.Split(f.nats, "."), "") && f.nats != "" {
@@ -208,8 +209,8 @@ func isEndpoint(s string) bool {
 	return ok && !strings.Contains(address, "/") && isAddress(address)
 }
 
-// isAddress tells HOST:PORT, whatever follows after a slash. A wildcard is none
-// that others can reach.
+// isAddress reports whether s is HOST:PORT, with or without a path, whose host
+// clients can reach: not a wildcard.
 func isAddress(s string) bool {
 	address, _, _ := strings.Cut(s, "/")
 	host, port, err := net.SplitHostPort(address)
@@ -218,7 +219,7 @@ func isAddress(s string) bool {
 	return err == nil && perr == nil && n > 0 && host != "" && host != "*" && (!ip.IsValid() || !ip.IsUnspecified())
 }
 
-// parseChannel reads a scope and a topic.
+// parseChannel parses a scope and a topic.
 func parseChannel(args []string) (discovery.Scope, string, error) {
 	scope, err := parseScope(args[0], 1)
 	if err == nil && args[1] == "" {
@@ -227,7 +228,7 @@ func parseChannel(args []string) (discovery.Scope, string, error) {
 	return scope, args[1], err
 }
 
-// register holds a registration until ctx is done.
+// register registers spec until ctx is done.
 func (a *app) register(ctx context.Context, id *idFlag, spec discovery.Spec) error {
 	client, err := a.discover(ctx)
 	if err != nil {
@@ -238,13 +239,13 @@ func (a *app) register(ctx context.Context, id *idFlag, spec discovery.Spec) err
 }
 
 func (a *app) hold(ctx context.Context, client *discovery.Client, id *idFlag, spec discovery.Spec) error {
-	asking, cancel := context.WithTimeout(ctx, opTimeout)
+	opening, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
 	instance := client.InstanceID()
 	if id.given {
 		instance = id.value
 	}
-	reg, err := client.RegisterAs(asking, instance, spec)
+	reg, err := client.RegisterAs(opening, instance, spec)
 	if err != nil {
 		return err
 	}

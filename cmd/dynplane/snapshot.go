@@ -15,14 +15,13 @@ import (
 func newSnapshotCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "snapshot",
-		Short: "Show all that each instance has registered",
-		Long: `Show all that is registered now, of all kinds, by instance. The generation of an
-instance is another number whenever its registrations are; its order means
-nothing.
+		Short: "Print the registrations of each instance",
+		Long: `Print everything that is registered, of all kinds, by instance. The generation of an
+instance changes whenever its registrations do; the numbers have no order.
 
-As JSON it is one object on one line: {"instances":{ID:{"endpoints":{PATH:…},
-"model_cards":…,"event_channels":…,"event_sources":…}},"generations":{ID:N},
-"sequence":1,"timestamp":…} with each registration as it is stored.`,
+In JSON, it is one object on one line, with each registration as it is stored:
+{"instances":{ID:{"endpoints":{PATH:…},"model_cards":…,"event_channels":…,
+"event_sources":…}},"generations":{ID:N},"sequence":1,"timestamp":…}`,
 		Example: `  dynplane snapshot
   dynplane snapshot -o json`,
 		Args: argCount(0, 0),

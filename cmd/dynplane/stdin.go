@@ -9,9 +9,9 @@ import (
 	"iter"
 )
 
-// A read from a terminal or a pipe cannot be interrupted. So stdin is read by a
-// goroutine that is left behind with its read when ctx is done: the process is
-// about to end.
+// A read from a terminal or a pipe cannot be interrupted. Therefore a goroutine
+// reads stdin, and is left behind in its read when ctx is done: the process is
+// about to exit.
 
 // readAll reads all of r.
 func readAll(ctx context.Context, r io.Reader) (data []byte, err error) {
@@ -30,16 +30,16 @@ func readAll(ctx context.Context, r io.Reader) (data []byte, err error) {
 	}
 }
 
-// line is one line of stdin, numbered from 1, without the space around it. The
-// last one has the error that ended them.
+// line is one line of stdin, numbered from 1, without surrounding blanks. The last
+// line has the error that ended the input.
 type line struct {
 	number int
 	text   []byte
 	err    error
 }
 
-// readLines yields the lines of r, however long, but not the blank ones. Its
-// last element is an error unless it was the end.
+// readLines yields the lines of r, of any length, except blank ones. Its last
+// element is an error unless r ended with io.EOF.
 func readLines(ctx context.Context, r io.Reader) iter.Seq2[line, error] {
 	return func(yield func(line, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)

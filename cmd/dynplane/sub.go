@@ -25,18 +25,18 @@ func newSubCommand(a *app) *cobra.Command {
 	var o subOptions
 	cmd := &cobra.Command{
 		Use:   "sub NS[/COMP[/EP]] TOPIC",
-		Short: "Hear events and print them",
-		Long: `Hear the events of exactly this scope and topic and print them, until interrupted.
-As JSON, each line is
+		Short: "Receive events and print them",
+		Long: `Receive the events of exactly this scope and topic and print them, until interrupted.
+In JSON, each line is
 
   {"topic","publisher_id","sequence","published_at","missed","payload"}
 
-published_at is in Unix milliseconds; missed is how many events of the publisher
-were lost just before this one. In place of payload there is payload_base64 where
-the payload is neither JSON nor msgpack; one that was sent as bytes is JSON only
-if it is an object or an array. A msgpack payload is shown as JSON, its integers
-exact; one byte below 80 is a msgpack integer. What is no event is told on stderr
-and counted.`,
+published_at is in Unix milliseconds. missed is the number of events of the publisher
+that were lost just before this one. A msgpack payload is printed as JSON, with exact
+integers; note that a single byte below 0x80 is a msgpack integer. A payload that was
+sent as bytes is printed as JSON only if it is a JSON object or array. Any other
+payload is printed as payload_base64 instead. Messages that are not events are
+reported on stderr and counted.`,
 		Example: `  dynplane sub dynamo/backend/generate kv-events
   dynplane sub dynamo/backend/generate kv-events --count 10 --timeout 5s -o json`,
 		Args: argCount(2, 2),
@@ -52,14 +52,14 @@ and counted.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.Uint64Var(&o.count, "count", 0, "end after so many events; 0 is never")
-	flags.DurationVar(&o.timeout, "timeout", 0, "end with exit code 124 after so long, whatever was heard; 0 is never")
-	flags.StringVar(&o.ready, "ready-file", "", "file to write once events are heard")
+	flags.Uint64Var(&o.count, "count", 0, "number of events after which to exit; 0 means no limit")
+	flags.DurationVar(&o.timeout, "timeout", 0, "time after which to exit with code 124; 0 means no limit")
+	flags.StringVar(&o.ready, "ready-file", "", "`FILE` to create when the subscription is ready")
 	a.pprofFlag(cmd)
 	return cmd
 }
 
-var errTimeout = errors.New("--timeout has passed")
+var errTimeout = errors.New("--timeout expired")
 
 func (a *app) sub(ctx context.Context, scope discovery.Scope, topic string, o subOptions) error {
 	if err := clearReadyFile(o.ready); err != nil {
@@ -78,25 +78,26 @@ func (a *app) sub(ctx context.Context, scope discovery.Scope, topic string, o su
 			return err
 		}
 		defer a.summarize(s)
-		return a.hear(ctx, s, o)
+		return a.receive(ctx, s, o)
 	})
 	if err != nil && errors.Is(context.Cause(ctx), errTimeout) {
-		return &exitError{exitTimeout, fmt.Errorf("sub of %s in %s: --timeout %v has passed", topic, scope, o.timeout)}
+		return &exitError{exitTimeout, fmt.Errorf("sub of %s in %s: --timeout %v expired", topic, scope, o.timeout)}
 	}
 	return err
 }
 
-// findsPublishers reports whether a subscriber looks for whom to connect to.
+// findsPublishers reports whether subscribers find their peers by discovery.
 func findsPublishers(cfg eventplane.Config) bool {
 	return cfg.Transport == discovery.TransportZMQ && len(cfg.Broker.XPub) == 0
 }
 
-func (a *app) hear(ctx context.Context, s *eventplane.Subscriber, o subOptions) error {
+// receive prints events until --count, the end of ctx, or an error.
+func (a *app) receive(ctx context.Context, s *eventplane.Subscriber, o subOptions) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	announced := make(chan struct{})
 	go func() {
 		defer close(announced)
-		if err := announceLive(ctx, s, o.ready); err != nil {
+		if err := announceReady(ctx, s, o.ready); err != nil {
 			fail(err)
 		}
 	}()
@@ -109,7 +110,7 @@ func (a *app) hear(ctx context.Context, s *eventplane.Subscriber, o subOptions) 
 		show = a.showTable()
 	}
 	warn := a.warner()
-	for heard := uint64(0); o.count == 0 || heard < o.count; {
+	for received := uint64(0); o.count == 0 || received < o.count; {
 		ev, err := s.Next(ctx)
 		var bad *eventplane.DecodeError
 		switch {
@@ -121,7 +122,7 @@ func (a *app) hear(ctx context.Context, s *eventplane.Subscriber, o subOptions) 
 		case err != nil:
 			return err
 		}
-		heard++
+		received++
 		if err := show(ev); err != nil {
 			return err
 		}
@@ -129,44 +130,46 @@ func (a *app) hear(ctx context.Context, s *eventplane.Subscriber, o subOptions) 
 	return nil
 }
 
-// announceLive writes the ready file once s is live. Events are heard
-// meanwhile: a publisher that is not there any more can keep it waiting.
-func announceLive(ctx context.Context, s *eventplane.Subscriber, file string) error {
+// announceReady creates the ready file when s is ready. Events are received
+// meanwhile, since a publisher that has gone can delay it.
+func announceReady(ctx context.Context, s *eventplane.Subscriber, file string) error {
 	if file == "" {
 		return nil
 	}
 	if err := s.Ready(ctx); err != nil {
 		return err
 	}
-	return writeReadyFile(file, "live")
+	return writeReadyFile(file, "ready")
 }
 
-// warner tells the first few errors.
+// warner returns a function that prints the first few errors that it is called
+// with.
 func (a *app) warner() func(error) {
 	const most = 5
-	told := 0
+	printed := 0
 	return func(err error) {
-		if told++; told < most {
-			a.complain(err)
-		} else if told == most {
-			a.complain(fmt.Errorf("%w; more of these are only counted", err))
+		if printed++; printed < most {
+			a.printError(err)
+		} else if printed == most {
+			a.printError(fmt.Errorf("%w; further ones are only counted", err))
 		}
 	}
 }
 
-// summarize tells what went wrong, if anything did.
+// summarize prints the counters if events were lost or messages were malformed.
 func (a *app) summarize(s *eventplane.Subscriber) {
 	st := s.Stats()
 	if st.Missed+st.Dropped+st.DecodeErrors == 0 {
 		return
 	}
-	_, _ = fmt.Fprintf(a.stderr, "dynplane: heard %d events, missed %d in %d gaps (%d dropped here), %d messages were no events\n",
+	_, _ = fmt.Fprintf(a.stderr, "dynplane: received %d events, missed %d in %d gaps (%d dropped here), rejected %d messages\n",
 		st.Received, st.Missed, st.Gaps, st.Dropped, st.DecodeErrors)
 }
 
 func (a *app) showJSON(ev eventplane.Event) error { return a.writeJSON(newEventLine(ev)) }
 
-// showTable shows ids in hex, as paths do.
+// showTable returns a function that prints events as rows, with ids in hex, as in
+// paths.
 func (a *app) showTable() func(eventplane.Event) error {
 	t := newTable(a.stdout)
 	t.row("PUBLISHED", "PUBLISHER", "SEQUENCE", "MISSED", "PAYLOAD")

@@ -12,12 +12,13 @@ import (
 func newWatchCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "watch endpoints|models|channels|sources [NS[/COMP[/NAME]]]",
-		Short: "Watch registrations come and go",
-		Long: `Show what is registered as added, then synced, then each change as added or
+		Short: "Watch registrations",
+		Long: `Print every current registration as added, then synced, then each change as added or
 removed, until interrupted.
 
 ` + queryHelp + `
-As JSON, each line is {"event":"added"|"removed","path":…,"instance":…} with the
+
+In JSON, each line is {"event":"added"|"removed","path":…,"instance":…} with the
 instance as it is stored, or {"event":"synced"}.`,
 		Example: `  dynplane watch channels
   dynplane watch endpoints dynamo/backend -o json`,
@@ -55,7 +56,7 @@ func (a *app) watch(ctx context.Context, q discovery.Query) error {
 	return nil
 }
 
-// unlessDone is nil for what is only the consequence of a signal.
+// unlessDone returns err, or nil if err only results from a signal.
 func unlessDone(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil

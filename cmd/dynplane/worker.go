@@ -15,28 +15,28 @@ import (
 	"github.com/dynplane/dynplane/eventplane"
 )
 
-// demoScope is where the workers of the demo publish.
+// demoScope returns the endpoint of the demo's workers.
 func demoScope() discovery.Scope {
 	return discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}
 }
 
 const demoTopic = "kv-events"
 
-// eventInterval is how often a worker's cache changes: a busy engine makes
-// some hundred events a second.
+// eventInterval is the time between two events of a worker: a busy engine
+// publishes some hundred per second.
 const eventInterval = 2 * time.Millisecond
 
-// workerEndTimeout bounds each of the two things a worker shuts down.
+// workerEndTimeout bounds each of the two shutdowns of a worker.
 const workerEndTimeout = time.Second
 
 func newWorkerCommand(a *app) *cobra.Command {
 	var number uint16
 	cmd := &cobra.Command{
 		Use:   "worker",
-		Short: "One worker of the demo",
-		Long: `One worker of the demo: it registers an endpoint, its model and a kv-events
-channel, prints the path of the channel and publishes until SIGTERM or the end
-of its stdin, by which it goes when the demo does, however that ends.`,
+		Short: "Run one worker of the demo",
+		Long: `Run one worker of the demo. It registers an endpoint, its model and a kv-events
+channel, prints the path of the channel, and publishes until SIGTERM or the end of
+stdin, which comes when the demo exits or is killed.`,
 		Example: "  dynplane worker --number 1 --ttl 2s",
 		Hidden:  true,
 		Args:    argCount(0, 0),
@@ -49,14 +49,14 @@ of its stdin, by which it goes when the demo does, however that ends.`,
 	return cmd
 }
 
-// worker works until ctx is done or stdin ends.
+// worker runs until ctx is done or stdin ends.
 func (a *app) worker(ctx context.Context, number uint16) error {
-	// Ctrl-C goes to all processes of a terminal, and the demo ends its workers
+	// Ctrl-C reaches all processes of the terminal, and the demo stops its workers
 	// itself.
 	signal.Ignore(os.Interrupt)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	// It ends with stdin or, after a signal, with the process.
+	// This goroutine ends with stdin or, after a signal, with the process.
 	go func() {
 		defer stop()
 		_, _ = io.Copy(io.Discard, a.stdin)
@@ -74,8 +74,8 @@ func (a *app) work(ctx context.Context, number uint16) (err error) {
 	if err != nil {
 		return err
 	}
-	// The demo may be gone, and with it the server: not to linger then matters
-	// more than to unregister.
+	// The demo may have been killed, and the server with it: then exiting soon
+	// matters more than unregistering.
 	end := func(c interface{ Shutdown(context.Context) error }) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), workerEndTimeout)
 		defer cancel()
@@ -108,8 +108,8 @@ func (a *app) work(ctx context.Context, number uint16) (err error) {
 	return publishCache(ctx, pub, newCache(client.InstanceID(), uint64(number)))
 }
 
-// registerWorker announces where the worker takes requests and what it serves.
-// Nobody sends it any: the port is one that a worker might have.
+// registerWorker registers the worker's endpoint and model. No client sends
+// requests: the port is only a plausible one.
 func registerWorker(ctx context.Context, client *discovery.Client, number uint16) error {
 	scope := demoScope()
 	address := fmt.Sprintf("127.0.0.1:%d/%x/%s", 9000+int(number), client.InstanceID(), scope.Endpoint)
@@ -127,7 +127,7 @@ func registerWorker(ctx context.Context, client *discovery.Client, number uint16
 	return err
 }
 
-// publishCache publishes what happens in a cache until ctx is done.
+// publishCache publishes the events of a cache until ctx is done.
 func publishCache(ctx context.Context, pub *eventplane.Publisher, c *cache) error {
 	tick := time.NewTicker(eventInterval)
 	defer tick.Stop()

@@ -2,8 +2,8 @@ package main
 
 import "math/rand/v2"
 
-// routerEvent is what a KV router hears of a worker's cache, as the first
-// generation of the runtime writes it: one event a message.
+// routerEvent is an event of a worker's cache for a KV router, in the format of
+// the first generation of Dynamo: one event per message.
 type routerEvent struct {
 	WorkerID    uint64     `json:"worker_id"`
 	StorageTier string     `json:"storage_tier"`
@@ -15,14 +15,14 @@ type cacheEvent struct {
 	Data    any    `json:"data"`     // storedData, removedData or clearedData
 	DPRank  uint32 `json:"dp_rank"`
 
-	// SentNS is Unix time in nanoseconds. It is the demo's own, to measure
-	// latency by; others ignore what they don't know.
+	// SentNS is the Unix time in nanoseconds. The demo adds it to measure latency;
+	// other readers ignore unknown fields.
 	SentNS int64 `json:"sent_ns"`
 }
 
 type storedData struct {
 	Stored struct {
-		ParentHash    *uint64 `json:"parent_hash"` // of the block before the first; nil at the beginning
+		ParentHash    *uint64 `json:"parent_hash"` // of the block before the first; nil at the start of a sequence
 		StartPosition *uint32 `json:"start_position"`
 		Blocks        []block `json:"blocks"`
 	} `json:"stored"`
@@ -43,14 +43,14 @@ type block struct {
 }
 
 const (
-	cacheBlocks   = 2048 // as many fit
+	cacheBlocks   = 2048 // capacity
 	promptBlocks  = 16   // at most in a new sequence
 	clearInterval = 5000 // events
 )
 
-// cache makes the events of an engine's KV cache: a prompt stores a chain of
-// blocks, generation adds to a chain block by block, the oldest chains give way
-// to new ones, and now and then all is cleared.
+// cache simulates the KV cache of an engine: a prompt stores a chain of blocks,
+// generation extends a chain block by block, new chains evict the oldest, and now
+// and then the cache is cleared.
 type cache struct {
 	worker uint64
 	random *rand.Rand
@@ -63,7 +63,7 @@ func newCache(worker, seed uint64) *cache {
 	return &cache{worker: worker, random: rand.New(rand.NewPCG(seed, 1337))}
 }
 
-// next lets something happen.
+// next changes the cache and returns the event.
 func (c *cache) next() routerEvent {
 	c.events++
 	return routerEvent{

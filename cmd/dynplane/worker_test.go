@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A router that follows the events must always know what they speak of.
+// Events never refer to a block that a router cannot have seen.
 func TestCacheEvents(t *testing.T) {
 	t.Parallel()
 	c := newCache(42, 1)
