@@ -120,6 +120,9 @@ func (p *place) checkRegistrations(t *testing.T, store *discovery.Client, worker
 // not with brokers.
 func (p *place) registersChannels() bool { return p.transport == "direct" || p.transport == "NATS" }
 
+// hasSources reports whether the runtime registers the source of its events.
+func (p *place) hasSources() bool { return p.version != dynamotest.Gen1 }
+
 // checkPublishers compares the publishers whose events were received with those
 // that are registered.
 func (p *place) checkPublishers(t *testing.T, store *discovery.Client, publishers map[string]uint64, worker uint64) {
@@ -139,8 +142,8 @@ func (p *place) checkPublishers(t *testing.T, store *discovery.Client, publisher
 			}
 		}
 	}
-	if p.version == dynamotest.Gen1 {
-		return // it has no sources
+	if !p.hasSources() {
+		return
 	}
 	var metadata struct {
 		Worker struct {

@@ -1,0 +1,95 @@
+package dynamo
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/integration/dynamotest"
+	"github.com/dynplane/dynplane/internal/waittest"
+)
+
+// forStores runs a test for each version and each store of Dynamo's own.
+func forStores(t *testing.T, test func(*testing.T, *place)) {
+	t.Helper()
+	for _, version := range []string{dynamotest.Gen2, dynamotest.Gen1} {
+		for _, store := range []string{"file", "etcd"} {
+			t.Run(version+"/"+store, func(t *testing.T) {
+				t.Parallel()
+				test(t, newPlace(t, version, store, "direct"))
+			})
+		}
+	}
+}
+
+// watched starts a worker and returns it with a view that shows all of it.
+func (p *place) watched(t *testing.T, store *discovery.Client) (*dynamotest.Peer, *view) {
+	t.Helper()
+	v := watchAll(t, store)
+	worker := p.start(t, "worker.py")
+	waittest.Eventually(t, "the worker is registered", func() bool {
+		present, _ := v.counts()
+		return present == p.registrations()
+	})
+	return worker, v
+}
+
+func gone(v *view) func() bool {
+	return func() bool { present, _ := v.counts(); return present == 0 }
+}
+
+// leaseTTL is how long registrations of the runtime outlive their owner.
+var leaseTTL = map[string]time.Duration{"file": 10 * time.Second, "etcd": 30 * time.Second}
+
+// TestKilledWorker has the registrations of a worker expire.
+func TestKilledWorker(t *testing.T) {
+	t.Parallel()
+	forStores(t, func(t *testing.T, p *place) {
+		store, _ := p.openOurs(t)
+		worker, v := p.watched(t, store)
+		worker.Kill()
+		killed := time.Now()
+		waittest.Eventually(t, "the killed worker is removed", gone(v))
+		t.Logf("removed after %v, TTL %v", time.Since(killed).Round(time.Millisecond), leaseTTL[p.ours["DYN_DISCOVERY_BACKEND"]])
+	})
+}
+
+// TestTerminatedWorker has a worker unregister.
+func TestTerminatedWorker(t *testing.T) {
+	t.Parallel()
+	forStores(t, func(t *testing.T, p *place) {
+		store, _ := p.openOurs(t)
+		worker, v := p.watched(t, store)
+		worker.Signal(syscall.SIGTERM)
+		terminated := time.Now()
+		waittest.Eventually(t, "the terminated worker is removed", gone(v))
+		took := time.Since(terminated)
+		// The lease of a killed worker would last for two thirds of the TTL at least.
+		if took > leaseTTL[p.ours["DYN_DISCOVERY_BACKEND"]]/2 {
+			t.Errorf("removed after %v", took)
+		}
+		t.Logf("removed after %v", took.Round(time.Millisecond))
+	})
+}
+
+// pause is longer than the lease of a file, and shorter than that of etcd.
+const pause = 15 * time.Second
+
+// TestPausedWorker pauses a worker for less than its lease. It stays, and the
+// events that a subscriber of ours loses, since it gave up the connection, are
+// reported as missed.
+func TestPausedWorker(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, dynamotest.Gen2, "etcd", "direct")
+	store, plane := p.openOurs(t)
+	worker, v := p.watched(t, store)
+	s := p.startStream(t, plane, worker)
+	worker.Signal(syscall.SIGSTOP)
+	rest(t, pause)
+	worker.Signal(syscall.SIGCONT)
+	s.finish(t)
+	if present, removed := v.counts(); present != p.registrations() || removed > 0 {
+		t.Errorf("%d registrations, %d removed", present, removed)
+	}
+}

@@ -1,0 +1,117 @@
+package dynamo
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/integration/dynamotest"
+	"github.com/dynplane/dynplane/internal/waittest"
+)
+
+// outage is how long a server is down, while a worker publishes.
+const outage = 3 * time.Second
+
+// streaming starts a worker and the stream of its events in a place.
+func (p *place) streaming(t *testing.T) (*stream, *view) {
+	t.Helper()
+	store, plane := p.openOurs(t)
+	v := watchAll(t, store)
+	worker := p.start(t, "worker.py")
+	p.checkRegistrations(t, store, worker.Await("ready", 1).WorkerID)
+	return p.startStream(t, plane, worker), v
+}
+
+// TestBrokerRestart kills the broker while a worker publishes.
+func TestBrokerRestart(t *testing.T) {
+	t.Parallel()
+	for _, version := range []string{dynamotest.Gen2, dynamotest.Gen1} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t, version, "file", "broker by URL")
+			s, _ := p.streaming(t)
+			s.publish(1500)
+			p.brokers[0].kill()
+			rest(t, outage)
+			p.brokers[0].start()
+			s.published()
+			s.finish(t)
+		})
+	}
+}
+
+// TestBrokersInTurn kills one of two brokers after the other: ours lose nothing.
+func TestBrokersInTurn(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, dynamotest.Gen2, "file", "two brokers")
+	s, _ := p.streaming(t)
+	s.publish(3000)
+	for _, b := range p.brokers {
+		b.kill()
+		rest(t, outage)
+		b.start()
+		rest(t, outage) // the real peers do not report that they are connected again
+	}
+	s.published()
+	if lost := s.finish(t); lost.ours > 0 {
+		t.Errorf("ours lost %d events", lost.ours)
+	}
+}
+
+// TestNATSRestart stops the NATS server while a worker publishes.
+func TestNATSRestart(t *testing.T) {
+	t.Parallel()
+	for _, version := range []string{dynamotest.Gen2, dynamotest.Gen1} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t, version, "file", "NATS")
+			s, _ := p.streaming(t)
+			s.publish(1500)
+			p.nats.Stop()
+			rest(t, outage)
+			p.nats.Start()
+			s.published()
+			s.finish(t)
+		})
+	}
+}
+
+// TestEtcdRestart kills the etcd server while a worker publishes to its
+// subscribers directly: no event is lost, and no worker is shown as removed.
+func TestEtcdRestart(t *testing.T) {
+	t.Parallel()
+	for _, outage := range []time.Duration{5 * time.Second, 12 * time.Second} {
+		t.Run(fmt.Sprint(outage), func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t, dynamotest.Gen2, "etcd", "direct")
+			s, v := p.streaming(t)
+			waittest.Eventually(t, "the worker is shown", func() bool {
+				present, _ := v.counts()
+				return present >= p.registrations()
+			})
+			s.publish(1500)
+			p.etcd.kill()
+			rest(t, outage)
+			p.etcd.start(p.etcd.line)
+			s.published()
+			if lost := s.finish(t); lost.ours+lost.theirs > 0 {
+				t.Errorf("lost %+v", lost)
+			}
+			// A registration after the outage shows that the watch works, and that
+			// what it could have removed before is still there.
+			store, _ := p.openOurs(t)
+			const id = 77
+			if _, err := store.RegisterAs(t.Context(), id, discovery.Endpoint{Scope: generate, Transport: discovery.TCP("127.0.0.1:9/4d/generate")}); err != nil {
+				t.Fatal(err)
+			}
+			waittest.Eventually(t, "the watch continues", func() bool {
+				present, _ := v.counts()
+				return present == p.registrations()+1
+			})
+			if _, removed := v.counts(); removed > 0 {
+				t.Errorf("%d false removals", removed)
+			}
+		})
+	}
+}
