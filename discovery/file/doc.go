@@ -11,8 +11,9 @@
 //
 // A registration is the file {root}/{bucket}/{key}, with its key
 // percent-encoded (discovery.DynamoKey). Its lease is its modification time:
-// the owner touches the file every third of the TTL, and every process that
-// shares the root removes files older than the TTL. docs/protocol.md lists the
+// the owner touches the file every third of the TTL, and every process that has
+// registered something removes files older than the TTL in the same bucket. A
+// process that only lists and watches removes nothing. docs/protocol.md lists the
 // rules that all of them follow.
 //
 // # Guarantees

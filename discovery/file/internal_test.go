@@ -176,6 +176,9 @@ func TestCauses(t *testing.T) {
 	s := newStore(t)
 	s.clock.disturbed = time.Now().Add(time.Hour) // before the keep-alive starts, so that it sees nothing else
 	w := openWatch(t, s)
+	if err := s.start(w.dir); err != nil { // as if it had registered something there
+		t.Fatal(err)
+	}
 	keepAlive := keeper{store: s}
 	file := testFile{t, w}
 	gone := func(want discovery.Cause, how string) {
@@ -251,5 +254,33 @@ func (f testFile) remove() {
 	f.t.Helper()
 	if err := os.Remove(f.path()); err != nil {
 		f.t.Fatal(err)
+	}
+}
+
+// TestReadersRemoveNoFiles: a worker of Dynamo that was paused only touches its
+// file when it continues. Its file must be there then, and it is present again.
+func TestReadersRemoveNoFiles(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	w := openWatch(t, s)
+	keepAlive := keeper{store: s}
+	file := testFile{t, w}
+	file.write()
+	file.setAge(2 * s.opt.TTL)
+	if ch := expect(t, w, discovery.OpDelete); ch.Cause != discovery.CauseExpired {
+		t.Errorf("the cause is %d, want %d", ch.Cause, discovery.CauseExpired)
+	}
+	keepAlive.round(t.Context())
+	file.setAge(0) // fails if the file was removed
+	expect(t, w, discovery.OpPut)
+
+	if err := s.start(w.dir); err != nil { // as if it had registered something there
+		t.Fatal(err)
+	}
+	file.setAge(2 * s.opt.TTL)
+	expect(t, w, discovery.OpDelete)
+	keepAlive.round(t.Context())
+	if _, err := os.Stat(file.path()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v, want the file removed", err)
 	}
 }

@@ -40,7 +40,8 @@ type keeper struct {
 	failing bool // and logged
 }
 
-// round sends a heartbeat for every lease, and then removes expired files.
+// round sends a heartbeat for every lease, and then removes the expired files of
+// the directories in which the store has registered something.
 func (k *keeper) round(ctx context.Context) {
 	s := k.store
 	s.mu.Lock()

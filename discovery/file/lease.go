@@ -47,7 +47,7 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (di
 		return nil, fmt.Errorf("value of %d bytes: want at most %d", len(value), maxValue)
 	}
 	l := &lease{store: s, dir: s.dir(id.Kind), name: name, value: value, LeaseEnd: discovery.NewLeaseEnd()}
-	if err := s.useDir(l.dir); err != nil {
+	if err := s.start(l.dir); err != nil {
 		return nil, err
 	}
 	if l.file, err = publish(ctx, l.dir, name, value, true); err != nil {

@@ -109,11 +109,17 @@ func TestKilledProcessIsRemoved(t *testing.T) {
 	p.signal(t, syscall.SIGKILL)
 	_ = p.cmd.Wait()
 	w.expect(discovery.Removed, 1)
+	registrant, _ := client(t, root, ttl)
+	if _, err := registrant.RegisterAs(t.Context(), 2, endpoint()); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(discovery.Added, 2)
 	waittest.Eventually(t, "its file is removed", func() bool { return !exists(endpointPath(root, 1)) })
 }
 
 // TestStoppedProcessComesBack stops a process for longer than its TTL. It is
-// Removed, and registers again once it is continued.
+// Removed, and its file is removed by another process that registers. Once it is
+// continued, it registers again.
 func TestStoppedProcessComesBack(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -123,6 +129,11 @@ func TestStoppedProcessComesBack(t *testing.T) {
 	w.expect(discovery.Synced, 0)
 	p := start(t, root, ttl, 1, 1)
 	w.expect(discovery.Added, 1)
+	registrant, _ := client(t, root, ttl)
+	if _, err := registrant.RegisterAs(t.Context(), 2, endpoint()); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(discovery.Added, 2)
 	p.signal(t, syscall.SIGSTOP)
 	w.expect(discovery.Removed, 1)
 	waittest.Eventually(t, "its file is removed", func() bool { return !exists(endpointPath(root, 1)) })

@@ -25,7 +25,7 @@ type Store struct {
 
 	mu      sync.Mutex
 	leases  map[string]*lease   // by path
-	dirs    map[string]struct{} // in use; the keep-alive removes expired files there
+	dirs    map[string]struct{} // with registrations of this store; the keep-alive removes expired files there
 	stop    context.CancelFunc  // of the keep-alive; nil until the first use
 	stopped chan struct{}
 }
@@ -60,15 +60,19 @@ func (s *Store) dir(kind discovery.Kind) string {
 	return filepath.Join(s.opt.Root, filepath.FromSlash(bucket))
 }
 
-// useDir adds a directory to those of the keep-alive, which it starts with the
-// first one.
-func (s *Store) useDir(dir string) error {
+// start starts the keep-alive unless it runs, and adds to its directories the
+// one of a registration. dir is empty for a watch: a store that only reads must
+// not remove files, since a worker of Dynamo that was paused for longer than its
+// TTL never writes its file again.
+func (s *Store) start(dir string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.isClosed() {
 		return discovery.ErrClosed
 	}
-	s.dirs[dir] = struct{}{}
+	if dir != "" {
+		s.dirs[dir] = struct{}{}
+	}
 	if s.stop == nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		s.stop, s.stopped = cancel, make(chan struct{})

@@ -20,7 +20,8 @@ import (
 // twice a second: this finds expired files and those whose event was lost (some
 // file systems send none), and proves that the directory is reachable.
 //
-// An expired file counts as removed, whether or not any process has removed it.
+// An expired file counts as removed, whether or not any process has removed it,
+// and as present again once its owner touches it.
 type watcher struct {
 	store  *Store
 	query  discovery.Query
@@ -47,7 +48,7 @@ const scanInterval = 500 * time.Millisecond
 // directory that stays locked for a second is an error of the first listing.
 func (s *Store) Watch(_ context.Context, q discovery.Query) (discovery.Watcher, error) {
 	dir := s.dir(q.Kind)
-	if err := s.useDir(dir); err != nil {
+	if err := s.start(""); err != nil {
 		return nil, err
 	}
 	return &watcher{
