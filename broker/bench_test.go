@@ -13,11 +13,11 @@ import (
 	"github.com/dynplane/dynplane/broker"
 )
 
-// sizes are what a message has in bytes: small, and large enough to be counted.
+// sizes are those of a small message and of one that the broker counts, in bytes.
 var sizes = []int{256, 4096}
 
 // BenchmarkRelay measures one publisher and one subscriber with the broker
-// between them; BenchmarkProxy does so with libzmq's own proxy.
+// between them, BenchmarkProxy with libzmq's own proxy for comparison.
 func BenchmarkRelay(b *testing.B) {
 	for _, size := range sizes {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
@@ -76,7 +76,7 @@ func benchmarkProxy(b *testing.B, size int) {
 	measure(b, ends[0], ends[1], size)
 }
 
-// measure sends in windows, so that nothing is dropped.
+// measure sends in windows, so that no message is dropped.
 func measure(b *testing.B, pub, sub *zmq.Socket, size int) {
 	b.Helper()
 	const window = 10_000

@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// start runs a broker until the test ends, or the function returned is called.
+// start runs a broker until the returned function is called or the test ends.
 func start(t testing.TB, opts broker.Options) (*broker.Broker, func()) {
 	t.Helper()
 	b, err := broker.New(opts)
@@ -54,7 +54,7 @@ func start(t testing.TB, opts broker.Options) (*broker.Broker, func()) {
 	return b, stop
 }
 
-// peer opens a socket of another implementation's making, so to speak.
+// peer opens a socket of zmq4, as an implementation of its own.
 func peer(t testing.TB, kind zmq.Type, endpoint string) *zmq.Socket {
 	t.Helper()
 	zctx, err := zmq.NewContext()
@@ -94,7 +94,7 @@ func send(t testing.TB, s *zmq.Socket, parts ...any) {
 	}
 }
 
-// await publishes until sub hears it. What else arrives is thrown away.
+// await publishes until sub receives it. Other messages are discarded.
 func await(t testing.TB, pub, sub *zmq.Socket, mark string) {
 	t.Helper()
 	poller := zmq.NewPoller()
@@ -113,7 +113,7 @@ func await(t testing.TB, pub, sub *zmq.Socket, mark string) {
 	})
 }
 
-// next returns the next message that is no probe.
+// next returns the next message that is not a probe.
 func next(t testing.TB, sub *zmq.Socket) [][]byte {
 	t.Helper()
 	for {
@@ -148,14 +148,14 @@ func TestRelay(t *testing.T) {
 		}
 	}
 	for _, sub := range subs {
-		var heard [publishers]int
+		var received [publishers]int
 		for range publishers * each {
 			m := next(t, sub)
 			i, j := m[1][0], int(m[2][0])|int(m[2][1])<<8
-			if len(m) != 4 || string(m[0]) != "kv-events" || j != heard[i] || !bytes.Equal(m[3], body) {
-				t.Fatalf("publisher %d: got %d frames, message %d, want 4 and %d, unchanged", i, len(m), j, heard[i])
+			if len(m) != 4 || string(m[0]) != "kv-events" || j != received[i] || !bytes.Equal(m[3], body) {
+				t.Fatalf("publisher %d: got %d frames, message %d, want 4 and %d, unchanged", i, len(m), j, received[i])
 			}
-			heard[i]++
+			received[i]++
 		}
 	}
 }
@@ -207,7 +207,7 @@ func TestStats(t *testing.T) {
 		t.Errorf("%d bytes, want %d", got, want)
 	}
 	if got := b.Stats().Overflows; got != 0 {
-		t.Errorf("%d overflows without load", got)
+		t.Errorf("%d overflows, want 0 without load", got)
 	}
 }
 
@@ -285,7 +285,7 @@ func TestLifecycle(t *testing.T) {
 		go func() { ended <- b.Run(context.Background()) }()
 	}
 	if err := <-ended; err == nil || errors.Is(err, broker.ErrClosed) {
-		t.Errorf("second Run: %v, want a refusal", err)
+		t.Errorf("second Run: %v, want that it was called twice", err)
 	}
 	for range 2 {
 		if err := b.Close(); err != nil {

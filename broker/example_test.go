@@ -19,7 +19,7 @@ func Example() {
 	defer b.Close()
 
 	ctx, cancel := context.WithCancel(context.Background())
-	cancel() // a real one goes on until it is told to stop
+	cancel() // a program would cancel when it is to stop
 	fmt.Println("run:", b.Run(ctx))
 	fmt.Println("publishers connect to tcp:", strings.HasPrefix(b.XSubEndpoint(), "tcp://127.0.0.1:"))
 	fmt.Println("relayed:", b.Stats().Messages)

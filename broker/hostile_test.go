@@ -5,21 +5,19 @@ package broker_test
 import (
 	"bytes"
 	"errors"
-	"io"
 	"net"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	zmq "github.com/pebbe/zmq4"
 
 	"github.com/dynplane/dynplane/broker"
-	"github.com/dynplane/dynplane/internal/waittest"
+	"github.com/dynplane/dynplane/internal/zmtptest"
 )
 
-// libzmq 4.3 passes on the unsubscription of what was never subscribed to:
-// relayed, it would end the broker's own subscription.
+// TestSubscribersCannotSilenceTheBroker sends unsubscriptions of topics without a
+// subscription. libzmq 4.3 passes them on; forwarded, they would end the
+// broker's own subscription.
 func TestSubscribersCannotSilenceTheBroker(t *testing.T) {
 	t.Parallel()
 	b, _ := start(t, broker.Options{})
@@ -51,9 +49,9 @@ func TestHostilePeers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer c.Close() // stays open, half way through its handshake
+			defer c.Close() // stays open in the middle of its handshake
 			if _, err := c.Write(bytes); err != nil {
-				t.Logf("cut off already: %v", err)
+				t.Logf("disconnected already: %v", err)
 			}
 		}
 	}
@@ -64,8 +62,8 @@ func TestHostilePeers(t *testing.T) {
 	await(t, pub, sub, "after")
 }
 
-// One subscriber does not read: the others still hear everything, the
-// overflow is counted, and the broker stops all the same.
+// TestStalledSubscriber has a subscriber that does not read: the others still
+// receive every message, the overflow is counted, and the broker stops.
 func TestStalledSubscriber(t *testing.T) {
 	t.Parallel()
 	b, stop := start(t, broker.Options{HWM: 100})
@@ -76,10 +74,10 @@ func TestStalledSubscriber(t *testing.T) {
 	for i := 0; b.Stats().Overflows == 0; i++ {
 		send(t, pub, "kv-events", make([]byte, 64<<10))
 		if m := next(t, sub); len(m) != 2 || len(m[1]) != 64<<10 {
-			t.Fatalf("message %d is cut", i)
+			t.Fatalf("message %d is truncated", i)
 		}
 		if i > 10_000 {
-			t.Fatal("a subscriber that never reads is never found full")
+			t.Fatal("no overflow was counted for a subscriber that never reads")
 		}
 	}
 	await(t, pub, sub, "after")
@@ -97,60 +95,27 @@ func TestPublisherCannotAbortTheBroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	hostile := handshake(t, b.XSubEndpoint(), "PUB")
+	hostile := zmtptest.Dial(t, b.XSubEndpoint(), "PUB")
 	if _, err := hostile.Write(bytes.Repeat([]byte{0, 1, 'x'}, 10_000)); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(hostile.(*net.TCPConn).SetLinger(0), hostile.Close()); err != nil {
+	if err := errors.Join(hostile.SetLinger(0), hostile.Close()); err != nil {
 		t.Fatal(err)
 	}
 	// A thread of libzmq serves all connections: when this one has had two
 	// heartbeats, one of the other was due.
-	sub := handshake(t, b.XPubEndpoint(), "SUB")
-	defer sub.Close()
-	_ = sub.SetReadDeadline(time.Now().Add(waittest.Patience))
-	for range 2 {
-		ping := make([]byte, len("\x04\x07\x04PING\x00\x00"))
-		if _, err := io.ReadFull(sub, ping); err != nil || !bytes.Contains(ping, []byte("PING")) {
-			t.Fatalf("got %q, %v, want a heartbeat", ping, err)
-		}
-		if _, err := sub.Write([]byte("\x04\x05\x04PONG")); err != nil {
-			t.Fatal(err)
-		}
+	if err := zmtptest.AnswerHeartbeats(zmtptest.Dial(t, b.XPubEndpoint(), "SUB"), 2); err != nil {
+		t.Fatal(err)
 	}
 }
 
-// rawSubscriber connects by hand and sends frame, in the form of the wire. It
-// reads nothing after the handshake.
+// rawSubscriber connects, and writes frame as it is. It does not read after the
+// handshake.
 func rawSubscriber(t *testing.T, b *broker.Broker, frame []byte) net.Conn {
 	t.Helper()
-	c := handshake(t, b.XPubEndpoint(), "SUB")
+	c := zmtptest.Dial(t, b.XPubEndpoint(), "SUB")
 	if _, err := c.Write(frame); err != nil {
 		t.Logf("disconnected already: %v", err)
-	}
-	return c
-}
-
-// handshake connects and does the handshake of ZMTP 3.0, mechanism NULL.
-func handshake(t *testing.T, endpoint, socketType string) net.Conn {
-	t.Helper()
-	c, err := net.Dial("tcp", strings.TrimPrefix(endpoint, "tcp://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	greeting := make([]byte, 64)
-	copy(greeting, []byte{0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0, 'N', 'U', 'L', 'L'})
-	ready := append([]byte("\x05READY\x0bSocket-Type\x00\x00\x00"), byte(len(socketType)))
-	ready = append(ready, socketType...)
-	if _, err := c.Write(slices.Concat(greeting, []byte{4, byte(len(ready))}, ready)); err != nil {
-		t.Fatal(err)
-	}
-	size := make([]byte, len(greeting)+2) // to the size of the peer's READY
-	if _, err := io.ReadFull(c, size); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(c, make([]byte, size[len(size)-1])); err != nil {
-		t.Fatal(err)
 	}
 	return c
 }

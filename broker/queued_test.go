@@ -14,8 +14,8 @@ import (
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-// shapes are large messages: with one large frame, two with a small one
-// between, one before an empty end, many small ones, and many empty ones.
+// shapes returns large messages: one large frame, two with a small one between,
+// one before an empty last frame, many small frames, and many empty ones.
 func shapes() [][][]byte {
 	big := bytes.Repeat([]byte{'b'}, 1<<20)
 	return [][][]byte{
@@ -27,7 +27,7 @@ func shapes() [][][]byte {
 	}
 }
 
-// numbered publishes messages with their number in front, and hears them.
+// numbered publishes messages with their number as first frame, and receives them.
 type numbered struct {
 	pub, sub *zmq.Socket
 	sent     uint64
@@ -43,29 +43,29 @@ func (p *numbered) publish(t *testing.T, body [][]byte) {
 	p.sent++
 }
 
-// passes publishes body, and a small message, which must arrive. It tells if
-// body did, which must be whole.
+// passes publishes body, and a small message, which must arrive. It reports
+// whether body did, which must be whole.
 func (p *numbered) passes(t *testing.T, body [][]byte) bool {
 	t.Helper()
 	p.publish(t, body)
 	p.publish(t, [][]byte{[]byte("small")})
-	heard := false
+	received := false
 	for {
 		m := next(t, p.sub)
 		n := binary.BigEndian.Uint64(m[0])
 		if n == p.sent-1 {
-			return heard
+			return received
 		}
-		if n != p.sent-2 || heard || !slices.EqualFunc(m[1:], body, bytes.Equal) {
+		if n != p.sent-2 || received || !slices.EqualFunc(m[1:], body, bytes.Equal) {
 			t.Fatalf("message %d: got %d frames as message %d, want %d, unchanged", p.sent-2, len(m)-1, n, len(body))
 		}
-		heard = true
+		received = true
 	}
 }
 
-// One subscriber reads nothing: what waits for it stays within the bound,
-// small messages still pass, no message is cut, and once it is gone the large
-// ones pass again.
+// TestQueuedBytesAreBounded has a subscriber that does not read: the messages
+// that wait for it stay within the limit, small ones still pass, none is
+// truncated, and large ones pass again when it has disconnected.
 func TestQueuedBytesAreBounded(t *testing.T) {
 	t.Parallel()
 	const limit, largest = 8 << 20, 2<<20 + 1<<10
@@ -86,13 +86,13 @@ func TestQueuedBytesAreBounded(t *testing.T) {
 		}
 	}
 	if got := b.Stats().Dropped; got != missed {
-		t.Errorf("Dropped is %d, want %d: what the other subscriber missed", got, missed)
+		t.Errorf("Dropped is %d, want %d, which the other subscriber missed", got, missed)
 	}
 	_ = stalled.Close()
 	waittest.Eventually(t, "the queue is empty", func() bool { return b.Stats().Queued == 0 })
 	for _, body := range shapes() {
 		if !p.passes(t, body) {
-			t.Errorf("%d frames are dropped, although nobody stalls any more", len(body))
+			t.Errorf("a message of %d frames is dropped, although no subscriber stalls any more", len(body))
 		}
 	}
 	stop()
@@ -101,7 +101,8 @@ func TestQueuedBytesAreBounded(t *testing.T) {
 	}
 }
 
-// What still waits when the broker closes is given back too.
+// TestCloseWhileMessagesWait checks that messages that wait at Close are no
+// longer counted after it.
 func TestCloseWhileMessagesWait(t *testing.T) {
 	t.Parallel()
 	b, stop := start(t, broker.Options{MaxQueued: 4 << 20})
@@ -116,6 +117,6 @@ func TestCloseWhileMessagesWait(t *testing.T) {
 	}
 	stop()
 	if got := b.Stats().Queued; got != 0 {
-		t.Errorf("%d bytes are left after Close", got)
+		t.Errorf("%d bytes are still counted after Close", got)
 	}
 }

@@ -1,10 +1,18 @@
-// Package driver is the contract between the event plane and a transport.
+// Package driver defines the contract between the event plane and a transport.
 //
-// Applications do not use it: they use package eventplane, which picks a
-// driver from its configuration and adds what all transports share (the
-// envelope, deduplication, gap detection, decoding). A driver moves bytes and
-// nothing else. The conformance suite that every driver passes is package
+// Applications do not use it. They use package eventplane, which selects a
+// driver from its configuration and adds what all transports share: the
+// envelope, deduplication, gap detection and decoding. A driver only moves
+// bytes. Every driver must pass the conformance suite of package
 // eventplane/drivertest.
+//
+// # Implementing a driver
+//
+// A driver implements [Publisher] and [Subscriber], and [Connector] if its peers
+// are found one by one. Publish must not wait for subscribers. Queues must be
+// bounded in bytes, and dropped messages counted. All methods but Close return
+// [ErrClosed] after Close; Next returns a [*FrameError] for input that is not a
+// message.
 package driver
 
 import (
@@ -13,72 +21,78 @@ import (
 	"fmt"
 )
 
-// ErrClosed is returned by every method of a driver that has been closed.
+// ErrClosed is returned by every method of a publisher or subscriber that has
+// been closed, except Close.
 var ErrClosed = errors.New("driver closed")
 
 // Message is one event as a transport carries it.
 type Message struct {
-	// Subject is what the transport routes by: the NATS subject, or frame 0
-	// on ZMQ.
+	// Subject is the key that the transport routes by: the NATS subject, or
+	// frame 0 on ZMQ.
 	Subject string
 
-	// PublisherID and Sequence are those of the envelope. A transport that
-	// carries them outside of the body (ZMQ does, NATS does not) sets
-	// HasIdentity on what it receives.
+	// PublisherID and Sequence are those of the envelope. HasIdentity reports
+	// whether a received message has them: on ZMQ, which carries them outside
+	// of the body, but not on NATS.
 	PublisherID uint64
 	Sequence    uint64
 	HasIdentity bool
 
-	// Body is the encoded envelope. Publish does not keep it. One that Next
-	// returns belongs to the receiver and is never written to again.
+	// Body is the encoded envelope. Publish must not retain it. A body that
+	// Next returns belongs to the caller and must never be written to again.
 	Body []byte
 }
 
-// Publisher sends messages. Publish and Close are not called at the same time
-// by two goroutines; the event plane sees to that.
+// Publisher sends messages. The event plane does not call Publish and Close
+// concurrently, nor either of them twice at a time.
 type Publisher interface {
-	// Publish hands m to the transport and returns without waiting for
-	// subscribers. Delivery is at most once: nil is no proof that anybody
-	// heard it.
+	// Publish passes m to the transport without waiting for subscribers.
+	// Delivery is at most once: a nil error does not mean that m was
+	// delivered.
 	Publish(ctx context.Context, m *Message) error
 
-	// Close sends what is queued, within a bounded time, and releases the
-	// transport's resources. It is idempotent.
+	// Close sends queued messages, within a bounded time, and releases the
+	// resources of the transport. It is idempotent.
 	Close() error
 }
 
 // Subscriber receives the messages of one subject.
 type Subscriber interface {
-	// Next blocks until a message arrives, ctx is done, or the subscriber is
-	// closed. It fills m. A *FrameError says that something arrived that is
-	// no message; the stream goes on. Any other error is final, except that
-	// of ctx, after which Next can be called again: nothing is lost by it.
-	// Next is called by one goroutine at a time.
+	// Next fills m with the next message. It blocks until a message arrives,
+	// ctx is done, or the subscriber is closed. A *FrameError reports input
+	// that is not a message; the stream continues. After the error of ctx,
+	// Next may be called again and no message is lost. Any other error is
+	// final. Next must be called by one goroutine at a time.
 	Next(ctx context.Context, m *Message) error
 
-	// Dropped counts the messages that arrived and were thrown away because
-	// the application did not call Next often enough. Safe for concurrent use.
+	// Dropped returns the number of messages that arrived and were dropped
+	// because Next was not called often enough. It is safe for concurrent use.
 	Dropped() uint64
 
-	// Close releases the transport's resources and wakes Next. It is
-	// idempotent and safe for concurrent use.
+	// Close releases the resources of the transport and makes Next return. It
+	// is idempotent and safe for concurrent use.
 	Close() error
 }
 
-// Connector is implemented by the publishers and subscribers of a transport
-// whose peers are found one by one (ZMQ). Both methods are safe for concurrent
-// use with all others, and idempotent: an endpoint is connected or it is not.
+// Connector is implemented by publishers and subscribers of a transport whose
+// peers are found one by one (ZMQ). Both methods are safe for concurrent use
+// with all others. The endpoints are a set: connecting twice or disconnecting an
+// unknown endpoint has no effect.
 type Connector interface {
+	// Connect adds an endpoint. It does not block until the peer is reachable.
 	Connect(endpoint string) error
+
+	// Disconnect removes an endpoint.
 	Disconnect(endpoint string) error
 }
 
-// FrameError reports something on the wire that is not a message.
+// FrameError reports input that is not a message.
 type FrameError struct {
-	Subject string // as far as it is known
-	Reason  string // what was wrong, and what was wanted
+	Subject string // empty if it is not known
+	Reason  string // what was found and what was wanted
 }
 
+// Error returns the subject and the reason.
 func (e *FrameError) Error() string {
 	return fmt.Sprintf("malformed message on %q: %s", e.Subject, e.Reason)
 }

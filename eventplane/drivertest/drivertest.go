@@ -1,6 +1,5 @@
-// Package drivertest is the conformance suite of the transports below the
-// event plane. Each package that implements driver runs it on real sockets or
-// servers:
+// Package drivertest is the conformance suite of transports. Every package that
+// implements package driver runs it on real sockets or servers:
 //
 //	func TestConformance(t *testing.T) {
 //		drivertest.Run(t, func(t *testing.T) drivertest.Harness { ... })
@@ -20,9 +19,9 @@ import (
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-// Harness opens the publishers and subscribers of one test. What it opens can
-// hear each other, in whatever order it is opened, and is closed when the test
-// ends; the test may have closed it before.
+// Harness opens the publishers and subscribers of one test. They must be
+// connected to each other, in whatever order they are opened, and closed when
+// the test ends; the test may have closed them before.
 type Harness struct {
 	NewPublisher  func(t *testing.T) driver.Publisher
 	NewSubscriber func(t *testing.T, subject string) driver.Subscriber
@@ -30,8 +29,8 @@ type Harness struct {
 
 const subject = "kv-events"
 
-// Run tests a driver. It calls open once per test, so that tests, which run in
-// parallel, do not hear each other.
+// Run tests a driver. The tests run in parallel. Run calls open once for each of
+// them; their harnesses must not be connected to each other.
 func Run(t *testing.T, open func(t *testing.T) Harness) {
 	for _, c := range []struct {
 		name string
@@ -39,11 +38,11 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 	}{
 		{"messages arrive in order", testOrder},
 		{"bodies of any size arrive intact", testBodies},
-		{"a subject that begins like ours is not heard", testSubjects},
-		{"several subscribers hear the same", testFanOut},
-		{"many publishers are heard", testFanIn},
+		{"a longer or shorter subject is not received", testSubjects},
+		{"several subscribers receive the same", testFanOut},
+		{"many publishers are received", testFanIn},
 		{"a cancelled Next loses nothing", testCancel},
-		{"messages not taken in time are counted", testDropped},
+		{"messages not received in time are counted", testDropped},
 		{"Close wakes Next", testCloseWakes},
 		{"Close is idempotent", testCloseTwice},
 		{"nothing works after Close", testUseAfterClose},
@@ -61,7 +60,7 @@ func testOrder(t *testing.T, h Harness) {
 	body := make([]byte, 8)
 	const n = 10_000
 	for i := range uint64(n) {
-		binary.BigEndian.PutUint64(body, i) // Publish does not keep it
+		binary.BigEndian.PutUint64(body, i) // Publish does not retain it
 		publish(t, pub, &driver.Message{Subject: subject, PublisherID: 7, Sequence: i, Body: body})
 	}
 	var kept [][]byte
@@ -72,7 +71,7 @@ func testOrder(t *testing.T, h Harness) {
 		}
 		kept = append(kept, m.Body)
 	}
-	for i, b := range kept { // Next does not write to them again
+	for i, b := range kept { // they are not written to again
 		if len(b) != 8 || binary.BigEndian.Uint64(b) != uint64(i) {
 			t.Fatalf("message %d: got body %x", i, b)
 		}
@@ -88,7 +87,7 @@ func testBodies(t *testing.T, h Harness) {
 		}
 		publish(t, pub, &driver.Message{Subject: subject, Body: body})
 		if m := next(t, sub); !bytes.Equal(m.Body, body) {
-			t.Errorf("body of %d bytes: got %d other ones", size, len(m.Body))
+			t.Errorf("body of %d bytes: got %d bytes that differ", size, len(m.Body))
 		}
 	}
 }
@@ -98,15 +97,15 @@ func testSubjects(t *testing.T, h Harness) {
 	longer := h.NewSubscriber(t, subject+"2")
 	connect(t, pub, longer, subject+"2")
 	for range 100 {
-		publish(t, pub, &driver.Message{Subject: subject + "2", Body: []byte("theirs")})
-		publish(t, pub, &driver.Message{Subject: subject[:2], Body: []byte("nobody's")})
+		publish(t, pub, &driver.Message{Subject: subject + "2", Body: []byte("longer")})
+		publish(t, pub, &driver.Message{Subject: subject[:2], Body: []byte("shorter")})
 	}
-	publish(t, pub, &driver.Message{Subject: subject, Body: []byte("ours")})
-	if m := next(t, sub); string(m.Body) != "ours" {
-		t.Errorf("the subscriber of %q heard %q", subject, m.Body)
+	publish(t, pub, &driver.Message{Subject: subject, Body: []byte("equal")})
+	if m := next(t, sub); string(m.Body) != "equal" {
+		t.Errorf("the subscriber of %q received %q", subject, m.Body)
 	}
-	if m := next(t, longer); string(m.Body) != "theirs" {
-		t.Errorf("the subscriber of %q heard %q", subject+"2", m.Body)
+	if m := next(t, longer); string(m.Body) != "longer" {
+		t.Errorf("the subscriber of %q received %q", subject+"2", m.Body)
 	}
 }
 
@@ -142,13 +141,13 @@ func testFanIn(t *testing.T, h Harness) {
 		})
 	}
 	defer sending.Wait()
-	var heard [publishers]byte
+	var received [publishers]byte
 	for range publishers * each {
 		m := next(t, sub)
-		if i := m.Body[0]; heard[i] != m.Body[1] {
-			t.Fatalf("publisher %d: got message %d, want %d", i, m.Body[1], heard[i])
+		if i := m.Body[0]; received[i] != m.Body[1] {
+			t.Fatalf("publisher %d: got message %d, want %d", i, m.Body[1], received[i])
 		}
-		heard[m.Body[0]]++
+		received[m.Body[0]]++
 	}
 }
 
@@ -187,16 +186,16 @@ func testCancel(t *testing.T, h Harness) {
 func testDropped(t *testing.T, h Harness) {
 	pub, sub := connected(t, h)
 	if n := sub.Dropped(); n != 0 {
-		t.Fatalf("%d dropped before anything was", n)
+		t.Fatalf("%d dropped before any message was published", n)
 	}
 	body := make([]byte, 64<<10)
 	for end := time.Now().Add(waittest.Patience); sub.Dropped() == 0; {
 		if time.Now().After(end) {
-			t.Fatal("nobody reads, and nothing is dropped")
+			t.Fatal("no message was dropped, although none was received")
 		}
 		publish(t, pub, &driver.Message{Subject: subject, Body: body})
 	}
-	connect(t, pub, sub, subject) // the stream goes on
+	connect(t, pub, sub, subject) // the stream continues
 }
 
 func testCloseWakes(t *testing.T, h Harness) {

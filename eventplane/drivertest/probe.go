@@ -13,10 +13,10 @@ import (
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-// probe begins the body of what is published only to see whether it arrives.
+// probe is the prefix of the bodies that connect publishes.
 var probe = []byte("drivertest probe ")
 
-// connected returns a publisher and a subscriber that hears it.
+// connected returns a publisher and a subscriber that receives from it.
 func connected(t *testing.T, h Harness) (driver.Publisher, driver.Subscriber) {
 	t.Helper()
 	pub, sub := h.NewPublisher(t), h.NewSubscriber(t, subject)
@@ -24,19 +24,19 @@ func connected(t *testing.T, h Harness) (driver.Publisher, driver.Subscriber) {
 	return pub, sub
 }
 
-// connect publishes until sub hears it. Whatever else arrives meanwhile is
-// thrown away.
+// connect publishes until sub receives it. Other messages that arrive meanwhile
+// are discarded.
 func connect(t *testing.T, pub driver.Publisher, sub driver.Subscriber, subject string) {
 	t.Helper()
 	body := append(bytes.Clone(probe), rand.Text()...)
 	waittest.Eventually(t, "a subscriber of "+strconv.Quote(subject)+" receives a message", func() bool {
 		publish(t, pub, &driver.Message{Subject: subject, Body: body})
-		return heard(t, sub, body, 20*time.Millisecond)
+		return received(t, sub, body, 20*time.Millisecond)
 	})
 }
 
-// heard tells whether a message with that body arrives in time.
-func heard(t *testing.T, sub driver.Subscriber, body []byte, within time.Duration) bool {
+// received reports whether a message with that body arrives in time.
+func received(t *testing.T, sub driver.Subscriber, body []byte, within time.Duration) bool {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
@@ -61,7 +61,7 @@ func publish(t *testing.T, pub driver.Publisher, m *driver.Message) {
 	}
 }
 
-// next returns the next message that is no probe.
+// next returns the next message that is not a probe.
 func next(t *testing.T, sub driver.Subscriber) driver.Message {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)

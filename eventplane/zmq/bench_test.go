@@ -13,12 +13,12 @@ import (
 	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
 )
 
-// window is how many events are under way at once: nothing is dropped.
+// window is the number of events in transit, few enough that none is dropped.
 const window = 1_000
 
 func BenchmarkPublish(b *testing.B) {
 	zc := open(b, zmqdriver.Options{})
-	for name, pub := range map[string]*zmqdriver.Publisher{"bound": bind(b, zc), "dialled": dial(b, zc, "kv-events")} {
+	for name, pub := range map[string]*zmqdriver.Publisher{"direct": directPublisher(b, zc), "broker": brokerPublisher(b, zc, "kv-events")} {
 		b.Run(name, func(b *testing.B) {
 			m := driver.Message{Subject: "kv-events", Body: make([]byte, 256)}
 			b.ReportAllocs()
@@ -31,13 +31,13 @@ func BenchmarkPublish(b *testing.B) {
 	}
 }
 
-// BenchmarkEvents is the driver from end to end, BenchmarkRaw the same with
-// bare sockets.
+// BenchmarkEvents measures the driver from end to end, BenchmarkRaw sockets of
+// zmq4 for comparison.
 func BenchmarkEvents(b *testing.B) {
 	for _, size := range []int{256, 4096} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
 			zc := open(b, zmqdriver.Options{})
-			pub, sub := bind(b, zc), subscribe(b, zc, "kv-events")
+			pub, sub := directPublisher(b, zc), subscribe(b, zc, "kv-events")
 			connect(b, sub, pub.Endpoint())
 			m := driver.Message{Subject: "kv-events", Body: make([]byte, size)}
 			measure(b, size,
@@ -50,8 +50,8 @@ func BenchmarkEvents(b *testing.B) {
 func BenchmarkRaw(b *testing.B) {
 	for _, size := range []int{256, 4096} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			pub, endpoint := foreignPublisher(b)
-			sub := foreign(b, zmq.SUB)
+			pub, endpoint := peerPublisher(b)
+			sub := peer(b, zmq.SUB)
 			if err := sub.SetSubscribe("kv-events"); err != nil {
 				b.Fatal(err)
 			}
@@ -92,7 +92,7 @@ func measure(b *testing.B, size int, publish func() error, receive func(context.
 	b.Helper()
 	ready := make(chan error, 1)
 	go func() { ready <- receive(context.Background()) }()
-	for heard := false; !heard; {
+	for received := false; !received; {
 		if err := publish(); err != nil {
 			b.Fatal(err)
 		}
@@ -101,7 +101,7 @@ func measure(b *testing.B, size int, publish func() error, receive func(context.
 			if err != nil {
 				b.Fatal(err)
 			}
-			heard = true
+			received = true
 		default:
 		}
 	}

@@ -22,9 +22,9 @@ func TestConformanceThroughBroker(t *testing.T) {
 		zc := open(t, zmqdriver.Options{})
 		return drivertest.Harness{
 			NewPublisher: func(t *testing.T) driver.Publisher {
-				pub := dial(t, zc, "")
+				pub := brokerPublisher(t, zc, "")
 				connect(t, pub, b.XSubEndpoint())
-				live(t, pub)
+				awaitReady(t, pub)
 				return pub
 			},
 			NewSubscriber: func(t *testing.T, subject string) driver.Subscriber {
@@ -42,7 +42,8 @@ func startBroker(t testing.TB) *broker.Broker {
 	return b
 }
 
-// runBroker waits for the port to become free. It stops with the test or before.
+// runBroker runs a broker until stop is called or the test ends. It waits for
+// its ports to become free.
 func runBroker(t testing.TB, opts broker.Options) (b *broker.Broker, stop func()) {
 	t.Helper()
 	waittest.Eventually(t, "the broker can bind", func() bool {

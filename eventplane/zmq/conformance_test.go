@@ -23,7 +23,7 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// direct connects each subscriber to each publisher.
+// direct is a harness that connects each subscriber to each publisher.
 type direct struct {
 	zc *zmqdriver.Context
 
@@ -35,7 +35,7 @@ type direct struct {
 func (d *direct) publisher(t *testing.T) driver.Publisher {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	pub := bind(t, d.zc)
+	pub := directPublisher(t, d.zc)
 	for _, sub := range d.subs {
 		connect(t, sub, pub.Endpoint())
 	}
@@ -68,7 +68,7 @@ func open(t testing.TB, opts zmqdriver.Options) *zmqdriver.Context {
 	return zc
 }
 
-func bind(t testing.TB, zc *zmqdriver.Context) *zmqdriver.Publisher {
+func directPublisher(t testing.TB, zc *zmqdriver.Context) *zmqdriver.Publisher {
 	t.Helper()
 	pub, err := zc.DirectPublisher("127.0.0.1")
 	if err != nil {
@@ -77,7 +77,7 @@ func bind(t testing.TB, zc *zmqdriver.Context) *zmqdriver.Publisher {
 	return pub
 }
 
-func dial(t testing.TB, zc *zmqdriver.Context, subject string) *zmqdriver.Publisher {
+func brokerPublisher(t testing.TB, zc *zmqdriver.Context, subject string) *zmqdriver.Publisher {
 	t.Helper()
 	pub, err := zc.BrokerPublisher(subject)
 	if err != nil {

@@ -37,16 +37,16 @@ func hello(ctx context.Context) error {
 	if err := sub.Connect(pub.Endpoint()); err != nil {
 		return err
 	}
-	heard := make(chan error, 1)
+	received := make(chan error, 1)
 	var m driver.Message
-	go func() { heard <- sub.Next(ctx, &m) }()
-	for { // nobody hears what is published before the connection stands
+	go func() { received <- sub.Next(ctx, &m) }()
+	for { // events that are published before the connection is established are lost
 		event := driver.Message{Subject: "kv-events", PublisherID: 1, Body: []byte("hello")}
 		if err := pub.Publish(ctx, &event); err != nil {
 			return err
 		}
 		select {
-		case err := <-heard:
+		case err := <-received:
 			fmt.Printf("publisher %d, event %d: %s\n", m.PublisherID, m.Sequence, m.Body)
 			return err
 		case <-time.After(10 * time.Millisecond):

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// offer does what a subscriber does with a message.
+// offer pushes an item if it is admitted, as a subscriber does.
 func offer(q *queue, it item) {
 	if q.admit(len(it.body)) {
 		q.push(it)
@@ -29,7 +29,7 @@ func TestQueueBounds(t *testing.T) {
 			t.Parallel()
 			q := newQueue(3)
 			q.maxBytes = 100
-			for range 3 { // what was taken makes room
+			for range 3 { // popped items make room
 				before := q.dropped.Load()
 				for i, n := range c.held {
 					offer(q, item{sequence: uint64(i), body: make([]byte, n)})
@@ -47,7 +47,7 @@ func TestQueueBounds(t *testing.T) {
 	}
 }
 
-// What the reader took over but has not returned yet still counts.
+// Items that the reader has taken over and not returned yet still count.
 func TestQueueCountsBothSides(t *testing.T) {
 	t.Parallel()
 	q := newQueue(2)

@@ -17,8 +17,9 @@ import (
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-// Nothing of what a new publisher sends right after Ready is lost.
-func TestLiveThroughBroker(t *testing.T) {
+// TestReadyThroughBroker checks that no event is lost that a new publisher sends
+// right after Ready.
+func TestReadyThroughBroker(t *testing.T) {
 	t.Parallel()
 	one, two := startBroker(t), startBroker(t)
 	for name, c := range map[string]struct{ xsub, xpub []string }{
@@ -28,34 +29,34 @@ func TestLiveThroughBroker(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			zc := open(t, zmqdriver.Options{})
-			// One subscriber a broker, so that each of them is known to have passed it on.
+			// One subscriber for each broker, so that each must have relayed the event.
 			subs := make([]*zmq.Socket, len(c.xpub))
 			for i, endpoint := range c.xpub {
 				subs[i] = subscribed(t, endpoint, name, func(m *driver.Message) error {
-					probe := dial(t, zc, name)
+					probe := brokerPublisher(t, zc, name)
 					connect(t, probe, c.xsub[i])
-					live(t, probe)
+					awaitReady(t, probe)
 					return errors.Join(probe.Publish(t.Context(), m), probe.Close())
 				})
 			}
 			for i := range 200 {
-				publishAtOnce(t, zc, c.xsub, name, fmt.Sprint(i))
+				publishWhenReady(t, zc, c.xsub, name, fmt.Sprint(i))
 				for _, sub := range subs {
-					hear(t, sub, fmt.Sprint(i))
+					expect(t, sub, fmt.Sprint(i))
 				}
 			}
 		})
 	}
 }
 
-// publishAtOnce publishes from a new publisher as soon as it is live.
-func publishAtOnce(t *testing.T, zc *zmqdriver.Context, xsubs []string, subject, body string) {
+// publishWhenReady publishes from a new publisher as soon as it is ready.
+func publishWhenReady(t *testing.T, zc *zmqdriver.Context, xsubs []string, subject, body string) {
 	t.Helper()
-	pub := dial(t, zc, subject)
+	pub := brokerPublisher(t, zc, subject)
 	for _, endpoint := range xsubs {
 		connect(t, pub, endpoint)
 	}
-	live(t, pub)
+	awaitReady(t, pub)
 	if err := pub.Publish(t.Context(), &driver.Message{Subject: subject, Body: []byte(body)}); err != nil {
 		t.Fatal(err)
 	}
@@ -64,10 +65,10 @@ func publishAtOnce(t *testing.T, zc *zmqdriver.Context, xsubs []string, subject,
 	}
 }
 
-// subscribed returns a raw SUB that is known to hear what publish sends.
+// subscribed returns a SUB of zmq4 that has received a message of publish.
 func subscribed(t *testing.T, xpub, subject string, publish func(*driver.Message) error) *zmq.Socket {
 	t.Helper()
-	sub := foreign(t, zmq.SUB)
+	sub := peer(t, zmq.SUB)
 	if err := errors.Join(sub.SetSubscribe(subject), sub.Connect(xpub), sub.SetRcvtimeo(20*time.Millisecond)); err != nil {
 		t.Fatal(err)
 	}
@@ -84,8 +85,8 @@ func subscribed(t *testing.T, xpub, subject string, publish func(*driver.Message
 	return sub
 }
 
-// hear fails unless the next event, but for probes, has that body.
-func hear(t *testing.T, sub *zmq.Socket, body string) {
+// expect fails unless the next event that is not a probe has that body.
+func expect(t *testing.T, sub *zmq.Socket, body string) {
 	t.Helper()
 	for got := "probe"; got != body; {
 		frames, err := sub.RecvMessageBytes(0)
@@ -98,17 +99,17 @@ func hear(t *testing.T, sub *zmq.Socket, body string) {
 	}
 }
 
-// A broker that passes on the subscriptions of others has one to pass on only
-// while there is a subscriber.
-func TestLiveThroughForeignBroker(t *testing.T) {
+// TestReadyThroughForwardingBroker uses a broker that forwards the subscriptions
+// of its subscribers, and so subscribes only while it has one.
+func TestReadyThroughForwardingBroker(t *testing.T) {
 	t.Parallel()
-	xsub, xpub := foreignBroker(t)
+	xsub, xpub := forwardingBroker(t)
 	zc := open(t, zmqdriver.Options{})
-	other := foreign(t, zmq.SUB)
+	other := peer(t, zmq.SUB)
 	if err := errors.Join(other.SetSubscribe("other"), other.SetSubscribe("kv-events.longer"), other.Connect(xpub)); err != nil {
 		t.Fatal(err)
 	}
-	pub := dial(t, zc, "kv-events")
+	pub := brokerPublisher(t, zc, "kv-events")
 	connect(t, pub, xsub)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
@@ -119,15 +120,16 @@ func TestLiveThroughForeignBroker(t *testing.T) {
 		m.Subject = "kv-events"
 		return pub.Publish(t.Context(), m)
 	})
-	live(t, pub)
+	awaitReady(t, pub)
 	for i := range 50 {
-		publishAtOnce(t, zc, []string{xsub}, "kv-events", fmt.Sprint(i))
-		hear(t, sub, fmt.Sprint(i))
+		publishWhenReady(t, zc, []string{xsub}, "kv-events", fmt.Sprint(i))
+		expect(t, sub, fmt.Sprint(i))
 	}
 }
 
-// foreignBroker relays between an XSUB and an XPUB socket, subscriptions too.
-func foreignBroker(t *testing.T) (xsub, xpub string) {
+// forwardingBroker relays messages and subscriptions between an XSUB and an XPUB
+// socket.
+func forwardingBroker(t *testing.T) (xsub, xpub string) {
 	t.Helper()
 	zctx, err := zmq.NewContext()
 	if err != nil {
@@ -159,19 +161,20 @@ func foreignBroker(t *testing.T) (xsub, xpub string) {
 	return endpoints[0], endpoints[1]
 }
 
-// A broker that comes back subscribes again, and is counted again.
-func TestLiveAfterReconnect(t *testing.T) {
+// TestReadyAfterReconnect restarts a broker, which subscribes again and must be
+// counted again.
+func TestReadyAfterReconnect(t *testing.T) {
 	t.Parallel()
-	pub := dial(t, open(t, zmqdriver.Options{}), "kv-events")
+	pub := brokerPublisher(t, open(t, zmqdriver.Options{}), "kv-events")
 	opts := broker.Options{XSubBind: "tcp://127.0.0.1:*", XPubBind: "tcp://127.0.0.1:*"}
 	for range 5 {
 		b, stop := runBroker(t, opts)
 		opts.XSubBind = b.XSubEndpoint()
 		connect(t, pub, b.XSubEndpoint())
-		live(t, pub)
+		awaitReady(t, pub)
 		sub := subscribed(t, b.XPubEndpoint(), "kv-events", func(m *driver.Message) error { return pub.Publish(t.Context(), m) })
 		stop()
-		// It is gone when nothing is heard; until then Ready still means the last connection.
+		// Until the publisher has detected the end, Ready refers to the last connection.
 		ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
 		for gone := false; !gone; {
 			short, end := context.WithTimeout(ctx, 10*time.Millisecond)

@@ -9,13 +9,14 @@ import (
 	"github.com/dynplane/dynplane/internal/rawzmq"
 )
 
-// message is what a publisher would send.
+// message returns a well-formed message.
 func message(topic string, body []byte) *rawzmq.Message {
 	id := make([]byte, idSize)
 	return &rawzmq.Message{Count: frameCount, Frames: [frameCount][]byte{[]byte(topic), id, id, append(appendHeader(nil, len(body)), body...)}}
 }
 
-// Not parallel: it counts the bytes that are allocated, by anybody.
+// TestOnlyKeptMessagesAreCopied is not parallel: it counts the bytes that the
+// process allocates.
 func TestOnlyKeptMessagesAreCopied(t *testing.T) {
 	const size, runs = 3 << 20, 10
 	junk := message("kv-events", make([]byte, size))
@@ -38,7 +39,7 @@ func TestOnlyKeptMessagesAreCopied(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := &Subscriber{subject: "kv-events", queue: newQueue(100)}
 			s.queue.maxBytes = c.room
-			s.queue.push(item{}) // else a single message may exceed the bound
+			s.queue.push(item{}) // because a single message may exceed the bound
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			for range runs {
@@ -62,7 +63,8 @@ func TestOnlyKeptMessagesAreCopied(t *testing.T) {
 	}
 }
 
-// The body belongs to the receiver: nothing of it is libzmq's.
+// TestOneAllocationPerEvent also checks that the body is a copy: it belongs to
+// the receiver.
 func TestOneAllocationPerEvent(t *testing.T) {
 	m := message("kv-events", make([]byte, 256))
 	s := &Subscriber{subject: "kv-events", queue: newQueue(1)}

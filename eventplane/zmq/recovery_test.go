@@ -19,14 +19,15 @@ import (
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-// libzmq never connects again to a peer that it cut off for an oversized
-// frame, also where the endpoint is a name, which it resolves meanwhile.
+// TestOversizedFrame covers that libzmq does not reconnect to a peer that it
+// disconnected for an oversized frame, also if the endpoint has a name, which
+// libzmq resolves.
 func TestOversizedFrame(t *testing.T) {
 	t.Parallel()
 	for _, host := range []string{"127.0.0.1", "localhost"} {
 		t.Run(host, func(t *testing.T) {
 			t.Parallel()
-			s, endpoint := foreignPublisher(t)
+			s, endpoint := peerPublisher(t)
 			sub := subscribe(t, open(t, zmqdriver.Options{MaxMessage: 1000}), "kv-events")
 			connect(t, sub, strings.Replace(endpoint, "127.0.0.1", host, 1))
 			await(t, s, sub, "before")
@@ -34,17 +35,17 @@ func TestOversizedFrame(t *testing.T) {
 				send(t, s, "kv-events", "12345678", "12345678", strings.Repeat("x", 2000))
 				await(t, s, sub, body)
 			}
-			live(t, sub)
+			awaitReady(t, sub)
 		})
 	}
 }
 
-func TestPublisherComesBack(t *testing.T) {
+func TestReconnectToRestartedPublisher(t *testing.T) {
 	t.Parallel()
 	for _, host := range []string{"127.0.0.1", "localhost"} {
 		t.Run(host, func(t *testing.T) {
 			t.Parallel()
-			s, endpoint := foreignPublisher(t)
+			s, endpoint := peerPublisher(t)
 			sub := subscribe(t, open(t, zmqdriver.Options{MaxMessage: 1000}), "kv-events")
 			connect(t, sub, strings.Replace(endpoint, "127.0.0.1", host, 1))
 			await(t, s, sub, "before")
@@ -54,8 +55,8 @@ func TestPublisherComesBack(t *testing.T) {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
-			s = foreign(t, zmq.PUB)
-			bindAgain(t, s, endpoint)
+			s = peer(t, zmq.PUB)
+			rebind(t, s, endpoint)
 			await(t, s, sub, "after")
 			send(t, s, "kv-events", "12345678", "12345678", strings.Repeat("x", 2000))
 			await(t, s, sub, "after an oversized frame too")
@@ -63,13 +64,14 @@ func TestPublisherComesBack(t *testing.T) {
 	}
 }
 
-// bindAgain binds to a port that libzmq is about to let go.
-func bindAgain(t *testing.T, s *zmq.Socket, endpoint string) {
+// rebind binds to an endpoint that libzmq is about to release.
+func rebind(t *testing.T, s *zmq.Socket, endpoint string) {
 	t.Helper()
 	waittest.Eventually(t, endpoint+" is free", func() bool { return s.Bind(endpoint) == nil })
 }
 
-// Something else listens where the peers are expected, and later the real ones.
+// TestJunkPeers connects to listeners that do not speak ZMTP, and are replaced by
+// a publisher later.
 func TestJunkPeers(t *testing.T) {
 	t.Parallel()
 	for name, junk := range map[string]string{
@@ -92,27 +94,28 @@ func TestJunkPeers(t *testing.T) {
 					t.Fatal(err)
 				}
 				_, _ = io.WriteString(c, junk)
-				_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // to some it looks like ZMTP 1.0, which waits
+				_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // some of it looks like ZMTP 1.0, for which libzmq waits
 				_, _ = io.Copy(io.Discard, c)
 				_ = c.Close()
 			}
 			if err := l.Close(); err != nil {
 				t.Fatal(err)
 			}
-			s := foreign(t, zmq.PUB)
-			bindAgain(t, s, endpoint)
+			s := peer(t, zmq.PUB)
+			rebind(t, s, endpoint)
 			await(t, s, sub, "at last")
 		})
 	}
 }
 
-// Everything at once, for the race detector; what must hold is that it ends.
+// TestConcurrentUse calls all methods at once, for the race detector. It must
+// end.
 func TestConcurrentUse(t *testing.T) {
 	t.Parallel()
 	zc := open(t, zmqdriver.Options{IOThreads: 2})
 	sub := subscribe(t, zc, "kv-events")
-	dialled := dial(t, zc, "kv-events")
-	pubs := []*zmqdriver.Publisher{bind(t, zc), bind(t, zc), bind(t, zc)}
+	brokered := brokerPublisher(t, zc, "kv-events")
+	pubs := []*zmqdriver.Publisher{directPublisher(t, zc), directPublisher(t, zc), directPublisher(t, zc)}
 	ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
 	defer cancel()
 	var work sync.WaitGroup
@@ -124,13 +127,13 @@ func TestConcurrentUse(t *testing.T) {
 			})
 		}
 		work.Go(func() {
-			for sub.Connect(pub.Endpoint()) == nil && dialled.Connect(pub.Endpoint()) == nil &&
-				sub.Disconnect(pub.Endpoint()) == nil && dialled.Disconnect(pub.Endpoint()) == nil {
+			for sub.Connect(pub.Endpoint()) == nil && brokered.Connect(pub.Endpoint()) == nil &&
+				sub.Disconnect(pub.Endpoint()) == nil && brokered.Disconnect(pub.Endpoint()) == nil {
 			}
 		})
 	}
 	work.Go(func() {
-		for dialled.Publish(ctx, &driver.Message{Subject: "kv-events"}) == nil {
+		for brokered.Publish(ctx, &driver.Message{Subject: "kv-events"}) == nil {
 		}
 	})
 	work.Go(func() {
@@ -154,6 +157,6 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	work.Wait()
 	if ctx.Err() != nil {
-		t.Error("it did not end")
+		t.Error("it did not end in time")
 	}
 }

@@ -7,13 +7,13 @@ import (
 	"errors"
 	"io"
 	"net"
-	"slices"
 	"sync/atomic"
 	"testing"
 
 	"github.com/dynplane/dynplane/eventplane/driver"
 	"github.com/dynplane/dynplane/internal/rawzmq"
 	"github.com/dynplane/dynplane/internal/waittest"
+	"github.com/dynplane/dynplane/internal/zmtptest"
 )
 
 // kernelBuffer limits what the kernel holds of a connection, on either side. It
@@ -54,21 +54,11 @@ func connectedToBroker(t *testing.T) (*Publisher, net.Conn) {
 			t.Error(err)
 		}
 	})
-	if err := errors.Join(conn.(*net.TCPConn).SetWriteBuffer(kernelBuffer), handshake(conn)); err != nil {
+	if err := errors.Join(conn.(*net.TCPConn).SetWriteBuffer(kernelBuffer), zmtptest.Handshake(conn, "XSUB")); err != nil {
 		t.Fatal(err)
 	}
 	go func() { _, _ = io.Copy(io.Discard, conn) }() // until conn is closed
 	return pub, conn
-}
-
-// handshake does the handshake of ZMTP 3.0, mechanism NULL, as an XSUB.
-func handshake(conn net.Conn) error {
-	greeting := make([]byte, 64)
-	copy(greeting, []byte{0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0, 'N', 'U', 'L', 'L'})
-	ready := []byte("\x05READY\x0bSocket-Type\x00\x00\x00\x04XSUB")
-	_, err1 := conn.Write(slices.Concat(greeting, []byte{4, byte(len(ready))}, ready))
-	_, err2 := io.ReadFull(conn, make([]byte, len(greeting)+2)) // to the size of the peer's READY
-	return errors.Join(err1, err2)
 }
 
 // subscription subscribes to everything.
