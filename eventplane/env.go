@@ -103,8 +103,7 @@ func (env environment) config() (Config, error) {
 }
 
 // transport returns the transport and the clause for Config.Reason. As in Dynamo,
-// the default depends on the discovery backend: a backend without a server is not
-// used with NATS.
+// the default depends on the discovery backend.
 func (env environment) transport() (name, why string, err error) {
 	name, err = env.oneOf("DYN_EVENT_PLANE", discovery.TransportNATS, discovery.TransportZMQ)
 	if err != nil {

@@ -170,9 +170,9 @@ func TestPublishWhileDisconnected(t *testing.T) {
 	}
 }
 
-// A subscriber whose transport nobody chose waits in vain for a publisher on
-// another one, so it says so once, with the variable. One whose transport was
-// chosen does not watch the channels at all.
+// A subscriber whose transport is a default would wait in vain for a publisher on
+// another transport, so it logs one warning with the variable to set. A subscriber
+// whose transport is configured does not watch the channels.
 func TestSubscriberOfTheDefaultTransportWarnsOfAnother(t *testing.T) {
 	t.Parallel()
 	srv := natstest.Run(t)
