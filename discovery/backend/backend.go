@@ -137,6 +137,7 @@ func opened[O any, S discovery.Store](options O, err error, open func(O) (S, err
 	return store, nil
 }
 
+// openNATS returns a store that owns its connection.
 func openNATS(ctx context.Context, lookup func(string) (string, bool), o Options) (discovery.Store, error) {
 	if o.Server != "" {
 		lookup = override(lookup, "NATS_SERVER", o.Server)

@@ -51,7 +51,7 @@ func TestOpen(t *testing.T) {
 			client, err := backend.Open(t.Context(), env(c.vars), c.options)
 			if c.want != "" {
 				if err == nil || !strings.Contains(err.Error(), c.want) {
-					t.Fatalf("error %v, want one that says %q", err, c.want)
+					t.Fatalf("error %v, want one that contains %q", err, c.want)
 				}
 				return
 			}

@@ -15,6 +15,7 @@ type fixture struct {
 	open func() discovery.Store
 }
 
+// client returns a client of another owner.
 func (f *fixture) client() *discovery.Client {
 	c := discovery.NewClient(f.open(), discovery.Options{})
 	f.t.Cleanup(func() {
@@ -49,6 +50,7 @@ func (f *fixture) list(ctx context.Context, c *discovery.Client, q discovery.Que
 	return ids
 }
 
+// expectIDs compares ids in any order.
 func (f *fixture) expectIDs(got []discovery.ID, want ...discovery.ID) {
 	f.t.Helper()
 	if len(got) != len(want) {
@@ -77,6 +79,7 @@ func (f *fixture) watch(ctx context.Context, c *discovery.Client, q discovery.Qu
 	return &stream{f, next}
 }
 
+// expect receives an event of the given type and id.
 func (s *stream) expect(want discovery.EventType, id discovery.ID) discovery.Instance {
 	s.f.t.Helper()
 	ev, err, ok := s.next()

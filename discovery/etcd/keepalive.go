@@ -17,7 +17,7 @@ import (
 const (
 	heartbeatsPerTTL = 3
 	// maxInterval bounds the interval for long TTLs. A watcher holds a removal
-	// that a disturbance may have caused for 10 s, and within that time an
+	// that a fault may have caused for 10 s, and within that time an
 	// owner must notice that its entries are lost.
 	maxInterval = 3 * time.Second
 	// failingInterval is the interval while heartbeats fail.
@@ -64,6 +64,7 @@ func (k *keeper) interval() time.Duration {
 	return min(k.store.opt.TTL/heartbeatsPerTTL, maxInterval)
 }
 
+// report logs the first failure and the first success after it.
 func (k *keeper) report(err error) {
 	if failing := err != nil; failing != k.failing {
 		k.failing = failing

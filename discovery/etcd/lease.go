@@ -118,6 +118,7 @@ func (s *Store) ensureLease(ctx context.Context, lost clientv3.LeaseID) (clientv
 	return s.leaseID, nil
 }
 
+// currentLease returns NoLease before the first registration.
 func (s *Store) currentLease() clientv3.LeaseID {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -101,7 +101,7 @@ func (s *Store) probe(ctx context.Context) error {
 
 // Shutdown implements discovery.Store. It deletes the entries and lets the empty
 // lease expire. If it revoked the lease, watchers that have just recovered from a
-// disturbance could not distinguish that from the death of the owner, and would
+// fault could not distinguish that from the death of the owner, and would
 // hold the removals.
 func (s *Store) Shutdown(ctx context.Context) error {
 	s.mu.Lock()

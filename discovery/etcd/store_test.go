@@ -133,11 +133,11 @@ func TestCause(t *testing.T) {
 		want     discovery.Cause
 	}{
 		{"without a lease", 0, false, 0, discovery.CauseUnregistered},
-		{"without a lease, after a disturbance", 0, true, time.Hour, discovery.CauseUnregistered},
-		{"undisturbed", 7, false, 0, discovery.CauseExpired},
+		{"without a lease, after a fault", 0, true, time.Hour, discovery.CauseUnregistered},
+		{"without a fault", 7, false, 0, discovery.CauseExpired},
 		{"read late", 7, false, time.Hour, discovery.CauseUncertain},
 		{"of an unknown lease", -1, false, 0, discovery.CauseUncertain},
-		{"of an unknown lease, after a disturbance", -1, true, 0, discovery.CauseUncertain},
+		{"of an unknown lease, after a fault", -1, true, 0, discovery.CauseUncertain},
 	} {
 		w := &watcher{relisted: c.relisted, answered: time.Now().Add(-c.answered)}
 		if got := w.cause(t.Context(), c.lease); got != c.want {

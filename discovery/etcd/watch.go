@@ -18,10 +18,10 @@ const (
 	pageSize     = 500
 	pingInterval = 500 * time.Millisecond
 	// pingTimeout is the response time above which the store counts as
-	// disturbed: leases of living owners may have expired meanwhile.
+	// faulty: leases of running owners may have expired meanwhile.
 	pingTimeout = 1500 * time.Millisecond
 	// staleAfter is the time since the last successful ping after which a
-	// deletion may be older than a disturbance that the next ping will detect.
+	// deletion may be older than a fault that the next ping will detect.
 	staleAfter = pingInterval + pingTimeout
 	// maxStalledPings is the number of pings without progress of the watch
 	// after which it counts as broken.
@@ -43,7 +43,7 @@ type watcher struct {
 	prefix string // of the keys, that of the bucket included
 
 	begun    bool               // the first page has been read
-	relisted bool               // the store was disturbed
+	relisted bool               // a fault has occurred
 	queued   []discovery.Change // delivered before anything else
 
 	revision int64  // of the listing; zero before its first page
@@ -198,6 +198,7 @@ func (w *watcher) dropStream() {
 	w.events, w.revision = nil, 0
 }
 
+// receive waits for the next response of the watch, and pings when it is time.
 func (w *watcher) receive(ctx context.Context) error {
 	timer := time.NewTimer(time.Until(w.pinged.Add(pingInterval)))
 	defer timer.Stop()
@@ -260,10 +261,12 @@ func (w *watcher) reportProgress() bool {
 	return true
 }
 
+// parse returns the id of a key of either generation of Dynamo.
 func (w *watcher) parse(key []byte) (discovery.ID, error) {
 	return discovery.ParseDynamoKey(w.query.Kind, strings.TrimPrefix(string(key), w.bucket))
 }
 
+// put converts an entry into a Change, which is an OpInvalid if its key is invalid.
 func (w *watcher) put(kv *mvccpb.KeyValue) discovery.Change {
 	ch := discovery.Change{Op: discovery.OpPut, Key: string(kv.Key), Value: kv.Value}
 	if ch.ID, ch.Err = w.parse(kv.Key); ch.Err != nil {
@@ -278,8 +281,8 @@ const unknownLease int64 = -1
 
 // cause returns why an entry that was attached to a lease is gone. etcd does not
 // report whether it was deleted or its lease expired, and as long as the store is
-// undisturbed the difference does not matter: the removal is reported at once.
-// After a disturbance, a lease that still exists shows that the entry was deleted
+// reachable the difference does not matter: the removal is reported at once.
+// After a fault, a lease that still exists shows that the entry was deleted
 // on purpose.
 func (w *watcher) cause(ctx context.Context, lease int64) discovery.Cause {
 	switch {

@@ -36,6 +36,8 @@ func publish(ctx context.Context, dir, name string, value []byte, replace bool) 
 	}
 }
 
+// publishIn writes a temporary file and links or renames it while the directory is
+// locked, so that no reader finds a part of it.
 func publishIn(ctx context.Context, dir, name string, value []byte, replace bool) (_ *os.File, err error) {
 	temp, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("%s%016x", tempPrefix, rand.Uint64())), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
@@ -87,6 +89,7 @@ func read(path string) ([]byte, error) {
 	return data, err
 }
 
+// ignoreNotExist returns nil for a file that another process has removed already.
 func ignoreNotExist(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

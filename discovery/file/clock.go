@@ -14,11 +14,11 @@ const clockStep = 500 * time.Millisecond
 // container). It is safe for concurrent use.
 type clockMonitor struct {
 	maxPause time.Duration // between two observations, unless the process was stopped
-	distrust time.Duration // how long ages prove nothing after a disturbance
+	distrust time.Duration // how long ages prove nothing after a pause or a step
 
 	mu        sync.Mutex
 	last      time.Time
-	disturbed time.Time // the last disturbance; zero if there was none
+	lastFault time.Time // the last pause or step; zero if there was none
 }
 
 // observe returns the time. It must be called at least once per maxPause.
@@ -36,7 +36,7 @@ func (c *clockMonitor) observeAt(now, wall time.Time) {
 		passed := now.Sub(c.last)
 		step := wall.Sub(c.last.Round(0)) - passed
 		if passed > c.maxPause || step.Abs() > clockStep {
-			c.disturbed = now
+			c.lastFault = now
 		}
 	}
 	c.last = now
@@ -46,5 +46,5 @@ func (c *clockMonitor) observeAt(now, wall time.Time) {
 func (c *clockMonitor) trusted(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.disturbed.IsZero() || now.Sub(c.disturbed) >= c.distrust
+	return c.lastFault.IsZero() || now.Sub(c.lastFault) >= c.distrust
 }

@@ -123,6 +123,7 @@ func (w *watcher) examine(name string, settled bool, now time.Time) (e examined)
 	return e
 }
 
+// parse returns the id that a file name stands for.
 func (w *watcher) parse(name string) (discovery.ID, error) {
 	key, err := decodeKey(name)
 	if err != nil {
@@ -131,10 +132,13 @@ func (w *watcher) parse(name string) (discovery.ID, error) {
 	return discovery.ParseDynamoKey(w.query.Kind, key)
 }
 
+// sameVersion reports whether a file has neither been replaced nor touched. A write in
+// place changes the modification time.
 func sameVersion(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }
 
+// sum is compared in the place of the content, so that records stay small.
 func (w *watcher) sum(value []byte, err error) uint64 {
 	if err != nil {
 		return maphash.String(w.seed, err.Error())

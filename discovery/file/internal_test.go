@@ -69,7 +69,7 @@ func FuzzKeys(f *testing.F) {
 }
 
 // newStore returns a store for which a busy machine does not count as a
-// disturbance, and whose files do not expire by themselves during a test.
+// fault, and whose files do not expire by themselves during a test.
 func newStore(t *testing.T) *Store {
 	t.Helper()
 	s, err := New(Options{Root: t.TempDir(), TTL: time.Hour})
@@ -170,11 +170,11 @@ func TestOverflow(t *testing.T) {
 }
 
 // TestCauses: an expired file is reported as such whether or not it has been
-// removed, unless ages prove nothing after a disturbance. Then it is left alone.
+// removed, unless ages prove nothing after a fault. Then it is left alone.
 func TestCauses(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	s.clock.disturbed = time.Now().Add(time.Hour) // before the keep-alive starts, so that it sees nothing else
+	s.clock.lastFault = time.Now().Add(time.Hour) // before the keep-alive starts, so that it sees nothing else
 	w := openWatch(t, s)
 	if err := s.start(w.dir); err != nil { // as if it had registered something there
 		t.Fatal(err)
@@ -190,7 +190,7 @@ func TestCauses(t *testing.T) {
 
 	file.write()
 	file.setAge(2 * s.opt.TTL)
-	gone(discovery.CauseUncertain, "expired after a disturbance")
+	gone(discovery.CauseUncertain, "expired after a fault")
 	keepAlive.round(t.Context())
 	file.setAge(0) // fails if the file is gone
 	expect(t, w, discovery.OpPut)
@@ -198,7 +198,7 @@ func TestCauses(t *testing.T) {
 	gone(discovery.CauseUnregistered, "removed before it expired")
 
 	s.clock.mu.Lock()
-	s.clock.disturbed = time.Time{}
+	s.clock.lastFault = time.Time{}
 	s.clock.mu.Unlock()
 	file.write()
 	file.setAge(2 * s.opt.TTL)

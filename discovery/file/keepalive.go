@@ -92,6 +92,7 @@ func (s *Store) sendHeartbeats(ctx context.Context, leases []*lease) (failure er
 	return failure
 }
 
+// report logs the first failure and the first success after it.
 func (k *keeper) report(err error) {
 	if failing := err != nil; failing != k.failing {
 		k.failing = failing
@@ -141,6 +142,7 @@ func (s *Store) hasExpired(path string) bool {
 	return err == nil && s.expired(info, time.Now())
 }
 
+// expired reports whether a file has not been touched for longer than the TTL.
 func (s *Store) expired(info fs.FileInfo, now time.Time) bool {
 	return now.Sub(info.ModTime()) > s.opt.TTL
 }

@@ -78,6 +78,7 @@ func (s *Store) keep(l *lease) (former *lease, err error) {
 	return former, nil
 }
 
+// forget takes a lease from the keep-alive.
 func (s *Store) forget(l *lease) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

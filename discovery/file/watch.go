@@ -168,6 +168,7 @@ func namesOf(entries []os.DirEntry) []string {
 	return names
 }
 
+// reset begins a listing.
 func (w *watcher) reset() {
 	w.begun = true
 	w.files, w.filesOf = map[string]record{}, map[discovery.ID]int{}

@@ -123,6 +123,7 @@ func readWorker(obj *unstructured.Unstructured, last *worker) *worker {
 	return w
 }
 
+// readDocument returns what it could read, together with an error.
 func readDocument(obj *unstructured.Unstructured) (discovery.Metadata, error) {
 	var doc discovery.Metadata
 	data, _, err := unstructured.NestedFieldNoCopy(obj.Object, "spec", "data")

@@ -33,6 +33,7 @@ func sip13(data []byte) uint64 {
 	return s[0] ^ s[1] ^ s[2] ^ s[3]
 }
 
+// sipState is the state v0 to v3 of SipHash.
 type sipState [4]uint64
 
 func (s *sipState) compress(block uint64) {

@@ -51,6 +51,7 @@ func (c *resourceCache[T]) Delete(obj any) error {
 	return c.change(obj, func(name string, _ *unstructured.Unstructured) { delete(c.items, name) })
 }
 
+// change applies do to an object while the items are locked.
 func (c *resourceCache[T]) change(obj any, do func(string, *unstructured.Unstructured)) error {
 	u, ok := obj.(*unstructured.Unstructured)
 	if !ok {
@@ -112,6 +113,7 @@ func (r *reflector) run(ctx context.Context, store cache.ReflectorStore) {
 	}).RunWithContext(klog.NewContext(ctx, silent))
 }
 
+// list is the reflector's request for a full listing.
 func (r *reflector) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 	if o.ResourceVersion == "0" {
 		o.ResourceVersion = "" // the present state, not that of a cache which may be stale
@@ -125,6 +127,7 @@ func (r *reflector) list(ctx context.Context, o metav1.ListOptions) (runtime.Obj
 	return list, nil
 }
 
+// watch is the reflector's request for the changes after a listing.
 func (r *reflector) watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 	o.LabelSelector = r.labels
 	w, err := r.resource.Watch(ctx, o)

@@ -59,6 +59,7 @@ func newWatcher(q discovery.Query, read func(*unstructured.Unstructured) []ready
 	return w
 }
 
+// markChanged wakes Next. It is called by the caches, and does not block.
 func (w *watcher) markChanged() {
 	select {
 	case w.wake <- struct{}{}:
@@ -107,6 +108,8 @@ func (s *Store) self() (readyWorker, bool) {
 	return readyWorker{s.opt.objectName(), s.opt.PodUID}, s.registered.Load()
 }
 
+// wakeWatchers has all watches compare again, after self has changed without a change
+// of an object.
 func (s *Store) wakeWatchers() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

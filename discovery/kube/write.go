@@ -63,6 +63,7 @@ func (s *Store) write(ctx context.Context, leases map[discovery.ID]*lease) error
 	return nil
 }
 
+// apply writes the whole document with server-side apply.
 func (s *Store) apply(ctx context.Context, leases map[discovery.ID]*lease) error {
 	var doc discovery.Metadata
 	for _, l := range leases {

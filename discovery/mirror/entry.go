@@ -44,7 +44,7 @@ type entry struct {
 	due     time.Time // of the next operation
 	failure failure
 
-	// What happened while operating:
+	// Events while operating:
 	nearbyChanged bool // the target changed where a conflict may come from
 	ended         bool // reg has ended
 }
@@ -120,6 +120,7 @@ const (
 	conflictRetry = time.Second
 )
 
+// enter moves an entry to another phase.
 func (m *mirror) enter(e *entry, p phase) {
 	delete(m.inPhase[e.phase], e)
 	e.phase = p
@@ -177,6 +178,7 @@ func (m *mirror) apply(ch change) {
 	}
 }
 
+// setHolder records an event of the target. This mirror's own writes end no conflict.
 func (m *mirror) setHolder(e *entry, added bool, marker string) {
 	switch {
 	case !added:
@@ -205,6 +207,7 @@ func (m *mirror) retryNearby(id discovery.ID) {
 	}
 }
 
+// retryConflict queues an entry in conflict, due after a random delay.
 func (m *mirror) retryConflict(e *entry) {
 	e.due = time.Now().Add(rand.N(conflictRetry))
 	m.unblock(e)

@@ -60,6 +60,7 @@ func marked(in discovery.Instance, marker string) (discovery.Instance, error) {
 	return in, nil
 }
 
+// field is a field to add to a JSON object.
 type field struct {
 	name  string
 	value any

@@ -148,6 +148,7 @@ func (m *mirror) run(ctx context.Context, from *discovery.Client) error {
 	return err
 }
 
+// follow sends the events of a watch to the loop, until ctx is done.
 func (m *mirror) follow(ctx context.Context, s side, c *discovery.Client, q discovery.Query) {
 	for ev, err := range c.Watch(ctx, q) {
 		ch := change{side: s, event: ev, err: err}
@@ -162,6 +163,7 @@ func (m *mirror) follow(ctx context.Context, s side, c *discovery.Client, q disc
 	}
 }
 
+// loop processes events until ctx is done or a watch ends.
 func (m *mirror) loop(watching, operations context.Context) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -189,6 +191,7 @@ func (m *mirror) loop(watching, operations context.Context) error {
 	}
 }
 
+// reportInSync calls InSync once all watches are synced and nothing is left to do.
 func (m *mirror) reportInSync() {
 	if m.inSync || m.unsynced > 0 || len(m.queue) > 0 || len(m.inPhase[operating]) > 0 {
 		return

@@ -46,6 +46,7 @@ func (m *mirror) dispatch(ctx context.Context) {
 	}
 }
 
+// forget drops an entry that neither side has.
 func (m *mirror) forget(e *entry) {
 	delete(m.inPhase[e.phase], e)
 	delete(m.entries, e.id)
@@ -94,6 +95,8 @@ func (m *mirror) register(ctx context.Context, in discovery.Instance, former *di
 	return reg, err
 }
 
+// isConflict reports whether the target already has a registration that excludes the
+// one that was to be written.
 func isConflict(err error) bool {
 	return errors.Is(err, discovery.ErrModelConflict) || errors.Is(err, discovery.ErrSourceConflict)
 }
@@ -114,6 +117,8 @@ func (m *mirror) finish(watching context.Context, r result) {
 	m.enqueue(e)
 }
 
+// fail processes a failed operation. A conflict is not retried before something has
+// changed that may end it; other failures are retried with exponential back-off.
 func (m *mirror) fail(e *entry, r result) {
 	if e.ended {
 		e.reg = nil
