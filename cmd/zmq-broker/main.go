@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -17,6 +18,8 @@ import (
 	"github.com/dynplane/dynplane/discovery/backend"
 	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/eventplane"
+	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
+	"github.com/dynplane/dynplane/internal/buildinfo"
 	"github.com/dynplane/dynplane/internal/pprofserver"
 )
 
@@ -39,11 +42,22 @@ func run(ctx context.Context, args []string, lookup func(string) (string, bool),
 		_, _ = fmt.Fprintf(stderr, "zmq-broker: %v\n", err)
 		return 2
 	}
+	if s.version {
+		printVersion(stdout)
+		return 0
+	}
 	if err := s.serve(ctx, stdout); err != nil {
 		_, _ = fmt.Fprintf(stderr, "zmq-broker: %v\n", err)
 		return 1
 	}
 	return 0
+}
+
+// printVersion prints the same lines as dynplane version, as far as they apply.
+func printVersion(stdout io.Writer) {
+	build := buildinfo.Read()
+	libzmq := cmp.Or(zmqdriver.Version(), "none (built without it)")
+	_, _ = fmt.Fprintf(stdout, "zmq-broker  %s\ncommit      %s\nlibzmq      %s\ngo          %s\n", build.Version, build.Commit, libzmq, build.Go)
 }
 
 // serve relays and is registered until ctx is done.

@@ -89,3 +89,14 @@ func TestPprofErrors(t *testing.T) {
 		}
 	}
 }
+
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	var stdout, stderr bytes.Buffer
+	invalid := func(name string) (string, bool) { return "junk", name == "ZMQ_BROKER_XSUB_BIND" }
+	code := run(t.Context(), []string{"-version"}, invalid, &stdout, &stderr)
+	want := regexp.MustCompile(`^zmq-broker  .+\ncommit      .+\nlibzmq      \d+\.\d+\.\d+\ngo          go1\..+\n$`)
+	if code != 0 || !want.MatchString(stdout.String()) || stderr.Len() > 0 {
+		t.Errorf("exit code %d, stdout %q, stderr %q, want the versions", code, &stdout, &stderr)
+	}
+}

@@ -37,6 +37,7 @@ type settings struct {
 	bucket    string
 	ttl       time.Duration
 	pprof     string
+	version   bool
 	lookup    func(string) (string, bool)
 	log       *slog.Logger
 }
@@ -59,6 +60,7 @@ func parse(args []string, lookup func(string) (string, bool), stderr io.Writer) 
 	flags.StringVar(&s.bucket, "bucket", "", "JetStream KV bucket of the registrations (default dynplane)")
 	flags.DurationVar(&s.ttl, "ttl", 0, "how long the registration outlives a crash, in whole seconds (default 10s)")
 	flags.StringVar(&s.pprof, "pprof", "", "serve net/http/pprof on `HOST:PORT`, such as 127.0.0.1:6060 (default off)")
+	flags.BoolVar(&s.version, "version", false, "print the version and exit")
 	err := flags.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		_, _ = io.WriteString(stderr, usage)
@@ -69,7 +71,7 @@ func parse(args []string, lookup func(string) (string, bool), stderr io.Writer) 
 	if err == nil && flags.NArg() > 0 {
 		err = fmt.Errorf("argument %q: want only flags", flags.Arg(0))
 	}
-	if err == nil {
+	if err == nil && !s.version {
 		err = s.validate()
 	}
 	return s, err
