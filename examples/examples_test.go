@@ -3,20 +3,19 @@
 package examples_test
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/logtest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
@@ -81,7 +80,7 @@ func tryExamples(t *testing.T, env ...string) {
 type program struct {
 	t              *testing.T
 	cmd            *exec.Cmd
-	stdout, stderr buffer
+	stdout, stderr logtest.Buffer
 	ended          chan struct{}
 }
 
@@ -141,22 +140,4 @@ func (p *program) interrupt() {
 	if state := p.cmd.ProcessState; !state.Success() || p.stderr.String() != "" {
 		p.t.Errorf("%s: %v, stderr %q, want success and no errors", p.cmd.Path, state, &p.stderr)
 	}
-}
-
-// buffer is a bytes.Buffer for one writer and any number of readers.
-type buffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *buffer) Write(data []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(data)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

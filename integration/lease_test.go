@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/logtest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
@@ -225,8 +225,8 @@ func TestServerRestart(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			server := natstest.Run(t)
-			log := newLogRecorder()
-			o := natskv.Options{TTL: ttl, Memory: c.memory, Logger: log.logger()}
+			log := &logtest.Buffer{}
+			o := natskv.Options{TTL: ttl, Memory: c.memory, Logger: log.Logger()}
 			reader, _ := newClient(t, server.URL(), o)
 			living, _ := newClient(t, server.URL(), o)
 			dying, die := newClient(t, server.URL(), o)
@@ -260,7 +260,7 @@ func TestServerRestart(t *testing.T) {
 			}
 			w.expect(100, 1)
 			// If the store was kept, the owner may reconnect before its leases expire.
-			if n := log.count("written again"); n > 1 || n == 0 && (c.wipe || c.memory) {
+			if n := log.Count("written again"); n > 1 || n == 0 && (c.wipe || c.memory) {
 				t.Errorf("%d warnings about lost registrations, want one for all of them:\n%s", n, log)
 			}
 		})
@@ -308,11 +308,11 @@ func TestOwnerWithAWrongClock(t *testing.T) {
 		t.Run(off.String(), func(t *testing.T) {
 			t.Parallel()
 			server := natstest.Run(t)
-			log := newLogRecorder()
+			log := &logtest.Buffer{}
 			const ttl = time.Second
 			now := func() time.Time { return time.Now().Add(off) }
 			reader, _ := newClient(t, server.URL(), natskv.Options{TTL: ttl})
-			owner, die := newClient(t, server.URL(), natskv.Options{TTL: ttl, Now: now, Logger: log.logger()})
+			owner, die := newClient(t, server.URL(), natskv.Options{TTL: ttl, Now: now, Logger: log.Logger()})
 			w := startWatch(t, reader, endpoints)
 			register(t, owner, 1, endpoint("generate"))
 			w.awaitAdded(1)
@@ -323,7 +323,7 @@ func TestOwnerWithAWrongClock(t *testing.T) {
 			if took := w.awaitRemoved(1).Sub(died); took > ttl+4*time.Second {
 				t.Errorf("removed after %v", took)
 			}
-			if n := log.count("clock"); n != 1 {
+			if n := log.Count("clock"); n != 1 {
 				t.Errorf("%d warnings about the clock, want 1:\n%s", n, log)
 			}
 		})
@@ -388,8 +388,8 @@ func TestWatcherThatLostItsConnection(t *testing.T) {
 func TestOtherWritersInTheBucket(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
-	log := newLogRecorder()
-	o := natskv.Options{TTL: time.Second, Logger: log.logger()}
+	log := &logtest.Buffer{}
+	o := natskv.Options{TTL: time.Second, Logger: log.Logger()}
 	reader, _ := newClient(t, server.URL(), o)
 	owner, _ := newClient(t, server.URL(), o)
 	w := startWatch(t, reader, endpoints) // before there is a bucket
@@ -443,7 +443,7 @@ func TestOtherWritersInTheBucket(t *testing.T) {
 	w.await("removed and added again", func(ev []timedEvent) bool {
 		return count(ev, discovery.Removed, 1) == 1 && count(ev, discovery.Added, 1) == 2
 	})
-	if n := log.count("a writer that holds no lease overwrote"); n != 1 {
+	if n := log.Count("a writer that holds no lease overwrote"); n != 1 {
 		t.Errorf("%d warnings about the other writer, want 1:\n%s", n, log)
 	}
 }
@@ -488,29 +488,3 @@ func TestMissingBucketIsEmpty(t *testing.T) {
 		t.Fatalf("watch of a missing bucket begins with %v, %v, want synced", ev, err)
 	}
 }
-
-// logRecorder keeps log lines, for tests of warnings.
-type logRecorder struct {
-	mu  sync.Mutex
-	buf strings.Builder
-}
-
-func newLogRecorder() *logRecorder { return &logRecorder{} }
-
-func (r *logRecorder) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.buf.Write(p)
-}
-
-func (r *logRecorder) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(r, &slog.HandlerOptions{Level: slog.LevelDebug}))
-}
-
-func (r *logRecorder) String() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.buf.String()
-}
-
-func (r *logRecorder) count(text string) int { return strings.Count(r.String(), text) }

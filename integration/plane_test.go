@@ -13,6 +13,7 @@ import (
 	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/eventplane"
 	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/logtest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
@@ -250,8 +251,8 @@ func TestPublishersComeAndGo(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
 	e := env{"DYN_EVENT_PLANE": "zmq"}
-	log := newLogRecorder()
-	c := newNode(t, server, e, log.logger()).subscriber(backendScope, topic)
+	log := &logtest.Buffer{}
+	c := newNode(t, server, e, log.Logger()).subscriber(backendScope, topic)
 	for round := range 3 {
 		p := newNode(t, server, e, nil).publisher(backendScope, topic)
 		introduce(t, p, c)
@@ -259,7 +260,7 @@ func TestPublishersComeAndGo(t *testing.T) {
 			t.Fatal(err)
 		}
 		waittest.Eventually(t, "the subscriber disconnects", func() bool {
-			return log.count("eventplane: disconnected") == round+1
+			return log.Count("eventplane: disconnected") == round+1
 		})
 	}
 	if s := c.sub.Stats(); s.Missed != 0 || len(s.Publishers) != 3 {

@@ -7,15 +7,16 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/logtest"
 	"github.com/dynplane/dynplane/internal/waittest"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
 func TestReconnect(t *testing.T) {
 	t.Parallel()
-	var log journal
+	var log logtest.Buffer
 	srv := natstest.Run(t)
-	nc := mustConnect(t, natsconn.Config{URL: srv.URL(), Name: "worker", Logger: log.logger()})
+	nc := mustConnect(t, natsconn.Config{URL: srv.URL(), Name: "worker", Logger: log.Logger()})
 
 	for outage := 1; outage <= 2; outage++ {
 		srv.Stop()
@@ -24,8 +25,8 @@ func TestReconnect(t *testing.T) {
 			t.Errorf("publish while disconnected: %v, want %v", err, nats.ErrReconnectBufExceeded)
 		}
 		srv.Start()
-		waittest.Eventually(t, "reconnected, and logged", func() bool { return nc.IsConnected() && log.count("natsconn: reconnected") == outage })
-		if lost := log.count("connection lost"); lost != outage {
+		waittest.Eventually(t, "reconnected, and logged", func() bool { return nc.IsConnected() && log.Count("natsconn: reconnected") == outage })
+		if lost := log.Count("connection lost"); lost != outage {
 			t.Errorf("%d lines about %d lost connections:\n%s", lost, outage, &log)
 		}
 	}
@@ -34,16 +35,16 @@ func TestReconnect(t *testing.T) {
 // The connection survives rejections, and logs one line for all of them.
 func TestReconnectAfterRejections(t *testing.T) {
 	t.Parallel()
-	var log journal
+	var log logtest.Buffer
 	srv := natstest.Run(t, natstest.Token("right"))
-	nc := mustConnect(t, natsconn.Config{URL: srv.URL(), Token: "right", Logger: log.logger()})
+	nc := mustConnect(t, natsconn.Config{URL: srv.URL(), Token: "right", Logger: log.Logger()})
 
 	srv.Stop()
 	srv.Start(natstest.Token("changed"))
 	before := nc.Stats().Reconnects
 	waittest.Eventually(t, "five rejections", func() bool { return nc.Stats().Reconnects >= before+5 })
-	waittest.Eventually(t, "a line is logged", func() bool { return log.count("authorization violation") > 0 })
-	if n := log.count("authorization violation"); n != 1 {
+	waittest.Eventually(t, "a line is logged", func() bool { return log.Count("authorization violation") > 0 })
+	if n := log.Count("authorization violation"); n != 1 {
 		t.Errorf("%d lines about five rejections, want 1:\n%s", n, &log)
 	}
 
@@ -54,9 +55,9 @@ func TestReconnectAfterRejections(t *testing.T) {
 
 func TestAsyncErrorsAreLogged(t *testing.T) {
 	t.Parallel()
-	var log journal
+	var log logtest.Buffer
 	srv := natstest.Run(t, natstest.Denied("u", "p", "secret", ""))
-	nc := mustConnect(t, natsconn.Config{URL: srv.URL(), Username: "u", Password: "p", Logger: log.logger()})
+	nc := mustConnect(t, natsconn.Config{URL: srv.URL(), Username: "u", Password: "p", Logger: log.Logger()})
 
 	sub, err := nc.SubscribeSync("flood")
 	if err != nil {
@@ -73,12 +74,12 @@ func TestAsyncErrorsAreLogged(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	waittest.Eventually(t, "a slow consumer", func() bool { return log.count("slow consumer") > 0 })
-	waittest.Eventually(t, "a rejected publish", func() bool { return log.count("secret") > 0 })
+	waittest.Eventually(t, "a slow consumer", func() bool { return log.Count("slow consumer") > 0 })
+	waittest.Eventually(t, "a rejected publish", func() bool { return log.Count("secret") > 0 })
 	if err := nc.FlushTimeout(waittest.Patience); err != nil {
 		t.Fatal(err)
 	}
-	if n := log.count("slow consumer"); n != 1 || log.count("subject=flood") != 1 {
+	if n := log.Count("slow consumer"); n != 1 || log.Count("subject=flood") != 1 {
 		t.Errorf("%d lines about one slow consumer:\n%s", n, &log)
 	}
 }

@@ -6,12 +6,14 @@ import (
 	"io"
 	"strings"
 	"testing"
+
+	"github.com/dynplane/dynplane/internal/logtest"
 )
 
 func TestDemoWithoutZMQ(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []string{"zmq", "broker"} {
-		var errs buffer
+		var errs logtest.Buffer
 		a := &app{lookup: lookupIn(nil), stdout: io.Discard, stderr: &errs}
 		if code := a.run(t.Context(), []string{"demo", "--transport", transport}); code != exitFailure ||
 			!strings.Contains(errs.String(), "built without ZeroMQ") {

@@ -13,31 +13,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/dynplane/dynplane/internal/logtest"
 )
-
-// buffer is a bytes.Buffer for several writers.
-type buffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
 
 // tryDemo runs a short demo and checks its summary.
 func tryDemo(t *testing.T, transport string) {
 	t.Helper()
 	t.Parallel()
-	var out, transcript buffer
+	var out, transcript logtest.Buffer
 	a := &app{lookup: lookupIn(nil), stdout: &out, stderr: &transcript}
 	if code := a.run(t.Context(), []string{"demo", "--transport", transport, "--workers", "2", "--duration", "1s", "-o", "json"}); code != 0 {
 		t.Fatalf("exit code %d:\n%s", code, transcript.String())

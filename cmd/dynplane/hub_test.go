@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/dynplane/dynplane/internal/logtest"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
@@ -22,7 +23,7 @@ func runHub(t *testing.T, args ...string) (line string, stop func() int) {
 	r, w := io.Pipe()
 	ctx, cancel := context.WithCancel(t.Context())
 	code := make(chan int, 1)
-	var errs buffer
+	var errs logtest.Buffer
 	go func() {
 		a := &app{lookup: lookupIn(nil), stdout: w, stderr: &errs}
 		code <- a.run(ctx, append([]string{"hub", "--listen", "127.0.0.1:0"}, args...))

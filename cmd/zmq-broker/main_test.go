@@ -10,11 +10,11 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
 
+	"github.com/dynplane/dynplane/internal/logtest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
@@ -22,28 +22,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func noEnv(string) (string, bool) { return "", false }
 
-// output collects what the program logs.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
-}
-
 func TestPprof(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
-	var stderr output
+	var stderr logtest.Buffer
 	code := make(chan int, 1)
 	go func() {
 		code <- run(ctx, []string{"-xsub-bind", "tcp://127.0.0.1:0", "-xpub-bind", "tcp://127.0.0.1:0", "--pprof", "127.0.0.1:0"}, noEnv, io.Discard, &stderr)
@@ -83,7 +65,7 @@ func TestPprofErrors(t *testing.T) {
 		"6060":                {2, `-pprof "6060": want HOST:PORT`},
 		taken.Addr().String(): {1, "zmq-broker: pprof: listen tcp " + taken.Addr().String()},
 	} {
-		var stderr output
+		var stderr logtest.Buffer
 		if code := run(t.Context(), []string{"-pprof", addr}, noEnv, io.Discard, &stderr); code != c.code || !strings.Contains(stderr.String(), c.want) {
 			t.Errorf("%s: exit code %d, want %d and %q in:\n%s", addr, code, c.code, c.want, stderr.String())
 		}

@@ -54,8 +54,8 @@ func TestLostFilesAreRegisteredAgain(t *testing.T) {
 		list, err := reader.List(t.Context(), discovery.Query{Kind: discovery.KindEndpoint})
 		return err == nil && len(list) == 3
 	})
-	waittest.Eventually(t, "the warning", func() bool { return log.count("written again") > 0 })
-	if log.count("written again") > 2 { // two if the removal fell between two heartbeats
+	waittest.Eventually(t, "the warning", func() bool { return log.Count("written again") > 0 })
+	if log.Count("written again") > 2 { // two if the removal fell between two heartbeats
 		t.Errorf("warned more than once:\n%v", log)
 	}
 }
@@ -96,7 +96,7 @@ func TestTakenOverByAnotherWriter(t *testing.T) {
 			if err := reg.Wait(ctx); !errors.Is(err, discovery.ErrTakenOver) {
 				t.Fatalf("the former owner's lease ended with %v, want ErrTakenOver", err)
 			}
-			if log.count("another owner took over") != 1 {
+			if log.Count("another owner took over") != 1 {
 				t.Errorf("want one warning:\n%v", log)
 			}
 			if err := owner.Shutdown(t.Context()); err != nil || !exists(endpointPath(root, 1)) {

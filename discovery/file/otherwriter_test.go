@@ -125,7 +125,7 @@ func TestOtherWriterInPlace(t *testing.T) {
 		replaced++
 		dynamoReplace(t, endpointPath(root, 3), endpointJSON(3, fmt.Sprint("d", replaced)))
 		w.expect(discovery.Added, 3)
-		return log.count("an invalid entry") >= 2
+		return log.Count("an invalid entry") >= 2
 	})
 	if n := reader.Stats().InvalidEntries; n != 2 {
 		t.Errorf("%d invalid entries, want 2:\n%v", n, log)

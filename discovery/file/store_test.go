@@ -3,7 +3,6 @@
 package file_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"iter"
@@ -11,13 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/discoverytest"
 	"github.com/dynplane/dynplane/discovery/file"
+	"github.com/dynplane/dynplane/internal/logtest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
@@ -40,9 +39,9 @@ func open(t *testing.T, root string, ttl time.Duration, log *slog.Logger) *file.
 }
 
 // client opens a client with a store and a log of its own.
-func client(t *testing.T, root string, ttl time.Duration) (*discovery.Client, *logs) {
+func client(t *testing.T, root string, ttl time.Duration) (*discovery.Client, *logtest.Buffer) {
 	t.Helper()
-	log := &logs{}
+	log := &logtest.Buffer{}
 	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	c := discovery.NewClient(open(t, root, ttl, logger), discovery.Options{Logger: logger})
 	t.Cleanup(func() {
@@ -51,29 +50,6 @@ func client(t *testing.T, root string, ttl time.Duration) (*discovery.Client, *l
 		}
 	})
 	return c, log
-}
-
-type logs struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logs) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.buf.String(), text)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
 }
 
 // stream pulls the events of a watch.

@@ -16,6 +16,7 @@ import (
 	"github.com/dynplane/dynplane/discovery/mirror"
 	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/logtest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
@@ -122,24 +123,6 @@ func (y *tally) await(t *testing.T, want int) {
 	})
 }
 
-// lines is a log that can be read while it is being written.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) count(what string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.b.String(), what)
-}
-
 // run starts a mirror and waits until it is in sync. stop ends the mirror and
 // returns its error.
 func run(t *testing.T, from, to *discovery.Client, log *slog.Logger) (stop func() error) {
@@ -230,7 +213,7 @@ func TestKill(t *testing.T) {
 
 func TestServersComeAndGo(t *testing.T) {
 	t.Parallel()
-	var log lines
+	var log logtest.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, nil))
 	source, destination := natstest.Run(t), natstest.Run(t)
 	worker, _ := bucket(t, source, "a", ttl)
@@ -274,7 +257,7 @@ func TestServersComeAndGo(t *testing.T) {
 	if _, removed := seen.state(); removed != 1 {
 		t.Errorf("%d removals, want 1", removed)
 	}
-	if n := log.count("level=WARN"); n > 1 {
+	if n := log.Count("level=WARN"); n > 1 {
 		t.Errorf("%d warnings of an outage, want one at most", n)
 	}
 	if err := stop(); err != nil {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -21,6 +20,7 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/logtest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
@@ -83,28 +83,6 @@ func (w *watch) expect(typ discovery.EventType, id uint64) {
 	if err != nil || ev.Type != typ || ev.Instance.InstanceID != id {
 		w.t.Fatalf("got %v %d, %v; want %v %d", ev.Type, ev.Instance.InstanceID, err, typ, id)
 	}
-}
-
-// lockedBuffer is a bytes.Buffer that a logger and a test share.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) count(text string) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return strings.Count(b.buf.String(), text)
-}
-
-func (b *lockedBuffer) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(b, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 // proxy forwards connections to a server. Once it is deaf, the existing ones
@@ -227,9 +205,9 @@ func outage(d time.Duration) { <-time.After(d) }
 func TestWatchOfASlowReader(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
-	var log lockedBuffer
+	var log logtest.Buffer
 	owner := newClient(t, server.Connect(t), natskv.Options{})
-	reader := newClient(t, server.Connect(t), natskv.Options{Logger: log.logger()})
+	reader := newClient(t, server.Connect(t), natskv.Options{Logger: log.Logger()})
 	for id := range uint64(20) {
 		register(t, owner, 1+id, endpoint("ns"))
 	}
@@ -239,7 +217,7 @@ func TestWatchOfASlowReader(t *testing.T) {
 		outage(200 * time.Millisecond) // four seconds in all, and no pull is late
 	}
 	w.expect(discovery.Synced, 0)
-	if n := log.count("gives up"); n != 0 {
+	if n := log.Count("gives up"); n != 0 {
 		t.Errorf("the watch has listed again %d times", n)
 	}
 }

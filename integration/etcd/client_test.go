@@ -1,15 +1,12 @@
 package etcd
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +14,7 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/discoverytest"
 	"github.com/dynplane/dynplane/discovery/etcd"
+	"github.com/dynplane/dynplane/internal/logtest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
@@ -49,10 +47,10 @@ func open(tb testing.TB, o etcd.Options) *etcd.Store {
 }
 
 // newClient opens a client with a TTL of 2 s.
-func newClient(tb testing.TB, url string, log *lines) *discovery.Client {
+func newClient(tb testing.TB, url string, log *logtest.Buffer) *discovery.Client {
 	tb.Helper()
-	o := etcd.Options{Endpoints: []string{url}, TTL: 2 * time.Second, Logger: log.logger()}
-	client := discovery.NewClient(open(tb, o), discovery.Options{Logger: log.logger()})
+	o := etcd.Options{Endpoints: []string{url}, TTL: 2 * time.Second, Logger: log.Logger()}
+	client := discovery.NewClient(open(tb, o), discovery.Options{Logger: log.Logger()})
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -105,31 +103,6 @@ func runOwner(t *testing.T, url string) (kill func()) {
 		t.Fatalf("the owner did not register: %v", err)
 	}
 	return kill
-}
-
-// lines is a log that counts. A nil one discards everything.
-type lines struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *lines) logger() *slog.Logger {
-	if l == nil {
-		return nil
-	}
-	return slog.New(slog.NewTextHandler(l, nil))
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lines) count(what string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.buf.String(), what)
 }
 
 // watch collects the events of a watch in the background, as "+id" and "-id".

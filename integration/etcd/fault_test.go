@@ -12,6 +12,7 @@ import (
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/etcd"
+	"github.com/dynplane/dynplane/internal/logtest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
@@ -39,14 +40,14 @@ func TestKilledOwnerIsRemoved(t *testing.T) {
 func TestTakenOver(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
-	log := &lines{}
+	log := &logtest.Buffer{}
 	former, owner := newClient(t, s.url(), log), newClient(t, s.url(), nil)
 	reg := register(t, former, 1, worker)
 	register(t, owner, 1, worker)
 	if err := reg.Wait(t.Context()); !errors.Is(err, discovery.ErrTakenOver) {
 		t.Fatal(err)
 	}
-	if n := log.count("another owner took over"); n != 1 {
+	if n := log.Count("another owner took over"); n != 1 {
 		t.Errorf("%d warnings, want 1", n)
 	}
 }
@@ -66,7 +67,7 @@ func TestServerRestart(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			s := runServer(t)
-			log := &lines{}
+			log := &logtest.Buffer{}
 			living := newClient(t, s.url(), log)
 			register(t, living, 1, worker)
 			register(t, living, 2, worker)
@@ -85,7 +86,7 @@ func TestServerRestart(t *testing.T) {
 			register(t, living, 3, worker)
 			w.await("+3")
 			// Without the data the lease must be lost; on a busy machine it may be anyway.
-			if n := log.count(registeredAgain); c.wipe && n == 0 {
+			if n := log.Count(registeredAgain); c.wipe && n == 0 {
 				t.Error("no warning that registrations were lost")
 			}
 			in, err := newClient(t, s.url(), nil).List(t.Context(), endpoints)
@@ -172,7 +173,7 @@ func TestUnregisterAfterUncertaintyIsSeenAtOnce(t *testing.T) {
 	client, other := newClient(t, s.url(), nil), newClient(t, s.url(), nil)
 	reg := register(t, client, 1, worker)
 	register(t, other, 2, worker)
-	p, log := newProxy(t, s.config.Listen), &lines{}
+	p, log := newProxy(t, s.config.Listen), &logtest.Buffer{}
 	w := startWatch(t, newClient(t, p.url(), log), endpoints)
 	p.disconnect()
 	register(t, client, 3, worker)
@@ -195,7 +196,7 @@ func TestUnregisterAfterUncertaintyIsSeenAtOnce(t *testing.T) {
 func TestLeaseRevokedFromOutside(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
-	log := &lines{}
+	log := &logtest.Buffer{}
 	client, raw := newClient(t, s.url(), log), s.raw()
 	for id := range uint64(40) {
 		register(t, client, id, worker)
@@ -207,12 +208,12 @@ func TestLeaseRevokedFromOutside(t *testing.T) {
 	if _, err := raw.Revoke(t.Context(), leases.Leases[0].ID); err != nil {
 		t.Fatal(err)
 	}
-	waittest.Eventually(t, "warning", func() bool { return log.count(registeredAgain) > 0 })
+	waittest.Eventually(t, "warning", func() bool { return log.Count(registeredAgain) > 0 })
 	in, err := client.List(t.Context(), endpoints)
 	if err != nil || len(in) != 40 {
 		t.Errorf("listed %d, %v; want 40", len(in), err)
 	}
-	if n := log.count("WARN"); n != 1 {
+	if n := log.Count("WARN"); n != 1 {
 		t.Errorf("%d warnings, want 1", n)
 	}
 	register(t, client, 41, worker)
@@ -221,7 +222,7 @@ func TestLeaseRevokedFromOutside(t *testing.T) {
 func TestOtherWriterOverwritesOurs(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
-	log := &lines{}
+	log := &logtest.Buffer{}
 	client, raw := newClient(t, s.url(), log), s.raw()
 	register(t, client, 1, worker)
 	register(t, client, 2, worker)
@@ -236,7 +237,7 @@ func TestOtherWriterOverwritesOurs(t *testing.T) {
 		t.Fatal(err)
 	}
 	waittest.Eventually(t, "warnings", func() bool {
-		return log.count("a writer that holds no lease overwrote") == 1 && log.count(registeredAgain) > 0
+		return log.Count("a writer that holds no lease overwrote") == 1 && log.Count(registeredAgain) > 0
 	})
 	waittest.Eventually(t, "both again", func() bool {
 		resp, err := raw.Get(t.Context(), "v1/instances/", clientv3.WithPrefix())
@@ -279,7 +280,7 @@ func TestFailedRequestsLeaveNothing(t *testing.T) {
 func TestDisconnectedOwnerRegistersAgain(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
-	p, log := newProxy(t, s.config.Listen), &lines{}
+	p, log := newProxy(t, s.config.Listen), &logtest.Buffer{}
 	client := newClient(t, p.url(), log)
 	register(t, client, 1, worker)
 	w := startWatch(t, newClient(t, s.url(), nil), endpoints)
@@ -287,8 +288,8 @@ func TestDisconnectedOwnerRegistersAgain(t *testing.T) {
 	w.await("-1")
 	p.reconnect()
 	waittest.Eventually(t, "added again", func() bool { return w.count("+1") == 2 })
-	waittest.Eventually(t, "keep-alive recovered", func() bool { return log.count("keep-alive recovered") == 1 })
-	if n := log.count("keep-alive failed"); n != 1 {
+	waittest.Eventually(t, "keep-alive recovered", func() bool { return log.Count("keep-alive recovered") == 1 })
+	if n := log.Count("keep-alive failed"); n != 1 {
 		t.Errorf("%d warnings of a failed keep-alive, want 1", n)
 	}
 }

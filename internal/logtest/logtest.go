@@ -32,7 +32,11 @@ func (b *Buffer) String() string {
 // Count returns how often text occurs in what was written.
 func (b *Buffer) Count(text string) int { return strings.Count(b.String(), text) }
 
-// Logger returns a logger that writes lines of all levels to the buffer.
+// Logger returns a logger that writes lines of all levels to the buffer, or nil
+// if b is nil.
 func (b *Buffer) Logger() *slog.Logger {
+	if b == nil {
+		return nil
+	}
 	return slog.New(slog.NewTextHandler(b, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
