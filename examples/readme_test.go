@@ -1,7 +1,9 @@
 package examples_test
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -35,6 +37,30 @@ func TestReadme(t *testing.T) {
 	}
 	for text, name := range regions {
 		t.Errorf("no snippet of README.md equals the region %q:\n%s", name, text)
+	}
+}
+
+// TestReadmeSnippetsAreOneProgram compiles them together, with the imports that
+// README.md names.
+func TestReadmeSnippetsAreOneProgram(t *testing.T) {
+	t.Parallel()
+	imports := []string{
+		"context", "errors", "fmt", "math/rand/v2", "os", "os/signal", "syscall", "time",
+		"github.com/dynplane/dynplane/discovery",
+		"github.com/dynplane/dynplane/discovery/backend",
+		"github.com/dynplane/dynplane/eventplane",
+	}
+	source := "package main\n"
+	for _, path := range imports {
+		source += fmt.Sprintf("import %q\n", path)
+	}
+	source += strings.Join(snippetsOf(t, "../README.md"), "\n\n")
+	file := filepath.Join(t.TempDir(), "main.go")
+	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("go", "vet", file).CombinedOutput(); err != nil {
+		t.Errorf("go vet: %v: %s", err, out)
 	}
 }
 
