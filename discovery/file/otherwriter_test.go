@@ -75,7 +75,7 @@ func flock(t *testing.T, dir string) (unlock func()) {
 func TestOtherWriterByTheRules(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
-	reader, log := client(t, root, 2*time.Second)
+	reader, log := client(t, root, time.Hour)
 	w := watch(t, reader, discovery.KindEndpoint)
 	w.expect(discovery.Synced, 0) // the directory does not exist yet
 	path := endpointPath(root, 7)
@@ -94,7 +94,8 @@ func TestOtherWriterByTheRules(t *testing.T) {
 	w.expect(discovery.Removed, 7)
 	dynamoInsert(t, path, endpointJSON(7, "cuda"))
 	w.expect(discovery.Added, 7)
-	w.expect(discovery.Removed, 7) // it expires
+	touch(t, path, 2*time.Hour) // it expires
+	w.expect(discovery.Removed, 7)
 	if _, err := reader.RegisterAs(t.Context(), 8, endpoint()); err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +110,7 @@ func TestOtherWriterByTheRules(t *testing.T) {
 func TestOtherWriterInPlace(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
-	reader, log := client(t, root, 0)
+	reader, log := client(t, root, time.Hour)
 	w := watch(t, reader, discovery.KindEndpoint)
 	w.expect(discovery.Synced, 0)
 	dynamoInsert(t, endpointPath(root, 1), endpointJSON(1, "cpu"))
@@ -174,7 +175,7 @@ func TestUnexpectedFilesAreSkipped(t *testing.T) {
 	if err := syscall.Mkfifo(endpointPath(root, 9), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	reader, log := client(t, root, 0)
+	reader, log := client(t, root, time.Hour)
 	w := watch(t, reader, discovery.KindEndpoint)
 	w.expect(discovery.Added, 1)
 	w.expect(discovery.Synced, 0)
@@ -229,7 +230,7 @@ func TestTwoGenerations(t *testing.T) {
 	root := t.TempDir()
 	older := filepath.Join(root, channelsDir, "ns%2Fcomp%2Ft%2F2a")
 	newer := filepath.Join(root, channelsDir, "namespace%2Fns%2Fcomponent%2Fcomp%2Ftopic%2Ft%2F2a")
-	reader, _ := client(t, root, 0)
+	reader, _ := client(t, root, time.Hour)
 	w := watch(t, reader, discovery.KindEventChannel)
 	w.expect(discovery.Synced, 0)
 	value := `{"type":"EventChannel","namespace":"ns","component":"comp","topic":"t","instance_id":42,"transport":{"kind":"Zmq","config":{"endpoint":"tcp://127.0.0.1:1"}}}`

@@ -61,14 +61,14 @@ func (p *process) signal(t *testing.T, sig syscall.Signal) {
 
 func TestTwentyProcessesAtOnce(t *testing.T) {
 	t.Parallel()
-	const processes, each = 20, 10
+	const processes, each, ttl = 20, 10, time.Minute
 	root := t.TempDir()
-	reader, log := client(t, root, 0)
+	reader, log := client(t, root, ttl)
 	w := watch(t, reader, discovery.KindEndpoint)
 	w.expect(discovery.Synced, 0)
 	var all []*process
 	for i := range uint64(processes) {
-		all = append(all, start(t, root, 10*time.Second, i*each, each))
+		all = append(all, start(t, root, ttl, i*each, each))
 	}
 	for _, p := range all {
 		if err := <-p.ready; err != nil {
@@ -123,7 +123,7 @@ func TestKilledProcessIsRemoved(t *testing.T) {
 func TestStoppedProcessComesBack(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
-	const ttl = 2 * time.Second
+	const ttl = 4 * time.Second
 	reader, _ := client(t, root, ttl)
 	w := watch(t, reader, discovery.KindEndpoint)
 	w.expect(discovery.Synced, 0)
