@@ -59,7 +59,7 @@ test: deps ## Run all tests, and build and vet without cgo (PKG="./discovery/...
 	$(if $(PACKAGES),CGO_ENABLED=0 $(GO) vet $(PACKAGES))
 	$(call gotest,.,$(PACKAGES),$(RACE))
 	$(call gotest,integration/etcd,$(call packages,integration/etcd),-parallel 6 $(RACE))
-	$(call gotest,integration/kube,$(call packages,integration/kube),-parallel 6 $(RACE))
+	$(call gotest,integration/kube,$(call packages,integration/kube),-parallel 6 -skip '^TestDynamo$$' $(RACE))
 	@$(if $(PKG),,if ! why=$$(integration/dynamo/venv 1.6.1 2>&1 >/dev/null); then \
 		echo "test: skipped the tests beside Dynamo's runtime: $$(echo "$$why" | tail -n 1)"; \
 	else $(call gotest,integration/dynamo,.,-parallel 6 -run '$(INTEROP_PART)' $(RACE)); fi)
@@ -67,6 +67,7 @@ test: deps ## Run all tests, and build and vet without cgo (PKG="./discovery/...
 .PHONY: interop
 interop: deps ## Run all tests beside the real runtime of NVIDIA Dynamo, which they install (TESTFLAGS="-run X -v")
 	$(call gotest,integration/dynamo,./...,-parallel 6 $(RACE))
+	$(call gotest,integration/kube,./...,-run '^TestDynamo$$' $(RACE))
 
 .PHONY: test-short
 test-short: deps ## Run the tests of each package within a minute: no race detector, no tests of the whole system

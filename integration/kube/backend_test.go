@@ -30,7 +30,7 @@ type place struct {
 // in returns a namespace of the test's own.
 func (c *cluster) in(t *testing.T) place {
 	t.Helper()
-	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
+	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", ".", "-").Replace(t.Name()))
 	return place{t, c, name}
 }
 

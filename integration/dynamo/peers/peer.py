@@ -49,24 +49,31 @@ async def commands():
         yield json.loads(line)
 
 
+SERVING = []  # futures of endpoints that are served
+
+
 def run(main):
     """Run a peer.
 
-    SIGTERM shuts the runtime down, as Dynamo's own workers do; without that a
-    Python program just dies. The end of standard input leaves at once: nothing
-    is unregistered, and no thread of the runtime can hold the process.
+    SIGTERM shuts the runtime down and waits for its endpoints, as Dynamo's own
+    workers do; a Python program that does not just dies. The end of standard
+    input ends the process as a crash would.
     """
 
     async def body():
         rt = runtime()
 
-        def stop():
+        async def stop(running):
             rt.shutdown()
-            say("stopped")
-            asyncio.get_running_loop().call_later(0.2, os._exit, 0)
+            await asyncio.gather(*SERVING, return_exceptions=True)
+            running.cancel()
 
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+        loop, running = asyncio.get_running_loop(), asyncio.current_task()
+        loop.add_signal_handler(signal.SIGTERM, lambda: loop.create_task(stop(running)))
         await main(rt)
+        os._exit(0)
 
-    asyncio.run(body())
-    os._exit(0)
+    try:
+        asyncio.run(body())
+    except asyncio.CancelledError:
+        pass

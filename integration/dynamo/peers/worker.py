@@ -38,7 +38,7 @@ async def main(rt):
     load = WorkerMetricsPublisher()
     await load.create_endpoint(ep)
     fpm = FpmDirectPublisher(ep, "w0", 1)
-    serving = asyncio.ensure_future(ep.serve_endpoint(handle))
+    peer.SERVING.append(asyncio.ensure_future(ep.serve_endpoint(handle)))
     peer.say("ready", worker_id=ep.connection_id())
 
     sent = 0
@@ -68,7 +68,6 @@ async def main(rt):
             sent += 1
             await asyncio.sleep(command.get("every", 0.005))
         peer.say("sent", total=sent)
-    serving.cancel()
 
 
 peer.run(main)
