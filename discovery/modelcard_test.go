@@ -1,0 +1,134 @@
+package discovery_test
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/dynplane/dynplane/discovery"
+)
+
+// registered returns an instance that a worker of Dynamo registered.
+func registered(t *testing.T, name string) discovery.Instance {
+	t.Helper()
+	data, err := os.ReadFile("testdata/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var in discovery.Instance
+	if err := json.Unmarshal(data, &in); err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+// fields returns the fields of a JSON object, or of an object's JSON.
+func fields(t *testing.T, v any) map[string]any {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out map[string]any
+	if err := json.Unmarshal(data, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// TestModelCard compares a card with that of a real worker, field by field, and
+// requires each field that this worker's card cannot lack.
+func TestModelCard(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"dynamo-1.6.1-model.json", "dynamo-1.3.1-model.json"} {
+		in := registered(t, file)
+		var theirs discovery.ModelCard
+		if err := in.DecodeCard(&theirs); err != nil {
+			t.Fatal(err)
+		}
+		want := discovery.NewTensorCard("interop")
+		want.RuntimeConfig.DataParallelSize = 1
+		want.TensorModelConfig.Inputs, want.TensorModelConfig.Outputs = []json.RawMessage{}, []json.RawMessage{}
+		if !reflect.DeepEqual(theirs, want) {
+			t.Errorf("%s: parsed %+v, want %+v", file, theirs, want)
+		}
+		model, err := discovery.NewModel(in.Spec.(discovery.Model).Scope, discovery.NewTensorCard("interop"), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, all := fields(t, model.Card), fields(t, in.Spec.(discovery.Model).Card)
+		for name, value := range ours {
+			if name != "runtime_config" && !reflect.DeepEqual(value, all[name]) {
+				t.Errorf("%s: %s is %v, want %v", file, name, value, all[name])
+			}
+		}
+		want2 := []string{
+			"display_name", "kv_cache_block_size", "migration_limit", "model_input", "model_type", "runtime_config",
+			"slug", "tensor_model_config", "worker_type",
+		}
+		if have := slices.Sorted(maps.Keys(ours)); !slices.Equal(have, want2) {
+			t.Errorf("fields %q, want %q", have, want2)
+		}
+		if config := ours["runtime_config"]; !reflect.DeepEqual(config, map[string]any{}) {
+			t.Errorf("runtime_config %v, want it empty", config)
+		}
+	}
+}
+
+func TestRuntimeConfig(t *testing.T) {
+	t.Parallel()
+	real := fields(t, registered(t, "dynamo-1.6.1-model.json").Spec.(discovery.Model).Card)["runtime_config"].(map[string]any)
+	ours := fields(t, discovery.RuntimeConfig{ContextLength: 9, TotalKVBlocks: 1, DataParallelStartRank: 2, DataParallelSize: 4})
+	for name := range ours {
+		if _, ok := real[name]; !ok && name != "context_length" { // which a worker writes only if it is set
+			t.Errorf("%s: no worker has this field", name)
+		}
+	}
+	want := map[string]any{"context_length": 9.0, "total_kv_blocks": 1.0, "data_parallel_start_rank": 2.0, "data_parallel_size": 4.0}
+	if !reflect.DeepEqual(ours, want) {
+		t.Errorf("%v, want %v", ours, want)
+	}
+}
+
+func TestSlug(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"interop": "interop", "Qwen/Qwen3-0.6B": "qwen_qwen3-0_6b", "__a_": "a_", "": "", "Größe": "gr__e",
+	} {
+		if have := discovery.Slug(name); have != want {
+			t.Errorf("Slug(%q) is %q, want %q", name, have, want)
+		}
+	}
+}
+
+// TestKVSource requires the bytes of a real worker's metadata.
+func TestKVSource(t *testing.T) {
+	t.Parallel()
+	in := registered(t, "dynamo-1.6.1-source.json")
+	metadata := in.Spec.(discovery.EventSource).Metadata
+	var source discovery.KVSource
+	if err := json.Unmarshal(metadata, &source); err != nil {
+		t.Fatal(err)
+	}
+	scope := discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}
+	if source.Endpoint != scope || source.WorkerID != 6465354514961167846 || source.Rank != 0 ||
+		source.PublisherID != in.InstanceID || source.RecoveryTarget == nil {
+		t.Errorf("parsed %+v", source)
+	}
+	written, err := json.Marshal(source)
+	if err != nil || string(written) != string(metadata) {
+		t.Errorf("%v: wrote %s, want %s", err, written, metadata)
+	}
+}
+
+func TestInvalidKVSource(t *testing.T) {
+	t.Parallel()
+	for _, data := range []string{`7`, `{}`, `{"kv_state_endpoint":null,"publisher_id":1}`} {
+		if err := json.Unmarshal([]byte(data), new(discovery.KVSource)); err == nil {
+			t.Errorf("%s: no error", data)
+		}
+	}
+}
