@@ -71,9 +71,15 @@ func New(cfg Config, d *discovery.Client) (*Client, error) {
 // The error wraps [ErrClosed] after Shutdown and [ErrNoDiscovery] without a
 // discovery client. Errors of discovery and of the transport are wrapped.
 func (c *Client) Publisher(ctx context.Context, scope discovery.Scope, topic string) (*Publisher, error) {
+	return c.PublisherWithOptions(ctx, scope, topic, PublisherOptions{})
+}
+
+// PublisherWithOptions is like [Client.Publisher], with settings for this
+// publisher.
+func (c *Client) PublisherWithOptions(ctx context.Context, scope discovery.Scope, topic string, o PublisherOptions) (*Publisher, error) {
 	var p *Publisher
 	err := c.run(ctx, func(ctx context.Context) (err error) {
-		p, err = c.newPublisher(ctx, scope, topic)
+		p, err = c.newPublisher(ctx, scope, topic, o)
 		if err == nil {
 			c.add(p)
 		}

@@ -2,6 +2,7 @@ package eventplane
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -16,6 +17,23 @@ import (
 // that one large event does not hold its memory for ever.
 const maxKeptBuffer = 1 << 20
 
+// undoTimeout bounds the unregistering of a channel whose source cannot be
+// registered.
+const undoTimeout = 5 * time.Second
+
+// PublisherOptions are the settings of one [Publisher]. The zero value is that of
+// [Client.Publisher].
+type PublisherOptions struct {
+	// Source, unless nil, returns the metadata of the publisher's event source,
+	// encoded as JSON: a [discovery.KVSource] on the topic kv-events, or a
+	// json.RawMessage. It is called once, with the id of the publisher, which
+	// Dynamo's metadata contains. The source is registered after the channel,
+	// under the same id, and unregistered by Shutdown.
+	//
+	// Dynamo's KV router drops the events of publishers without a source.
+	Source func(publisher uint64) any
+}
+
 // Publisher sends the events of one scope and topic. It is safe for concurrent
 // use: events are sent in the order of their sequences.
 type Publisher struct {
@@ -24,7 +42,8 @@ type Publisher struct {
 	topic  string
 	codec  codec.Codec
 	conn   *pubConn
-	reg    *discovery.Registration
+	reg    *discovery.Registration // of the channel
+	source *discovery.Registration // nil if there is none
 
 	payloads sync.Pool // of *[]byte
 
@@ -40,7 +59,7 @@ type Publisher struct {
 
 // newPublisher opens the transport first, since only then a ZMQ endpoint has a
 // port to register. It closes the transport again if the registration fails.
-func (c *Client) newPublisher(ctx context.Context, scope discovery.Scope, topic string) (*Publisher, error) {
+func (c *Client) newPublisher(ctx context.Context, scope discovery.Scope, topic string, o PublisherOptions) (*Publisher, error) {
 	if c.discovery == nil {
 		return nil, ErrNoDiscovery
 	}
@@ -52,13 +71,38 @@ func (c *Client) newPublisher(ctx context.Context, scope discovery.Scope, topic 
 	if err != nil {
 		return nil, err
 	}
-	id := discovery.NewInstanceID()
-	reg, err := c.discovery.RegisterAs(ctx, id, discovery.EventChannel{Scope: scope, Topic: topic, Transport: conn.advertised})
-	if err != nil {
+	p := &Publisher{client: c, id: discovery.NewInstanceID(), topic: topic, codec: c.config.Codec, conn: conn}
+	if err := p.register(ctx, scope, o); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	c.config.Logger.Debug("eventplane: publisher registered", "channel", reg.Instance.ID().Path(), "address", conn.advertised.Address())
-	return &Publisher{client: c, id: id, topic: topic, codec: c.config.Codec, conn: conn, reg: reg}, nil
+	c.config.Logger.Debug("eventplane: publisher registered", "channel", p.reg.Instance.ID().Path(), "address", conn.advertised.Address())
+	return p, nil
+}
+
+// register registers the channel and then the source, or neither.
+func (p *Publisher) register(ctx context.Context, scope discovery.Scope, o PublisherOptions) error {
+	source := discovery.EventSource{Scope: scope, Topic: p.topic}
+	if o.Source != nil {
+		var err error
+		if source.Metadata, err = json.Marshal(o.Source(p.id)); err != nil {
+			return fmt.Errorf("metadata of the event source: %w", err)
+		}
+	}
+	reg, err := p.client.discovery.RegisterAs(ctx, p.id, discovery.EventChannel{Scope: scope, Topic: p.topic, Transport: p.conn.advertised})
+	if err != nil {
+		return err
+	}
+	p.reg = reg
+	if o.Source == nil {
+		return nil
+	}
+	if p.source, err = p.client.discovery.RegisterAs(ctx, p.id, source); err == nil {
+		return nil
+	}
+	// The caller's context may be the cause.
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	return errors.Join(err, reg.Unregister(undo))
 }
 
 // ID returns the id under which the publisher is registered, which is also the
@@ -151,13 +195,17 @@ func (p *Publisher) publish(ctx context.Context, payload []byte, opaque bool) er
 	return err
 }
 
-// Shutdown unregisters the channel, so that subscribers see it removed at once,
-// and then closes the transport, which sends queued events within a bounded
+// Shutdown unregisters the source, if there is one, and the channel, so that
+// subscribers see them removed at once, and then closes the transport, which sends queued events within a bounded
 // time. ctx bounds the unregistering alone. Shutdown is idempotent; later calls
 // return the first result.
 func (p *Publisher) Shutdown(ctx context.Context) error {
 	p.once.Do(func() {
-		err := p.reg.Unregister(ctx)
+		var err error
+		if p.source != nil {
+			err = p.source.Unregister(ctx)
+		}
+		err = errors.Join(err, p.reg.Unregister(ctx))
 		p.mu.Lock()
 		p.closed = true // no Publish is in progress, since it holds mu
 		p.mu.Unlock()

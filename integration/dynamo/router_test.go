@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/eventplane"
 	"github.com/dynplane/dynplane/integration/dynamotest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
@@ -25,29 +26,31 @@ func TestRouter(t *testing.T) {
 	}
 }
 
-// card is what a router requires of a model card.
-const card = `{"display_name":"interop","slug":"interop","kv_cache_block_size":4,"migration_limit":0,"model_type":"TensorBased",
-	"model_input":"Tensor","worker_type":"aggregated","runtime_config":{},"tensor_model_config":{"name":"interop","inputs":[],"outputs":[]}}`
-
 func (p *place) fillRouter(t *testing.T) {
 	router := p.start(t, "router.py")
 	store, plane := p.openOurs(t)
 	const worker = 1<<63 + 1<<53 + 3
-	register := func(id uint64, spec discovery.Spec) {
+	register := func(spec discovery.Spec, err error) {
 		t.Helper()
-		if _, err := store.RegisterAs(t.Context(), id, spec); err != nil {
+		if err == nil {
+			_, err = store.RegisterAs(t.Context(), worker, spec)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	register(worker, discovery.Endpoint{Scope: generate, Transport: discovery.TCP(fmt.Sprintf("127.0.0.1:9/%x/generate", uint64(worker)))})
-	register(worker, discovery.Model{Scope: generate, Card: json.RawMessage(card)})
-	pub, err := plane.Publisher(t.Context(), generate, kvEvents)
+	register(discovery.Endpoint{Scope: generate, Transport: discovery.TCP(fmt.Sprintf("127.0.0.1:9/%x/generate", uint64(worker)))}, nil)
+	card := discovery.NewTensorCard("interop")
+	card.KVCacheBlockSize = 4
+	register(discovery.NewModel(generate, card, ""))
+	pub, err := plane.PublisherWithOptions(t.Context(), generate, kvEvents, eventplane.PublisherOptions{
+		Source: func(publisher uint64) any {
+			return discovery.KVSource{Endpoint: generate, WorkerID: worker, PublisherID: publisher}
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	register(pub.ID(), discovery.EventSource{Scope: generate, Topic: kvEvents, Metadata: json.RawMessage(fmt.Sprintf(
-		`{"kv_state_endpoint":{"namespace":"dynamo","component":"backend","name":"generate"},"worker":{"worker_id":%d,"dp_rank":0},"publisher_id":%d}`,
-		uint64(worker), pub.ID()))})
 
 	event := uint64(0)
 	publish := func(hash uint64, parent *uint64) {
