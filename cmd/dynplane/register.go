@@ -19,25 +19,26 @@ import (
 
 func newRegisterCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "register endpoint|model|channel",
-		Short: "Register an endpoint, a model or a channel",
-		Long: `Register an endpoint, a model or an event channel, print its path, and keep it
-registered until interrupted. The command fails if another owner registers the same
-path.`,
+		Use:   "register endpoint|model|channel|source",
+		Short: "Register an endpoint, a model, a channel or a source",
+		Long: `Register an endpoint, a model, an event channel or an event source, print its path,
+and keep it registered until interrupted. The command fails if another owner
+registers the same path.`,
 		Example: `  dynplane register endpoint dynamo/backend/generate --tcp 10.0.0.7:9000
   dynplane register model dynamo/backend/generate --card card.json
-  dynplane register channel dynamo/backend/generate kv-events --zmq tcp://10.0.0.7:41877`,
+  dynplane register channel dynamo/backend/generate kv-events --zmq tcp://10.0.0.7:41877
+  dynplane register source dynamo/backend/generate kv-events --id 43 --metadata source.json`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usagef("no kind of registration: want endpoint, model or channel")
+				return usagef("no kind of registration: want endpoint, model, channel or source")
 			}
-			return usagef("register %q: want endpoint, model or channel", args[0])
+			return usagef("register %q: want endpoint, model, channel or source", args[0])
 		},
 	}
 	id := &idFlag{}
 	cmd.PersistentFlags().Var(id, "id", "instance id, in decimal or 0x hex (default random)")
 	a.pprofFlag(cmd)
-	cmd.AddCommand(newRegisterEndpoint(a, id), newRegisterModel(a, id), newRegisterChannel(a, id))
+	cmd.AddCommand(newRegisterEndpoint(a, id), newRegisterModel(a, id), newRegisterChannel(a, id), newRegisterSource(a, id))
 	return cmd
 }
 
@@ -117,7 +118,7 @@ conflicts with another one of the same endpoint is refused.`,
 				return usagef("--card is missing: want a JSON file, or - for stdin")
 			}
 			model := discovery.Model{Scope: scope, Suffix: suffix}
-			if model.Card, err = a.readCard(cmd.Context(), card); err != nil {
+			if model.Card, err = a.readJSON(cmd.Context(), "--card", card); err != nil {
 				return unlessDone(cmd.Context(), err)
 			}
 			return a.register(cmd.Context(), id, model)
@@ -128,19 +129,55 @@ conflicts with another one of the same endpoint is refused.`,
 	return cmd
 }
 
-func (a *app) readCard(ctx context.Context, name string) (card []byte, err error) {
+// readJSON returns the content of the file that a flag names, or that of stdin.
+func (a *app) readJSON(ctx context.Context, flag, name string) (data []byte, err error) {
 	if name == "-" {
-		card, err = readAll(ctx, a.stdin)
+		data, err = readAll(ctx, a.stdin)
 	} else {
-		card, err = os.ReadFile(name)
+		data, err = os.ReadFile(name)
 	}
-	if err == nil && !json.Valid(card) {
-		err = json.Unmarshal(card, new(json.RawMessage)) // the error has the reason
+	if err == nil && !json.Valid(data) {
+		err = json.Unmarshal(data, new(json.RawMessage)) // the error has the reason
 	}
 	if err != nil {
-		return nil, fmt.Errorf("--card %s: %w", name, err)
+		return nil, fmt.Errorf("%s %s: %w", flag, name, err)
 	}
-	return card, nil
+	return data, nil
+}
+
+func newRegisterSource(a *app, id *idFlag) *cobra.Command {
+	var metadata string
+	cmd := &cobra.Command{
+		Use:   "source NS[/COMP[/EP]] TOPIC --id PUBLISHER --metadata FILE",
+		Short: "Register an event source",
+		Long: `Register the event source of a publisher, under the id of its channel. The metadata
+is JSON that Dynamo defines: on the topic kv-events it names the worker whose blocks
+the events describe. Dynamo's KV router drops the events of publishers without a
+source. A source that is registered with other metadata is refused.`,
+		Example: `  echo '{"kv_state_endpoint":{"namespace":"dynamo","component":"backend","name":"generate"},
+    "worker":{"worker_id":42,"dp_rank":0},"publisher_id":43}' |
+    dynplane register source dynamo/backend/generate kv-events --id 43 --metadata -`,
+		Args:                  argCount(2, 2),
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			scope, topic, err := parseChannel(args)
+			switch {
+			case err != nil:
+				return err
+			case !id.given:
+				return usagef("--id is missing: want the id of the publisher, which is that of its channel")
+			case metadata == "":
+				return usagef("--metadata is missing: want a JSON file, or - for stdin")
+			}
+			source := discovery.EventSource{Scope: scope, Topic: topic}
+			if source.Metadata, err = a.readJSON(cmd.Context(), "--metadata", metadata); err != nil {
+				return unlessDone(cmd.Context(), err)
+			}
+			return a.register(cmd.Context(), id, source)
+		},
+	}
+	cmd.Flags().StringVar(&metadata, "metadata", "", "`FILE` with the source's metadata in JSON; - means stdin")
+	return cmd
 }
 
 func newRegisterChannel(a *app, id *idFlag) *cobra.Command {
