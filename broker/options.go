@@ -39,9 +39,9 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Stats are the counters of a Broker. The messages that subscribers missed can
-// exceed what Overflows and Dropped count: events are numbered, so that
-// subscribers detect gaps themselves.
+// Stats are the counters of a Broker. Overflows and Dropped are a lower bound of
+// the messages that subscribers missed. Events are numbered, so that subscribers
+// detect gaps themselves.
 type Stats struct {
 	// Messages counts relayed messages, Bytes the bytes of all their frames.
 	Messages uint64

@@ -29,10 +29,11 @@ type relay struct {
 
 	mu       sync.Mutex               // held to free counters, and to read them in Go
 	counters *C.struct_relay_counters // C writes until zctx is terminated; then nil
-	final    Stats                    // what Stats returns from then on
+	final    Stats                    // the result of stats from then on
 }
 
-// newRelay returns what it has opened also when it fails; close closes it.
+// newRelay opens a relay. If it fails, the caller must close the relay that it
+// returns nevertheless.
 func newRelay(opts Options) (*relay, error) {
 	r := &relay{
 		maxQueued: opts.MaxQueued,
@@ -110,7 +111,7 @@ func (r *relay) freeCounters() {
 	r.counters = nil
 }
 
-// close closes what newRelay has opened.
+// close closes the sockets and the context, as far as newRelay has opened them.
 func (r *relay) close() error {
 	var errs []error
 	for _, s := range []*rawzmq.Socket{r.xsub, r.xpub} {
@@ -120,7 +121,7 @@ func (r *relay) close() error {
 	}
 	if r.zctx != nil {
 		if err := r.zctx.Term(); err != nil {
-			return errors.Join(append(errs, err)...) // libzmq's threads may still write the counters
+			return errors.Join(append(errs, err)...) // threads of libzmq may still write the counters
 		}
 	}
 	r.freeCounters()

@@ -88,8 +88,8 @@ type Connector interface {
 
 // FrameError reports input that is not a message.
 type FrameError struct {
-	Subject string // empty if it is not known
-	Reason  string // what was found and what was wanted
+	Subject string // empty if it was not received
+	Reason  string // the fault, and the wanted form
 }
 
 // Error returns the subject and the reason.

@@ -17,9 +17,9 @@ import (
 // that libzmq's monitor has reported for each.
 //
 // libzmq reconnects when a connection breaks, but not to a peer that it
-// disconnected for a violation of the protocol, such as an oversized frame. The
-// two differ in what follows DISCONNECTED: CONNECT_RETRIED at once, or nothing.
-// After nothing, connections reconnects.
+// disconnected for a violation of the protocol, such as an oversized frame. In
+// the first case CONNECT_RETRIED follows DISCONNECTED at once. If it does not,
+// connections reconnects.
 type connections struct {
 	socket *rawzmq.Socket
 	log    *slog.Logger

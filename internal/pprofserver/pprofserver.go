@@ -20,8 +20,8 @@ type Server struct {
 
 // Start listens on addr, HOST:PORT, and serves profiles under /debug/pprof/.
 // Port 0 takes a free port; Addr returns it. An empty host means 127.0.0.1:
-// profiles show what a program holds in memory, so that an operator who
-// exposes them beyond this machine must name the interface.
+// profiles expose the internals of a program, so that serving them beyond this
+// machine requires to name the interface.
 func Start(addr string) (*Server, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -46,7 +46,7 @@ func Start(addr string) (*Server, error) {
 // Addr returns the address that the server listens on.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Close ends the server and the profiles that are being taken. It returns when
+// Close ends the server and the profiles in progress. It returns when
 // the server's goroutine has ended, with the error that ended it before Close
 // if there was one. Close must be called once.
 func (s *Server) Close() error {

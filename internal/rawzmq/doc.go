@@ -46,8 +46,8 @@ const (
 	// libzmq disconnects a peer that sends a larger one.
 	DefaultMaxFrame = 64 << 20
 
-	// MaxSubscription is the size limit of what sockets receive that only
-	// accept subscriptions, in bytes. libzmq keeps a tree node for each byte of
+	// MaxSubscription is the size limit of frames that a socket receives which
+	// accepts only subscriptions, in bytes. libzmq keeps a tree node for each byte of
 	// a subscription and walks the tree recursively: a subscription of a
 	// megabyte overflows the stack.
 	MaxSubscription = 4 << 10

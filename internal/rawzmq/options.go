@@ -22,8 +22,8 @@ import (
 	"time"
 )
 
-// Options are the socket options that differ between the sockets of this
-// module. Socket sets all others alike.
+// Options are the socket options that callers choose. All others depend on the
+// kind of the socket only.
 type Options struct {
 	SendHWM    int   // messages queued for each peer; libzmq drops further ones
 	ReceiveHWM int   // messages queued from each peer
@@ -31,23 +31,24 @@ type Options struct {
 }
 
 const (
-	// sendLinger is how long a closed socket still sends what it has queued. 0
-	// can abort the process while a peer disconnects: libzmq issue 3442.
+	// sendLinger is how long a closed socket still sends queued messages. 0 can
+	// abort the process while a peer disconnects: libzmq issue 3442.
 	sendLinger = 200 * time.Millisecond
 
-	// Probes of TCP detect a peer whose machine has vanished: after keepaliveIdle
-	// without traffic, after keepaliveProbes that were not answered at intervals
-	// of keepaliveInterval. libzmq then reconnects.
+	// TCP keep-alive detects a peer whose machine has vanished: the kernel sends
+	// a probe after keepaliveIdle without traffic, then one each
+	// keepaliveInterval, and closes the connection after keepaliveProbes that
+	// were not answered. libzmq then reconnects.
 	keepaliveIdle     = time.Second
 	keepaliveInterval = time.Second
 	keepaliveProbes   = 3
 
 	// Heartbeats of ZMTP also detect a peer that does not run, behind a proxy
-	// too. After heartbeatTimeout libzmq disconnects it and frees what it has
-	// queued for it. Only PUB and XPUB sockets send them. A SUB or XSUB has
-	// nothing queued, and its high-water mark makes libzmq stop reading from a
-	// connection: if a peer then disconnects, libzmq aborts the process at the
-	// next heartbeat (libzmq issue 4364).
+	// too. After heartbeatTimeout libzmq disconnects it and frees the messages
+	// queued for it. Only PUB and XPUB sockets send heartbeats. A SUB or XSUB
+	// queues no messages for its peers, and its high-water mark makes libzmq
+	// stop reading from a connection: if the peer then disconnects, libzmq
+	// aborts the process at the next heartbeat (libzmq issue 4364).
 	heartbeatInterval = time.Second
 	heartbeatTimeout  = 3 * time.Second
 

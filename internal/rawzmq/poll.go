@@ -42,7 +42,7 @@ func NewPoller(sockets ...*Socket) *Poller {
 // arrived before the last use.
 func (p *Poller) AddShared(s *Socket) error {
 	item := C.zmq_pollitem_t{socket: s.ptr, events: C.ZMQ_POLLIN}
-	//nolint:gocritic // sees what cgo makes of it
+	//nolint:gocritic // it checks the code that cgo generates
 	if rc, err := C.use_descriptor(&item); rc != 0 {
 		return fmt.Errorf("get the descriptor of a socket: %w", failure(err))
 	}

@@ -127,7 +127,7 @@ func (s *Socket) Disconnect(endpoint string) error {
 func (s *Socket) LastEndpoint() (string, error) {
 	var endpoint [256]C.char
 	size := C.size_t(len(endpoint))
-	//nolint:gocritic // sees what cgo makes of it
+	//nolint:gocritic // it checks the code that cgo generates
 	if rc, err := C.zmq_getsockopt(s.ptr, C.ZMQ_LAST_ENDPOINT, unsafe.Pointer(&endpoint[0]), &size); rc != 0 {
 		return "", fmt.Errorf("read the endpoint: %w", failure(err))
 	}

@@ -1,5 +1,5 @@
-// Package zmtptest has ZeroMQ peers for tests that libzmq does not control: they
-// read and write only what the test does.
+// Package zmtptest has ZeroMQ peers without libzmq, for tests: only the test
+// reads from their connections and writes to them.
 package zmtptest
 
 import (
@@ -15,8 +15,8 @@ import (
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-// Dial connects to an endpoint and does the handshake. The test ends the
-// connection, or its end does.
+// Dial connects to an endpoint and does the handshake. The connection is closed
+// when the test ends, or by the test.
 func Dial(t testing.TB, endpoint, socketType string) *net.TCPConn {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(endpoint, "tcp://"))
@@ -47,8 +47,8 @@ func Handshake(conn net.Conn, socketType string) error {
 	return err
 }
 
-// AnswerHeartbeats reads and answers n heartbeats, before which no message may
-// arrive.
+// AnswerHeartbeats reads and answers n heartbeats. It fails if a message arrives
+// first.
 func AnswerHeartbeats(conn net.Conn, n int) error {
 	if err := conn.SetReadDeadline(time.Now().Add(waittest.Patience)); err != nil {
 		return err
