@@ -9,7 +9,7 @@ import (
 	"github.com/dynplane/dynplane/codec"
 )
 
-// rawEnvelope is the envelope as a struct, for the libraries alone.
+// rawEnvelope is the envelope as a struct, for the bare libraries.
 type rawEnvelope struct {
 	PublisherID uint64          `msgpack:"publisher_id" json:"publisher_id"`
 	Sequence    uint64          `msgpack:"sequence" json:"sequence"`

@@ -1,7 +1,7 @@
 // Package codec encodes events and their envelopes, and decodes them again.
 //
 // An event is any Go value. [JSON] or [Msgpack] encodes it into a payload. An
-// [Envelope] has the payload, the id of its publisher, its sequence and the time
+// [Envelope] contains the payload, the id of its publisher, its sequence and the time
 // at which it was published, and can be encoded with either codec. A publisher
 // calls
 //
@@ -15,7 +15,7 @@
 //	err := env.Decode(body)
 //	err = env.Codec.Unmarshal(env.Payload, &event)
 //
-// In msgpack, an envelope has the bytes that NVIDIA Dynamo sends (rmp_serde with
+// In msgpack, an envelope is the bytes that NVIDIA Dynamo sends (rmp_serde with
 // field names). Its JSON format is defined by this module. Both are described in
 // docs/protocol.md.
 //

@@ -265,7 +265,7 @@ func TestEnvelopeAppendErrors(t *testing.T) {
 		text  string
 	}{
 		{"no codec", codec.Envelope{}, nil, "none given"},
-		{"foreign codec", codec.Envelope{}, foreign{codec.JSON}, `"foreign"`},
+		{"other codec", codec.Envelope{}, other{codec.JSON}, `"other"`},
 		{"topic", codec.Envelope{Topic: "\xff", Payload: []byte("1")}, codec.Msgpack, "UTF-8"},
 		{"no event", codec.Envelope{}, codec.JSON, "field event"},
 		{"two events", codec.Envelope{Payload: []byte("1,2")}, codec.JSON, "field event"},
@@ -286,9 +286,9 @@ func TestEnvelopeAppendErrors(t *testing.T) {
 	}
 }
 
-type foreign struct{ codec.Codec }
+type other struct{ codec.Codec }
 
-func (foreign) Name() string { return "foreign" }
+func (other) Name() string { return "other" }
 
 func TestEnvelopeReuseAllocatesNothing(t *testing.T) {
 	env := codec.Envelope{PublisherID: 1 << 50, Sequence: 1 << 40, PublishedAt: 1 << 41, Topic: "kv-events", Payload: []byte(`{"a":[1,2,3]}`)}

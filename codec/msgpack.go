@@ -37,7 +37,7 @@ type msgpackCodec struct {
 }
 
 // appendWriter is a writer that appends to b. It also implements io.ByteWriter,
-// since the library would otherwise allocate for each byte that it writes alone.
+// since the library would otherwise allocate for each single byte that it writes.
 type appendWriter struct{ b []byte }
 
 func (w *appendWriter) Write(p []byte) (int, error) {

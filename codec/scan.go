@@ -131,7 +131,7 @@ func bigEndian(b []byte) uint64 {
 	}
 }
 
-// census has the numbers of values in a message.
+// census holds the numbers of values in a message.
 type census struct {
 	values int // including containers and map keys
 	maps   int

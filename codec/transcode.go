@@ -9,7 +9,7 @@ import (
 )
 
 // AppendJSON appends the JSON text of one msgpack value to dst and returns the
-// extended buffer. It builds no Go values, so memory grows with the text alone,
+// extended buffer. It builds no Go values, so memory grows only with the text,
 // which is about six times as long as the value at most.
 //
 // Integers are exact. NaN and the infinities become null. Bin becomes a string of

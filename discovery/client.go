@@ -228,7 +228,7 @@ func (e Event) String() string {
 // Watch yields the instances that match q as Added, then Synced once, then each
 // change, until ctx is done or the caller leaves the loop. Its last element is
 // the error that ended it, which may be ctx.Err(). A watch that loses its store
-// reconnects by itself; no change is reported twice or missed thereby.
+// reconnects by itself, without reporting a change twice or missing one.
 func (c *Client) Watch(ctx context.Context, q Query) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		if err := c.watch(ctx, q, func(ev Event) bool { return yield(ev, nil) }); err != nil {
@@ -245,7 +245,7 @@ func (c *Client) watch(ctx context.Context, q Query, emit func(Event) bool) (err
 	}
 	defer func() {
 		if cerr := watcher.Close(); cerr != nil {
-			c.log.Debug("discovery: close of a watch failed", "error", cerr)
+			c.log.Debug("discovery: closing a watch failed", "error", cerr)
 		}
 	}()
 	rec := newReconciler()

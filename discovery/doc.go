@@ -1,7 +1,7 @@
 // Package discovery finds the workers of a cluster: workers register endpoints,
 // model cards, event channels and event sources, and readers list or watch them.
 //
-// A [Client] stands on a [Store], the driver of a backend. Package natskv keeps
+// A [Client] is built on a [Store], the driver of a backend. Package natskv keeps
 // registrations in a NATS JetStream KV bucket and is the default; file, etcd and
 // kube are the stores of NVIDIA Dynamo's own workers; memory is for tests and
 // for programs of one process. Package backend opens the one that the
@@ -21,16 +21,16 @@
 //
 // # Guarantees
 //
-// While the store is undisturbed, the registrations of an owner that dies are
+// While the store is reachable, the registrations of an owner that dies are
 // Removed within its TTL + 1 s, and those that it unregisters at once. An open
 // watch never reports the registrations of a living owner as Removed, not even
 // across a restart of the server, the loss of its data or a lost connection:
 // after such a fault a watch lists again, compares, and gives owners one TTL to
-// come back before it reports them Removed. A one-shot list, or a watch opened
-// right after an outage longer than the TTL, may miss owners that have not
-// registered again yet.
+// renew their registrations before it reports them Removed. A one-shot list, or a
+// watch opened right after an outage longer than the TTL, may miss owners that
+// have not registered again yet.
 //
-// The JSON of an [Instance] is that of NVIDIA Dynamo's runtime; its source is
-// in docs/protocol.md. The package imports the standard library alone and starts
-// no goroutine.
+// The JSON of an [Instance] is that of NVIDIA Dynamo's runtime, as described in
+// docs/protocol.md. The package imports only the standard library and starts no
+// goroutine.
 package discovery

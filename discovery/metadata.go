@@ -38,7 +38,7 @@ func (m Metadata) Instances() []Instance {
 }
 
 // Filter returns the registrations that match q, ordered by ID. A query with a
-// kind alone returns all of that kind.
+// kind only returns all of that kind.
 func (m Metadata) Filter(q Query) []Instance {
 	return slices.DeleteFunc(m.Instances(), func(in Instance) bool { return !q.Match(in.ID()) })
 }
@@ -123,8 +123,8 @@ func (m Metadata) generation() int64 {
 type Snapshot struct {
 	Instances map[uint64]Metadata `json:"instances"`
 
-	// Generations has a hash of each worker's metadata. Its order has no
-	// meaning.
+	// Generations maps the id of each worker to a hash of its metadata. Hashes
+	// can be compared for equality only.
 	Generations map[uint64]int64 `json:"generations"`
 
 	// Sequence counts the snapshots of a client.
@@ -134,7 +134,7 @@ type Snapshot struct {
 }
 
 // HasChangesFrom reports whether workers were added, removed or changed since
-// prev. It compares generations alone.
+// prev. It compares only the generations.
 func (s Snapshot) HasChangesFrom(prev Snapshot) bool {
 	return !maps.Equal(s.Generations, prev.Generations)
 }

@@ -2,7 +2,7 @@ package discovery
 
 // Query selects registrations of one kind. An empty name matches any, and a query
 // is hierarchical: one for a namespace also matches the channels of its components
-// and endpoints. Topic applies to event channels and sources alone. The zero Kind
+// and endpoints. Topic applies only to event channels and sources. The zero Kind
 // matches nothing. Some queries:
 //
 //	Query{Kind: KindEndpoint}                                            all endpoints

@@ -9,7 +9,7 @@ import (
 // reconciler turns the changes of a Watcher into the events of a watch. It keeps
 // what has been reported, so that a full listing after a fault becomes the
 // difference, and it holds removals that a fault may have caused: the owner of
-// such an entry has one TTL to come back.
+// such an entry has one TTL to renew it.
 //
 // A held removal is reported only on a change whose AliveSince is past the hold.
 // AliveSince is a time after which the store was reached, so no removal is
@@ -36,8 +36,8 @@ const defaultHold = 10 * time.Second
 
 func newReconciler() *reconciler { return &reconciler{entries: map[ID]*reconciledEntry{}} }
 
-// apply returns the events that follow from a change. An error concerns that
-// entry alone.
+// apply returns the events that follow from a change. An error concerns only
+// that entry.
 func (r *reconciler) apply(q Query, ch Change, now time.Time) ([]Event, error) {
 	switch ch.Op {
 	case OpReset:
@@ -83,7 +83,7 @@ func (r *reconciler) put(q Query, ch Change) ([]Event, error) {
 		return nil, err
 	}
 	if in.ID() != ch.ID {
-		return nil, fmt.Errorf("discovery: the entry has the value of %v %s", in.ID().Kind, in.ID())
+		return nil, fmt.Errorf("discovery: the entry contains the registration of %v %s", in.ID().Kind, in.ID())
 	}
 	r.entries[ch.ID] = &reconciledEntry{instance: in, ttl: ch.TTL, seen: true}
 	return []Event{{Added, in}}, nil

@@ -145,7 +145,7 @@ func TestReconciler(t *testing.T) {
 			[]string{"0s synced"}, 0,
 		},
 		{
-			"expired while the store is undisturbed",
+			"expired while the store is reachable",
 			steps(listing(1), quiet(time.Second), gone(1, CauseExpired)),
 			[]string{"0s added 1 a", "0s synced", "1s removed 1 a"}, 0,
 		},

@@ -130,7 +130,7 @@ func TestConflictFoundAfterTheRegistration(t *testing.T) {
 		}
 		list, err := client.List(t.Context(), discovery.Query{Kind: discovery.KindModel})
 		if want := 1; undo == nil && (err != nil || len(list) != want) {
-			t.Errorf("%d models are left, %v, want the rival alone", len(list), err)
+			t.Errorf("%d models are left, %v, want only the rival", len(list), err)
 		}
 	}
 }

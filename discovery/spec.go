@@ -29,7 +29,7 @@ type Endpoint struct {
 	Device string
 
 	// RequestCodec names the codec of the request plane, such as "msgpack";
-	// empty on workers that support JSON alone.
+	// empty on workers that support only JSON.
 	RequestCodec string
 }
 

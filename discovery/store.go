@@ -28,7 +28,7 @@ type Store interface {
 	Register(ctx context.Context, id ID, value []byte) (Lease, error)
 
 	// Watch begins to follow the entries that match q; it may deliver others
-	// too. The Watcher delivers the changes. ctx bounds the call alone.
+	// too. The Watcher delivers the changes. ctx bounds only the call.
 	Watch(ctx context.Context, q Query) (Watcher, error)
 
 	// Shutdown removes the entries that the store registered, at once, and
@@ -49,7 +49,7 @@ type Lease interface {
 
 // LeaseEnd records why a lease ended. The first cause wins; any number of
 // goroutines may wait for it. A store embeds one, made by NewLeaseEnd, in each of
-// its leases, which thereby implement Wait. It is safe for concurrent use.
+// its leases, so that they implement Wait. It is safe for concurrent use.
 type LeaseEnd struct {
 	once sync.Once
 	done chan struct{}
@@ -90,7 +90,7 @@ func (e *LeaseEnd) Wait(ctx context.Context) error {
 // Watcher delivers the changes of a Store to one goroutine.
 type Watcher interface {
 	// Next blocks until there is a change. A watcher that loses its store
-	// retries by itself until ctx is done, and begins anew with OpReset; it
+	// retries by itself until ctx is done, and begins again with OpReset; it
 	// returns an error only when a retry cannot succeed. After an error of ctx,
 	// Next may be called again.
 	Next(ctx context.Context) (Change, error)
@@ -136,7 +136,7 @@ const (
 )
 
 // Change is an element of a Watcher. Key is the store's own name of the entry,
-// for messages.
+// for logs and errors.
 type Change struct {
 	Op    Op
 	ID    ID

@@ -11,7 +11,8 @@ const (
 	TransportZMQ  = "zmq"
 )
 
-// Transport is the way of a channel's events: [NATS], [ZMQ] or [ZMQBroker].
+// Transport describes how subscribers receive the events of a channel: [NATS],
+// [ZMQ] or [ZMQBroker].
 type Transport interface {
 	// Kind returns TransportNATS or TransportZMQ; both forms of ZMQ are zmq.
 	Kind() string
@@ -130,7 +131,7 @@ const (
 	RequestNATSTCP = "nats_tcp"
 )
 
-// RequestTransport is the way of an endpoint's requests. Its JSON is
+// RequestTransport describes how requests reach an endpoint. Its JSON is
 // {"tcp":"host:port/…"} or {"nats_tcp":"…"}; any other form is kept in Raw and
 // written unchanged.
 type RequestTransport struct {

@@ -16,7 +16,7 @@ const (
 	WireGen2 WireFormat = iota
 
 	// WireGen1 is that of Dynamo 0.9 to 1.3. Segments are written as they are,
-	// and brokers route by the topic alone: all scopes that share a broker
+	// and brokers route only by the topic: all scopes that share a broker
 	// receive each other's events.
 	WireGen1
 )

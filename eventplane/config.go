@@ -22,7 +22,7 @@ const (
 	WireGen1 = discovery.WireGen1 // Dynamo 0.9 to 1.3
 )
 
-// Config has the settings of a [Client]. The zero value selects JSON over NATS
+// Config holds the settings of a [Client]. The zero value selects JSON over NATS
 // on localhost. [ConfigFromEnv] reads it from the environment.
 type Config struct {
 	// Transport is discovery.TransportNATS or discovery.TransportZMQ. Empty
@@ -53,7 +53,7 @@ type Config struct {
 	// 100,000.
 	QueueSize int
 
-	// NATS has the settings of the connection that the client dials when it is
+	// NATS holds the settings of the connection that the client dials when it is
 	// first used, and closes in Shutdown. It is ignored on ZMQ.
 	NATS natsconn.Config
 

@@ -20,8 +20,8 @@
 //
 // Delivery is at most once: an event is lost if the subscriber is slow,
 // disconnected or not yet connected when it is published. Losses are detected.
-// Publishers number their events, and each [Event] has the number of events of
-// its publisher that were lost just before it. The events of one publisher are
+// Publishers number their events, and each [Event] carries the number of events
+// of its publisher that were lost just before it. The events of one publisher are
 // delivered in the order in which they were published, and none is delivered
 // twice.
 //

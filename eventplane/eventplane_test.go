@@ -291,7 +291,7 @@ func TestGen1(t *testing.T) {
 			endpoint := discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}
 			plane := newPlane(t, cfg, newDiscovery(t, memory.New()))
 			if _, err := plane.Publisher(patient(t), endpoint, "kv-events"); err == nil || !strings.Contains(err.Error(), "gen1") {
-				t.Errorf("publisher of an endpoint: %v: want an error that says gen1", err)
+				t.Errorf("publisher of an endpoint: %v: want an error with gen1", err)
 			}
 		})
 	}

@@ -138,7 +138,7 @@ func (p *Publisher) Ready(ctx context.Context) error {
 // already done, use up none. ctx does not bound the sending, which does not wait
 // for peers.
 //
-// The error wraps [ErrClosed] after Shutdown, or has the cause of the codec or
+// The error wraps [ErrClosed] after Shutdown, or the error of the codec or
 // transport. The publisher can still be used after an error.
 func (p *Publisher) Publish(ctx context.Context, event any) error {
 	buf, _ := p.payloads.Get().(*[]byte)
@@ -196,9 +196,9 @@ func (p *Publisher) publish(ctx context.Context, payload []byte, opaque bool) er
 }
 
 // Shutdown unregisters the source, if there is one, and the channel, so that
-// subscribers see them removed at once, and then closes the transport, which sends queued events within a bounded
-// time. ctx bounds the unregistering alone. Shutdown is idempotent; later calls
-// return the first result.
+// subscribers see them removed at once, and then closes the transport, which
+// sends queued events within a bounded time. ctx bounds only the unregistering.
+// Shutdown is idempotent; later calls return the first result.
 func (p *Publisher) Shutdown(ctx context.Context) error {
 	p.once.Do(func() {
 		var err error

@@ -49,7 +49,7 @@ type Stats struct {
 	Incompatible int
 
 	// Publishers maps the id of each publisher to the sequence of its last
-	// event. It has the 65,536 publishers whose events arrived last.
+	// event. It contains the 65,536 publishers whose events arrived last.
 	Publishers map[uint64]uint64
 }
 

@@ -26,7 +26,7 @@ func dial(tb testing.TB, url string, opts ...nats.Option) *nats.Conn {
 }
 
 // Publishers, subscribers and their client are shut down, one of each by the
-// client alone. The connection goes on as if they had never been.
+// client only. The connection keeps working as if they had never existed.
 func TestShutdownLeavesTheCallersConnection(t *testing.T) {
 	t.Parallel()
 	srv := natstest.Run(t)
@@ -60,7 +60,7 @@ func TestShutdownLeavesTheCallersConnection(t *testing.T) {
 	if nc.Status() != nats.CONNECTED || nc.Stats().Reconnects != 0 || nc.NumSubscriptions() != 1 {
 		t.Errorf("status %v, %d subscriptions: want connected, with the caller's one", nc.Status(), nc.NumSubscriptions())
 	}
-	waittest.Eventually(t, "the server has the caller's subscription alone", func() bool {
+	waittest.Eventually(t, "the server has only the caller's subscription", func() bool {
 		return srv.Server().NumSubscriptions() == subscriptions
 	})
 	must(t, nc.Publish("own", []byte("x")))
@@ -122,7 +122,7 @@ func TestACallersConnectionThatIsClosed(t *testing.T) {
 	}
 	found, err := registry.List(ctx, discovery.Query{Kind: discovery.KindEventChannel})
 	if err != nil || len(found) != 1 {
-		t.Errorf("registered %v, %v: want the first publisher alone", found, err)
+		t.Errorf("registered %v, %v: want only the first publisher", found, err)
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 // DefaultURL is the server that is used if Config.URL is empty.
 const DefaultURL = "nats://localhost:4222"
 
-// Config has the addresses of the NATS servers and the credentials for them. The
+// Config holds the addresses of the NATS servers and the credentials for them. The
 // zero value means DefaultURL without authentication.
 //
 // If several methods of authentication are set, one is used, in this order: user
@@ -69,7 +69,7 @@ type Config struct {
 //	NATS_TLS_INSECURE            InsecureSkipVerify: 1 true on yes, 0 false off no
 //
 // Programs pass os.LookupEnv. The error names the variable and the valid values.
-// It has no secret.
+// It contains no secret.
 func FromEnv(lookup func(string) (string, bool)) (Config, error) {
 	get := func(name string) string {
 		value, _ := lookup(name)

@@ -56,7 +56,7 @@ const (
 // established and authenticated. Each attempt takes two seconds at most. ctx
 // bounds all of them, but not the life of the connection.
 //
-// The error has the servers, without credentials, and wraps the cause: that of
+// The error names the servers, without credentials, and wraps the cause: that of
 // ctx, [nats.ErrAuthorization], or [nats.ErrNoServers] with the error of the last
 // dial. An invalid Config is an error too.
 //

@@ -179,7 +179,7 @@ func (l *lease) recover(ctx context.Context, leaseID clientv3.LeaseID) (rewritte
 		resp, err := s.client.Txn(ctx).
 			If(clientv3.Compare(clientv3.ModRevision(l.key), "=", revision)).
 			Then(clientv3.OpPut(l.key, l.value, clientv3.WithLease(leaseID))).
-			Else(clientv3.OpGet(l.key)). // with its value: a get of keys alone omits the lease
+			Else(clientv3.OpGet(l.key)). // with its value: a get of only the keys omits the lease
 			Commit()
 		if err != nil {
 			return false, err

@@ -175,7 +175,7 @@ func streamContext() (context.Context, context.CancelFunc) {
 	return context.WithCancel(clientv3.WithRequireLeader(context.Background()))
 }
 
-// follow opens the watch. ctx bounds the opening alone.
+// follow opens the watch. ctx bounds only the opening.
 func (w *watcher) follow(ctx context.Context) error {
 	watching, cancel := streamContext()
 	w.stream, w.cancel = clientv3.NewWatcher(w.store.client), cancel

@@ -119,7 +119,7 @@ func (l *lease) end(err error) {
 }
 
 // remove removes the file unless another process has replaced it. It requires
-// l.mu, or that no other goroutine has the lease yet.
+// l.mu, or that no other goroutine can reach the lease yet.
 func (l *lease) remove(ctx context.Context) error {
 	unlock, err := lock(ctx, l.dir)
 	if errors.Is(err, fs.ErrNotExist) {

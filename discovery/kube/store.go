@@ -41,9 +41,8 @@ type Store struct {
 	closed   chan struct{}
 }
 
-// New returns a store. It sends no request before the store is used; whether the
-// API server has the object's definition and grants access shows when something
-// is registered or watched.
+// New returns a store. It sends no request before the store is used: a missing
+// definition or role is reported when something is registered or watched.
 func New(o Options) (*Store, error) {
 	o, err := o.withDefaults()
 	if err != nil {

@@ -52,7 +52,7 @@ func isMarker(h nats.Header) bool {
 	return op == "PURGE" || op == "DEL" || h.Get(jetstream.MarkerReasonHeader) != ""
 }
 
-// lateExpiry is the delay after the deadline within which an undisturbed server
+// lateExpiry is the delay after the deadline within which a healthy server
 // always purges. A purge with a larger delay shows that the server could not
 // receive the owner's heartbeats either.
 const lateExpiry = 750 * time.Millisecond

@@ -36,7 +36,7 @@ type Store struct {
 }
 
 // Dial connects to NATS and returns a store that owns the connection: its
-// Shutdown closes it. ctx bounds the dialling alone.
+// Shutdown closes it. ctx bounds only the dialling.
 func Dial(ctx context.Context, config natsconn.Config, o Options) (*Store, error) {
 	nc, err := natsconn.Connect(ctx, config)
 	if err != nil {

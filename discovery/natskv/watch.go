@@ -18,8 +18,8 @@ import (
 )
 
 // watcher follows the bucket with a pull consumer of its own. The watch of
-// nats.go's KV API is blind for many seconds after a restart of the server, and
-// for ever if the bucket is absent when it retries.
+// nats.go's KV API receives nothing for many seconds after a restart of the
+// server, and never anything again if the bucket is absent when it retries.
 //
 // Each pull is answered within pullExpiry at the latest, on a subject of its
 // own. The answer proves that the server was reachable after that pull was

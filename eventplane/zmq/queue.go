@@ -31,7 +31,7 @@ type queue struct {
 	mu      sync.Mutex
 	waiting []item
 
-	batch []item // of the reader alone
+	batch []item // used only by the reader
 	next  int    // index of the first item of batch that was not returned
 }
 
@@ -106,7 +106,7 @@ func (q *queue) tryPop() (item, bool) {
 		}
 	}
 	it := q.batch[q.next]
-	q.batch[q.next] = item{} // the application alone holds the body now
+	q.batch[q.next] = item{} // now only the application holds the body
 	q.next++
 	q.count.Add(-1)
 	q.bytes.Add(-int64(len(it.body)))

@@ -63,7 +63,7 @@ func (p *place) fillRouter(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The router connects in the background. It cannot ask for what it has not
+	// The router connects in the background. It cannot request what it has not
 	// received, since this worker does not serve its state: roots until it has one.
 	waittest.Eventually(t, "the router is connected", func() bool {
 		publish(event+1, nil)

@@ -52,8 +52,8 @@ type Peer struct {
 }
 
 // Start runs a program of integration/dynamo/peers, such as worker.py, and waits
-// until it is ready. Its environment is env alone, apart from what any process
-// needs and what keeps the runtime on this machine.
+// until it is ready. Its environment is env, besides the variables that
+// any process needs and those that keep Dynamo on this machine.
 func Start(t testing.TB, version, program string, env map[string]string) *Peer {
 	t.Helper()
 	p := Launch(t, version, program, env)

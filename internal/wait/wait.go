@@ -1,4 +1,4 @@
-// Package wait has the one way in which this module pauses.
+// Package wait is the only way in which this module pauses.
 package wait
 
 import (

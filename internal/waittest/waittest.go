@@ -1,4 +1,4 @@
-// Package waittest has the one way in which this module's tests wait.
+// Package waittest is the only way in which this module's tests wait.
 package waittest
 
 import "time"
