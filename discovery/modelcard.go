@@ -67,8 +67,8 @@ type ModelCard struct {
 	TensorModelConfig *TensorModelConfig `json:"tensor_model_config,omitempty"`
 }
 
-// RuntimeConfig is the part of a [ModelCard] that the engine knows once it runs.
-// The zero value is that of a worker without data parallelism.
+// RuntimeConfig is the part of a [ModelCard] that is determined when the engine
+// starts. The zero value is that of a worker without data parallelism.
 type RuntimeConfig struct {
 	// ContextLength is the limit that the engine enforces; 0 means none given.
 	ContextLength uint32 `json:"context_length,omitempty"`
