@@ -93,3 +93,38 @@ func TestPausedWorker(t *testing.T) {
 		t.Errorf("%d registrations, %d removed", present, removed)
 	}
 }
+
+// TestPausedWorkerOnFile pauses a worker for longer than its files last. Watches
+// and lists show it as removed, and again once it continues: a reader removes no
+// files, and the runtime does not write them again.
+func TestPausedWorkerOnFile(t *testing.T) {
+	t.Parallel()
+	for _, version := range []string{dynamotest.Gen2, dynamotest.Gen1} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t, version, "file", "direct")
+			store, _ := p.openOurs(t)
+			listed := func() (n int) {
+				for _, kind := range kinds {
+					n += len(list(t, store, discovery.Query{Kind: kind}))
+				}
+				return n
+			}
+			worker, v := p.watched(t, store)
+			worker.Signal(syscall.SIGSTOP)
+			rest(t, pause)
+			waittest.Eventually(t, "the paused worker is removed", gone(v))
+			if n := listed(); n > 0 {
+				t.Errorf("%d registrations of the paused worker are listed", n)
+			}
+			worker.Signal(syscall.SIGCONT)
+			waittest.Eventually(t, "the worker is back", func() bool {
+				present, _ := v.counts()
+				return present == p.registrations()
+			})
+			if n := listed(); n != p.registrations() {
+				t.Errorf("%d registrations are listed again", n)
+			}
+		})
+	}
+}

@@ -31,7 +31,7 @@ def runtime():
         asyncio.get_running_loop(),
         os.environ["DYN_DISCOVERY_BACKEND"],
         "tcp",
-        event_plane=os.environ["DYN_EVENT_PLANE"],
+        event_plane=os.environ.get("DYN_EVENT_PLANE"),
     )
 
 
