@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -47,7 +48,7 @@ func TestProfilesAreServed(t *testing.T) {
 		"":                     "heap",
 		"goroutine?debug=1":    "goroutine profile:",
 		"profile?seconds=1":    "",
-		"cmdline":              "pprofserver",
+		"cmdline":              os.Args[0],
 		"heap?debug=1":         "heap profile:",
 		"symbol?0x0000000000a": "num_symbols",
 	} {
