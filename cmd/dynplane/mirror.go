@@ -25,9 +25,8 @@ a scope selects as for ls. The names of backends are those of
 DYN_DISCOVERY_BACKEND; the same flags and variables configure them.
 
 Registrations that workers make in the target themselves are left alone. Copies are
-not copied again, so mirrors may run in both directions. Of two mirrors that do the
-same, one takes over from the other: if one is killed, its copies return once they
-have expired.`,
+not copied again, so mirrors may run in both directions. Two mirrors with the same
+arguments replace each other: if one is killed, the other copies again what expired.`,
 		Example: `  dynplane mirror --from etcd --to nats
   dynplane mirror --from file --to nats channels dynamo/backend`,
 		Args: argCount(0, 2),

@@ -36,7 +36,7 @@ registers the same path.`,
 		},
 	}
 	id := &idFlag{}
-	cmd.PersistentFlags().Var(id, "id", "instance id, in decimal or 0x hex (default random)")
+	cmd.PersistentFlags().Var(id, "id", "`ID` of the instance, in decimal or 0x hex (default random)")
 	a.pprofFlag(cmd)
 	cmd.AddCommand(newRegisterEndpoint(a, id), newRegisterModel(a, id), newRegisterChannel(a, id), newRegisterSource(a, id))
 	return cmd

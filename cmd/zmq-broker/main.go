@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -18,8 +17,6 @@ import (
 	"github.com/dynplane/dynplane/discovery/backend"
 	"github.com/dynplane/dynplane/discovery/natskv"
 	"github.com/dynplane/dynplane/eventplane"
-	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
-	"github.com/dynplane/dynplane/internal/buildinfo"
 	"github.com/dynplane/dynplane/internal/pprofserver"
 )
 
@@ -51,13 +48,6 @@ func run(ctx context.Context, args []string, lookup func(string) (string, bool),
 		return 1
 	}
 	return 0
-}
-
-// printVersion prints the same lines as dynplane version, as far as they apply.
-func printVersion(stdout io.Writer) {
-	build := buildinfo.Read()
-	libzmq := cmp.Or(zmqdriver.Version(), "none (built without it)")
-	_, _ = fmt.Fprintf(stdout, "zmq-broker  %s\ncommit      %s\nlibzmq      %s\ngo          %s\n", build.Version, build.Commit, libzmq, build.Go)
 }
 
 // serve relays and is registered until ctx is done.
