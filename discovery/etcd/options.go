@@ -65,7 +65,7 @@ func FromEnv(lookup func(string) (string, bool)) (Options, error) {
 		TTL:      leaseTTL(env("ETCD_LEASE_TTL")),
 	}
 	if (o.Username == "") != (o.Password == "") {
-		return Options{}, errors.New("etcd: ETCD_AUTH_USERNAME and ETCD_AUTH_PASSWORD: want both or none")
+		return Options{}, errors.New("etcd: ETCD_AUTH_USERNAME and ETCD_AUTH_PASSWORD: want both or neither")
 	}
 	if list := env("ETCD_ENDPOINTS"); list != "" {
 		for ep := range strings.SplitSeq(list, ",") {
@@ -98,7 +98,7 @@ func leaseTTL(seconds string) time.Duration {
 // tlsConfig returns nil if no file is named.
 func tlsConfig(ca, cert, key string) (*tls.Config, error) {
 	if (cert == "") != (key == "") {
-		return nil, errors.New("ETCD_AUTH_CLIENT_CERT and ETCD_AUTH_CLIENT_KEY: want both or none")
+		return nil, errors.New("ETCD_AUTH_CLIENT_CERT and ETCD_AUTH_CLIENT_KEY: want both or neither")
 	}
 	if ca == "" && cert == "" {
 		return nil, nil
@@ -143,7 +143,7 @@ func (o Options) validate() error {
 		return fmt.Errorf("TTL %v: want whole seconds, at least 1s", o.TTL)
 	}
 	if (o.Username == "") != (o.Password == "") {
-		return errors.New("user name and password: want both or none")
+		return errors.New("user name and password: want both or neither")
 	}
 	schemes := map[string]bool{}
 	for _, ep := range o.Endpoints {

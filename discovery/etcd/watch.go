@@ -103,7 +103,7 @@ func (w *watcher) Next(ctx context.Context) (discovery.Change, error) {
 		if !w.begun {
 			return discovery.Change{}, w.store.located(err)
 		}
-		w.store.log.Debug("etcd: watch lists again", "prefix", w.prefix, "error", err)
+		w.store.log.Debug("etcd: watch failed, listing again", "prefix", w.prefix, "error", err)
 		w.dropStream()
 		_ = wait.Sleep(ctx, retryWait)
 	}

@@ -308,7 +308,7 @@ func (w *watcher) dropConsumer(why error) {
 	if sub == nil {
 		return
 	}
-	w.store.log.Debug("natskv: watch drops its consumer and lists again", "filter", keyFilter(w.query), "error", why)
+	w.store.log.Debug("natskv: watch failed, listing again with a new consumer", "filter", keyFilter(w.query), "error", why)
 	// Errors mean that the server is unreachable; then both end by themselves.
 	_ = sub.Unsubscribe()
 	_ = w.store.nc.Publish(w.store.opt.apiSubject("CONSUMER.DELETE")+"."+w.consumer, nil)
