@@ -106,14 +106,13 @@ func (s *settings) announce(ctx context.Context, b *broker.Broker, stdout io.Wri
 
 // register registers the broker, unless no backend is configured.
 func (s *settings) register(ctx context.Context, endpoints eventplane.BrokerConfig) (unregister func() error, err error) {
-	none := func() error { return nil }
 	name, err := backend.Name(s.lookup)
 	if err != nil {
-		return none, err
+		return nil, err
 	}
 	if name == backend.Memory || name == backend.NATS && s.server == "" {
 		s.log.Info("zmq-broker: not registered, no NATS server is configured; set DYN_ZMQ_BROKER_URL for clients", "url", endpoints.String())
-		return none, nil
+		return func() error { return nil }, nil
 	}
 	client, err := backend.Open(ctx, s.lookup, backend.Options{
 		Server: s.server,
@@ -124,7 +123,7 @@ func (s *settings) register(ctx context.Context, endpoints eventplane.BrokerConf
 		err = fmt.Errorf("%w (dynplane hub starts a server)", err)
 	}
 	if err != nil {
-		return none, err
+		return nil, err
 	}
 	shutdown := func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
@@ -133,7 +132,7 @@ func (s *settings) register(ctx context.Context, endpoints eventplane.BrokerConf
 	}
 	reg, err := client.Register(ctx, eventplane.BrokerChannel(s.namespace, endpoints))
 	if err != nil {
-		return none, errors.Join(err, shutdown())
+		return nil, errors.Join(err, shutdown())
 	}
 	s.log.Info("zmq-broker: registered", "path", reg.Instance.ID().Path())
 	return shutdown, nil
