@@ -39,8 +39,13 @@ func gone(v *view) func() bool {
 	return func() bool { present, _ := v.counts(); return present == 0 }
 }
 
-// leaseTTL is how long registrations of the runtime outlive their owner.
-var leaseTTL = map[string]time.Duration{"file": 10 * time.Second, "etcd": 30 * time.Second}
+// ttl is how long registrations of the runtime outlive their owner.
+func (p *place) ttl() time.Duration {
+	if p.etcd != nil && p.version == dynamotest.Gen2 {
+		return 30 * time.Second
+	}
+	return 10 * time.Second
+}
 
 // TestKilledWorker has the registrations of a worker expire.
 func TestKilledWorker(t *testing.T) {
@@ -51,7 +56,7 @@ func TestKilledWorker(t *testing.T) {
 		worker.Kill()
 		killed := time.Now()
 		waittest.Eventually(t, "the killed worker is removed", gone(v))
-		t.Logf("removed after %v, TTL %v", time.Since(killed).Round(time.Millisecond), leaseTTL[p.ours["DYN_DISCOVERY_BACKEND"]])
+		t.Logf("removed after %v, TTL %v", time.Since(killed).Round(time.Millisecond), p.ttl())
 	})
 }
 
@@ -66,7 +71,7 @@ func TestTerminatedWorker(t *testing.T) {
 		waittest.Eventually(t, "the terminated worker is removed", gone(v))
 		took := time.Since(terminated)
 		// The lease of a killed worker would last for two thirds of the TTL at least.
-		if took > leaseTTL[p.ours["DYN_DISCOVERY_BACKEND"]]/2 {
+		if took > p.ttl()/2 {
 			t.Errorf("removed after %v", took)
 		}
 		t.Logf("removed after %v", took.Round(time.Millisecond))

@@ -66,6 +66,7 @@ def run(main):
         async def stop(running):
             rt.shutdown()
             await asyncio.gather(*SERVING, return_exceptions=True)
+            await asyncio.sleep(1)  # it disconnects from its store in the background
             running.cancel()
 
         loop, running = asyncio.get_running_loop(), asyncio.current_task()
