@@ -10,8 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"unicode"
+	"unicode/utf8"
 )
 
 // streamsJSON reports whether ls, watch, snapshot and sub print JSON: by default a
@@ -27,20 +27,43 @@ func (a *app) writeJSON(v any) error {
 	return enc.Encode(v)
 }
 
-// table writes rows of aligned columns. Commands that stream flush after each row,
-// which aligns only columns that are narrow.
-type table struct{ *tabwriter.Writer }
-
-func newTable(w io.Writer) table {
-	return table{tabwriter.NewWriter(w, 8, 8, 2, ' ', 0)}
+// table writes rows of aligned columns. Columns never become narrower, so that the
+// rows of commands that stream, which flush after each of them, align as well.
+type table struct {
+	w      io.Writer
+	rows   [][]string // not flushed yet
+	widths []int      // in characters
 }
 
-// row adds a row; Flush reports errors.
-func (t table) row(cells ...string) {
-	for i := range cells {
-		cells[i] = printable(cells[i])
+func newTable(w io.Writer) *table { return &table{w: w} }
+
+// row adds a row.
+func (t *table) row(cells ...string) {
+	for i, cell := range cells {
+		cells[i] = printable(cell)
+		if i == len(t.widths) {
+			t.widths = append(t.widths, 6)
+		}
+		t.widths[i] = max(t.widths[i], utf8.RuneCountInString(cells[i]))
 	}
-	_, _ = fmt.Fprintln(t, strings.Join(cells, "\t"))
+	t.rows = append(t.rows, cells)
+}
+
+// Flush writes the rows that were added since the last call, in one write.
+func (t *table) Flush() error {
+	var out strings.Builder
+	for _, cells := range t.rows {
+		for i, cell := range cells {
+			out.WriteString(cell)
+			if i < len(cells)-1 {
+				out.WriteString(strings.Repeat(" ", t.widths[i]-utf8.RuneCountInString(cell)+2))
+			}
+		}
+		out.WriteByte('\n')
+	}
+	t.rows = nil
+	_, err := io.WriteString(t.w, out.String())
+	return err
 }
 
 // printable quotes s if it has characters that could control a terminal or break

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -90,5 +91,29 @@ func TestPrintable(t *testing.T) {
 		if got := printable(text); got != want {
 			t.Errorf("%q is shown as %s, want %s", text, got, want)
 		}
+	}
+}
+
+func TestStreamedRowsAlign(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	rows := newTable(&out)
+	rows.row("EVENT", "PATH", "ADDRESS")
+	for _, cells := range [][]string{
+		{"added", "ns/é/a", "tcp://h:1"}, {"synced"}, {"removed", "ns/component/endpoint", "x"}, {"added", "ns", "y"},
+	} {
+		rows.row(cells...)
+		if err := rows.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const want = `EVENT   PATH    ADDRESS
+added   ns/é/a  tcp://h:1
+synced
+removed  ns/component/endpoint  x
+added    ns                     y
+`
+	if out.String() != want {
+		t.Errorf("\n%s\nwant\n%s", out.String(), want)
 	}
 }
