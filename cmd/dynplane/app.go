@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/backend"
@@ -116,9 +117,7 @@ Exit codes: 0 success, 1 failure, 2 usage error, 124 sub --timeout expired.`,
 		},
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%w: see %s --help", err, cmd.CommandPath())
-	})
+	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(newHelpCommand())
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.server, "server", "", "`URL` of the NATS server (default $NATS_SERVER, else "+natsconn.DefaultURL+")")
@@ -136,6 +135,27 @@ Exit codes: 0 success, 1 failure, 2 usage error, 124 sub --timeout expired.`,
 		newVersionCommand(a),
 	)
 	return root
+}
+
+// flagError returns a usage error in the form of all others. The errors of values
+// that do not parse would name functions of strconv.
+func flagError(cmd *cobra.Command, err error) error {
+	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return usagef("%w: see %s --help", err, cmd.CommandPath())
+	}
+	name, value := invalid.GetFlag().Name, invalid.GetValue()
+	switch invalid.GetFlag().Value.Type() {
+	case "duration":
+		return usagef("--%s %q: want a duration, such as 1.5s or 2m", name, value)
+	case "uint64":
+		return usagef("--%s %q: want a whole number, 0 or more", name, value)
+	case "int":
+		return usagef("--%s %q: want a whole number", name, value)
+	case "float64":
+		return usagef("--%s %q: want a number", name, value)
+	}
+	return usagef("--%s %q: %w", name, value, invalid.Unwrap())
 }
 
 // newHelpCommand returns a help command that, unlike cobra's, fails for an

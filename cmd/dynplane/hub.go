@@ -32,6 +32,11 @@ is interrupted. Clients connect without a password.`,
   dynplane hub --listen 127.0.0.1:0 --store-dir /var/lib/dynplane`,
 		Args: argCount(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, name := range []string{"server", "bucket", "ttl", "replicas", "storage"} {
+				if cmd.Flags().Changed(name) {
+					return usagef("--%s: the hub is a server without a bucket of its own: give it to the clients instead", name)
+				}
+			}
 			return a.hub(cmd.Context(), listen, storeDir)
 		},
 	}

@@ -109,6 +109,8 @@ func TestHubUsage(t *testing.T) {
 		{"--listen 127.0.0.1:65536", "want 0 (a free port) to 65535", exitUsage},
 		{"--listen 127.0.0.1:nats", "want 0 (a free port) to 65535", exitUsage},
 		{"now", "want dynplane hub", exitUsage},
+		{"--server nats://127.0.0.1:4222", "--server: the hub is a server", exitUsage},
+		{"--storage memory", "--storage: the hub is a server", exitUsage},
 		{"--listen 127.0.0.1:0 --store-dir /dev/null/x", "storage directory", exitFailure},
 	} {
 		t.Run(c.args, func(t *testing.T) {
