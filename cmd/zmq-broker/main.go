@@ -110,8 +110,8 @@ func (s *settings) register(ctx context.Context, endpoints eventplane.BrokerConf
 	if err != nil {
 		return nil, err
 	}
-	if name == backend.Memory || name == backend.NATS && s.server == "" {
-		s.log.Info("zmq-broker: not registered, no NATS server is configured; set DYN_ZMQ_BROKER_URL for clients", "url", endpoints.String())
+	if reason := s.unregistrable(name); reason != "" {
+		s.log.Info("zmq-broker: not registered; set DYN_ZMQ_BROKER_URL for clients", "reason", reason, "url", endpoints.String())
 		return func() error { return nil }, nil
 	}
 	client, err := backend.Open(ctx, s.lookup, backend.Options{

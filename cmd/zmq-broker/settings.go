@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dynplane/dynplane/broker"
+	"github.com/dynplane/dynplane/discovery/backend"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
@@ -107,4 +108,15 @@ func (s *settings) validate() error {
 		return fmt.Errorf("-server (NATS_SERVER): %w", err)
 	}
 	return nil
+}
+
+// unregistrable returns why the broker is not registered in a backend, or "".
+func (s *settings) unregistrable(name string) string {
+	switch {
+	case name == backend.Memory:
+		return "other processes do not find registrations in memory"
+	case name == backend.NATS && s.server == "":
+		return "no NATS server is configured"
+	}
+	return ""
 }
