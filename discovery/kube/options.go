@@ -177,7 +177,12 @@ func (o Options) connection() (*rest.Config, string, error) {
 	case config != nil:
 		config = rest.CopyConfig(config)
 	case o.Kubeconfig != "":
-		if config, err = kubeconfig.ClientConfig(); err != nil {
+		config, err = kubeconfig.ClientConfig()
+		// The text of this error suggests a variable that is not read here.
+		if clientcmd.IsEmptyConfig(err) {
+			err = errors.New("no such file, or an empty one: want a file that KUBECONFIG names, or to run in a pod")
+		}
+		if err != nil {
 			err = fmt.Errorf("kubeconfig %s: %w", o.Kubeconfig, err)
 		}
 	default:

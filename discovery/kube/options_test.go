@@ -113,7 +113,7 @@ func TestConnection(t *testing.T) {
 		}
 	}
 	missing := filepath.Join(t.TempDir(), "missing")
-	if _, err := New(Options{Kubeconfig: missing}); err == nil || !strings.Contains(err.Error(), missing) {
+	if _, err := New(Options{Kubeconfig: missing}); err == nil || !strings.Contains(err.Error(), missing+": no such file, or an empty one: want a file that KUBECONFIG names") {
 		t.Fatalf("a missing kubeconfig: %v", err)
 	}
 	if _, err := New(Options{Mode: "node"}); err == nil || !strings.Contains(err.Error(), `"node"`) {
