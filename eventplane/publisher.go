@@ -14,7 +14,7 @@ import (
 )
 
 // maxKeptBuffer is the capacity in bytes above which a buffer is not reused, so
-// that one large event does not hold its memory for ever.
+// that one large event does not hold its memory forever.
 const maxKeptBuffer = 1 << 20
 
 // undoTimeout bounds the unregistering of a channel whose source cannot be

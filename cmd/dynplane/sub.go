@@ -130,8 +130,8 @@ func (a *app) receive(ctx context.Context, s *eventplane.Subscriber, o subOption
 	return nil
 }
 
-// announceReady creates the ready file when s is ready. Events are received
-// meanwhile, since a publisher that has gone can delay it.
+// announceReady creates the ready file when s is ready. Events are received in the
+// meantime, since a publisher that no longer runs can delay readiness.
 func announceReady(ctx context.Context, s *eventplane.Subscriber, file string) error {
 	if file == "" {
 		return nil

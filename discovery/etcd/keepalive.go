@@ -239,7 +239,7 @@ func (l *lease) setLeaseID(ctx context.Context, leaseID clientv3.LeaseID) error 
 }
 
 // removeOrphan removes an entry that is attached to the lease but not
-// registered: its registration or its removal failed half-way.
+// registered: its registration or removal failed half-way.
 func (s *Store) removeOrphan(ctx context.Context, leaseID clientv3.LeaseID, key string) error {
 	resp, err := s.client.Get(ctx, key)
 	if err != nil || len(resp.Kvs) == 0 || resp.Kvs[0].Lease != int64(leaseID) {

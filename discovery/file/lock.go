@@ -21,8 +21,8 @@ const (
 	lockPause    = 10 * time.Millisecond
 )
 
-// lock locks a directory, as every process does that writes or lists there. It
-// tries at least once, even if ctx is done.
+// lock locks a directory, as must every process that writes or lists there. It
+// makes at least one attempt, even if ctx is done.
 func lock(ctx context.Context, dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	if err != nil {

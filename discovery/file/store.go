@@ -98,8 +98,8 @@ func (s *Store) Shutdown(ctx context.Context) (err error) {
 	return err
 }
 
-// shutdownOnce stops the keep-alive first, so that it does not write a file again that
-// is being removed.
+// shutdownOnce stops the keep-alive first, so that a file that is being removed is
+// not written again.
 func (s *Store) shutdownOnce(ctx context.Context) error {
 	s.mu.Lock()
 	close(s.closed)

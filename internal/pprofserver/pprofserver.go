@@ -19,9 +19,9 @@ type Server struct {
 }
 
 // Start listens on addr, HOST:PORT, and serves profiles under /debug/pprof/.
-// Port 0 takes a free port; Addr returns it. An empty host means 127.0.0.1:
-// profiles expose the internals of a program, so that serving them beyond this
-// machine requires to name the interface.
+// Port 0 selects a free port; Addr returns it. An empty host means 127.0.0.1:
+// profiles expose the internals of a program, so serving them beyond this machine
+// requires an explicit address.
 func Start(addr string) (*Server, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {

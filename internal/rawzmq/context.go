@@ -27,7 +27,7 @@ import (
 )
 
 // Context owns libzmq's threads. All methods are safe for concurrent use, but
-// no socket may be opened once Term was called.
+// no socket may be opened after Term was called.
 type Context struct {
 	ptr    unsafe.Pointer
 	inproc atomic.Uint64 // number of endpoints inside of this process so far
