@@ -117,9 +117,10 @@ func (m Metadata) generation() int64 {
 	return int64(h.Sum64() >> 1)
 }
 
-// Snapshot is the metadata of all workers at one time, by instance id. An event
-// channel is registered under the id of its publisher, and therefore appears as a
-// worker of its own on stores that keep one entry for each registration.
+// Snapshot is the metadata of all workers at one time, by instance id. A publisher
+// of events has an id of its own. If an event source under that id names its
+// worker, the publisher's channels and sources are in the metadata of that
+// worker; otherwise the publisher appears as a worker of its own.
 type Snapshot struct {
 	Instances map[uint64]Metadata `json:"instances"`
 
@@ -157,16 +158,30 @@ func (c *Client) Snapshot(ctx context.Context) (Snapshot, error) {
 		Sequence:    c.snapshots.Add(1),
 		Timestamp:   time.Now(),
 	}
+	var all []Instance
+	workers := map[uint64]uint64{} // by publisher
 	for kind := range metadataFields {
 		found, err := c.List(ctx, Query{Kind: kind})
 		if err != nil {
 			return Snapshot{}, err
 		}
-		for _, in := range found {
-			m := s.Instances[in.InstanceID]
-			m.Add(in)
-			s.Instances[in.InstanceID] = m
+		all = append(all, found...)
+	}
+	for _, in := range all {
+		if source, ok := in.Spec.(EventSource); ok {
+			if worker, ok := source.worker(); ok {
+				workers[in.InstanceID] = worker
+			}
 		}
+	}
+	for _, in := range all {
+		id := in.InstanceID
+		if worker, ok := workers[id]; ok && in.ID().Kind.HasTopic() {
+			id = worker
+		}
+		m := s.Instances[id]
+		m.Add(in)
+		s.Instances[id] = m
 	}
 	for id, m := range s.Instances {
 		s.Generations[id] = m.generation()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 
@@ -193,6 +194,38 @@ func TestSnapshot(t *testing.T) {
 	var back discovery.Snapshot
 	if err := json.Unmarshal(data, &back); err != nil || back.HasChangesFrom(full) || len(back.Filter(discovery.Query{Kind: discovery.KindEndpoint})) != 2 {
 		t.Errorf("read back %+v, %v", back, err)
+	}
+}
+
+func TestSnapshotGroupsPublishersByTheirWorker(t *testing.T) {
+	t.Parallel()
+	client := discovery.NewClient(memory.New().Open(), discovery.Options{})
+	scope := discovery.Scope{Namespace: "ns", Component: "c", Endpoint: "e"}
+	channel := discovery.EventChannel{Scope: scope, Topic: "t", Transport: discovery.ZMQ{Endpoint: "tcp://127.0.0.1:1"}}
+	for id, spec := range map[uint64]discovery.Spec{
+		1:   discovery.Endpoint{Scope: scope, Transport: discovery.TCP("x")},
+		100: channel, // of worker 1
+		200: channel, // of an unknown worker
+		300: discovery.EventSource{Scope: scope, Topic: "t", Metadata: json.RawMessage(`{"worker":7}`)},
+	} {
+		if _, err := client.RegisterAs(t.Context(), id, spec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	source := discovery.EventSource{Scope: scope, Topic: "t", Metadata: json.RawMessage(`{"worker":{"worker_id":1,"dp_rank":0}}`)}
+	if _, err := client.RegisterAs(t.Context(), 100, source); err != nil {
+		t.Fatal(err)
+	}
+	s, err := client.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[uint64]int{}
+	for id, m := range s.Instances {
+		got[id] = len(m.Instances())
+	}
+	if want := map[uint64]int{1: 3, 200: 1, 300: 1}; !maps.Equal(got, want) {
+		t.Errorf("registrations by instance %v, want %v", got, want)
 	}
 }
 

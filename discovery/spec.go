@@ -110,6 +110,20 @@ func (s EventSource) ID(publisher uint64) ID {
 	return ID{Kind: KindEventSource, Scope: s.Scope, Topic: s.Topic, Instance: publisher}
 }
 
+// worker returns the id of the worker that the metadata names. The format of the
+// metadata is Dynamo's.
+func (s EventSource) worker() (id uint64, ok bool) {
+	var metadata struct {
+		Worker *struct {
+			ID *uint64 `json:"worker_id"`
+		} `json:"worker"`
+	}
+	if json.Unmarshal(s.Metadata, &metadata) != nil || metadata.Worker == nil || metadata.Worker.ID == nil {
+		return 0, false
+	}
+	return *metadata.Worker.ID, true
+}
+
 func (s EventSource) validate() error {
 	if !json.Valid(s.Metadata) {
 		return fmt.Errorf("source of %s in %s: metadata %.100q: want JSON", s.Topic, s.Scope, s.Metadata)

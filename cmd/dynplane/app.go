@@ -47,6 +47,7 @@ type app struct {
 	output   string // "", "json" or "table"
 	pprof    string // address, or "" for none
 	profiles *pprofserver.Server
+	usesNATS bool // other than for discovery
 }
 
 // run runs one command line and returns the exit code.
@@ -234,6 +235,18 @@ func (a *app) discover(ctx context.Context) (*discovery.Client, error) {
 func (a *app) discoverIn(ctx context.Context, name string) (*discovery.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
+	if name == "" {
+		var err error
+		if name, err = backend.Name(a.env); err != nil {
+			return nil, err
+		}
+	}
+	if name == backend.Memory {
+		return nil, usagef("%s %s: this store is in the memory of one process, and this command would be alone in it: want nats, file, etcd or kubernetes", backend.Variable, name)
+	}
+	if a.server != "" && name != backend.NATS && !a.usesNATS {
+		return nil, usagef("--server %q: the URL of a NATS server, which this command does not use with %s %s: omit it, or select the store nats", a.server, backend.Variable, name)
+	}
 	client, err := backend.Open(ctx, a.env, backend.Options{
 		Name: name,
 		Bucket: natskv.Options{
@@ -242,15 +255,22 @@ func (a *app) discoverIn(ctx context.Context, name string) (*discovery.Client, e
 		},
 		Logger: a.logger(),
 	})
-	return client, hint(err)
+	if isUnreachable(err) && name == backend.NATS {
+		err = fmt.Errorf("%w; registrations are looked up in NATS: %s selects another store, %s, %s or %s", hint(err), backend.Variable, backend.File, backend.Etcd, backend.Kubernetes)
+	}
+	return client, err
 }
 
 // hint adds the remedy to the error of a NATS server that cannot be reached.
 func hint(err error) error {
-	if errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) {
+	if isUnreachable(err) {
 		return fmt.Errorf("%w (dynplane hub starts a server)", err)
 	}
 	return err
+}
+
+func isUnreachable(err error) bool {
+	return errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout)
 }
 
 // shutdown shuts down a client of discovery or of the event plane, which

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -11,13 +12,14 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-const queryHelp = `Without a scope, all are shown; with NS, NS/COMP or NS/COMP/NAME, those in the
-scope and below it. NAME is the endpoint of endpoints and models, and the topic of
-channels and event sources. A bucket that does not exist counts as empty.`
+const queryHelp = `Without a scope, all are shown; with NS, NS/COMP or NS/COMP/EP, those in the scope
+and below it. A scope may be followed by a TOPIC of channels or event sources; in
+NS/COMP/NAME, NAME is either an endpoint or a topic. A bucket that does not exist
+counts as empty.`
 
 func newListCommand(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:   "ls endpoints|models|channels|sources [NS[/COMP[/NAME]]]",
+		Use:   "ls endpoints|models|channels|sources [NS[/COMP[/EP]][/TOPIC]]",
 		Short: "List registrations",
 		Long: `List the endpoints, models, event channels or event sources that are registered.
 
@@ -26,19 +28,20 @@ func newListCommand(a *app) *cobra.Command {
 In JSON, each line is one instance as it is stored.`,
 		Example: `  dynplane ls endpoints
   dynplane ls models dynamo
-  dynplane ls channels dynamo/backend/kv-events -o json`,
+  dynplane ls channels dynamo/backend/generate
+  dynplane ls channels dynamo/backend/generate/kv-events -o json`,
 		Args: argCount(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			q, err := parseQuery(args)
+			s, err := parseSelection(args)
 			if err != nil {
 				return err
 			}
-			return a.list(cmd.Context(), q)
+			return a.list(cmd.Context(), s)
 		},
 	}
 }
 
-func (a *app) list(ctx context.Context, q discovery.Query) error {
+func (a *app) list(ctx context.Context, s selection) error {
 	client, err := a.discover(ctx)
 	if err != nil {
 		return err
@@ -46,10 +49,11 @@ func (a *app) list(ctx context.Context, q discovery.Query) error {
 	defer func() { _ = a.shutdown(ctx, client) }()
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	found, err := client.List(ctx, q)
+	found, err := client.List(ctx, s.Query)
 	if err != nil {
 		return err
 	}
+	found = slices.DeleteFunc(found, func(in discovery.Instance) bool { return !s.match(in.ID()) })
 	if a.streamsJSON() {
 		for _, in := range found {
 			if err := a.writeJSON(stored(in)); err != nil {
@@ -62,7 +66,7 @@ func (a *app) list(ctx context.Context, q discovery.Query) error {
 		return nil
 	}
 	t := newTable(a.stdout)
-	t.row(heading(q.Kind)...)
+	t.row(heading(s.Kind)...)
 	for _, in := range found {
 		t.row(columns(in)...)
 	}
@@ -84,12 +88,18 @@ func heading(k discovery.Kind) []string {
 	case discovery.KindModel:
 		return []string{"PATH", "MODEL"}
 	case discovery.KindEventSource:
-		return []string{"PATH", "WORKER", "RANK"}
+		return []string{"SCOPE", "TOPIC", "PUBLISHER", "WORKER", "RANK"}
+	case discovery.KindEventChannel:
+		return []string{"SCOPE", "TOPIC", "PUBLISHER", "TRANSPORT", "ADDRESS"}
 	}
 	return []string{"PATH", "TRANSPORT", "ADDRESS"}
 }
 
-// columns returns the path of an instance and its most useful properties.
+// hexID returns an instance id in the form of paths.
+func hexID(id uint64) string { return strconv.FormatUint(id, 16) }
+
+// columns returns what identifies an instance, in the form that other commands
+// accept, and its most useful properties.
 func columns(in discovery.Instance) []string {
 	path := in.ID().Path()
 	switch s := in.Spec.(type) {
@@ -105,9 +115,9 @@ func columns(in discovery.Instance) []string {
 		_ = json.Unmarshal(s.Card, &card) // without a name the column is empty
 		return []string{path, card.Name}
 	case discovery.EventChannel:
-		return []string{path, transportName(s.Transport), s.Transport.Address()}
+		return []string{s.Scope.String(), s.Topic, hexID(in.InstanceID), transportName(s.Transport), s.Transport.Address()}
 	case discovery.EventSource:
-		return append([]string{path}, workerOf(s)...)
+		return append([]string{s.Scope.String(), s.Topic, hexID(in.InstanceID)}, workerOf(s)...)
 	}
 	return []string{path}
 }
@@ -124,7 +134,7 @@ func workerOf(s discovery.EventSource) []string {
 	if json.Unmarshal(s.Metadata, &metadata) != nil || metadata.Worker == nil {
 		return nil // the metadata is Dynamo's and was not validated
 	}
-	return []string{strconv.FormatUint(metadata.Worker.ID, 16), strconv.FormatUint(metadata.Worker.Rank, 10)}
+	return []string{hexID(metadata.Worker.ID), strconv.FormatUint(metadata.Worker.Rank, 10)}
 }
 
 func transportName(t discovery.Transport) string {
@@ -134,37 +144,101 @@ func transportName(t discovery.Transport) string {
 	return t.Kind()
 }
 
-// parseQuery parses a kind and an optional scope.
-func parseQuery(args []string) (discovery.Query, error) {
+// selection is a query of the command line. Its last name may be either the next
+// part of the scope or a topic.
+type selection struct {
+	discovery.Query
+	name string // "" if the query is complete
+}
+
+// match reports whether id is selected.
+func (s selection) match(id discovery.ID) bool {
+	if !s.Query.Match(id) || s.name == "" {
+		return s.Query.Match(id)
+	}
+	next := id.Scope.Endpoint
+	if s.Scope.Component == "" {
+		next = id.Scope.Component
+	}
+	return id.Topic == s.name || next == s.name
+}
+
+// queries returns queries that together match what is selected.
+func (s selection) queries() []discovery.Query {
+	if s.name == "" {
+		return []discovery.Query{s.Query}
+	}
+	below, topic := s.Query, s.Query
+	topic.Topic = s.name
+	if s.Scope.Component == "" {
+		below.Scope.Component = s.name
+	} else {
+		below.Scope.Endpoint = s.name
+	}
+	return []discovery.Query{below, topic}
+}
+
+// parseSelection parses a kind and an optional place: a scope, and for channels
+// and sources also a scope and a topic.
+func parseSelection(args []string) (selection, error) {
 	kinds := map[string]discovery.Kind{
 		"endpoints": discovery.KindEndpoint, "models": discovery.KindModel, "channels": discovery.KindEventChannel,
 		"sources": discovery.KindEventSource,
 	}
-	q := discovery.Query{Kind: kinds[args[0]]}
-	if q.Kind == 0 {
-		return q, usagef("kind %q: want endpoints, models, channels or sources", args[0])
+	s := selection{Query: discovery.Query{Kind: kinds[args[0]]}}
+	if s.Kind == 0 {
+		return s, usagef("kind %q: want endpoints, models, channels or sources", args[0])
 	}
 	if len(args) == 1 {
-		return q, nil
+		return s, nil
 	}
-	scope, err := discovery.ParseScope(args[1])
-	if err != nil {
-		return q, usagef("%q: want NS, NS/COMP or NS/COMP/NAME", args[1])
+	if !s.Kind.HasTopic() {
+		var err error
+		if s.Scope, err = scopeOf(args[1]); err != nil {
+			return s, usagef("%q: want NS, NS/COMP or NS/COMP/EP", args[1])
+		}
+		return s, nil
 	}
-	q.Scope = scope
-	if q.Kind == discovery.KindEventChannel || q.Kind == discovery.KindEventSource {
-		q.Topic, q.Scope.Endpoint = scope.Endpoint, ""
+	place, topic := args[1], ""
+	if strings.Count(place, "/") == 3 {
+		at := strings.LastIndex(place, "/")
+		place, topic = place[:at], place[at+1:]
 	}
-	return q, nil
+	scope, err := scopeOf(place)
+	if err == nil && topic != "" {
+		topic, err = discovery.DecodeSegment(topic)
+	}
+	switch {
+	case err != nil || strings.HasSuffix(args[1], "/"):
+		return s, usagef("%q: want NS[/COMP[/EP]], and a topic after it if need be", args[1])
+	case topic != "" || scope.Component == "" || strings.Count(place, "/") == 0:
+		s.Scope, s.Topic = scope, topic
+	case scope.Endpoint != "":
+		s.name, scope.Endpoint = scope.Endpoint, ""
+		s.Scope = scope
+	default:
+		s.name, scope.Component = scope.Component, ""
+		s.Scope = scope
+	}
+	return s, nil
+}
+
+// scopeOf parses NS[/COMP[/EP]], and NS.COMP.EP as Dynamo writes endpoints. A
+// namespace that contains dots itself is written with %2E.
+func scopeOf(arg string) (discovery.Scope, error) {
+	if strings.Count(arg, ".") == 2 && !strings.Contains(arg, "/") {
+		arg = strings.ReplaceAll(arg, ".", "/")
+	}
+	return discovery.ParseScope(arg)
 }
 
 // parseScope parses a scope of at least that many parts.
 func parseScope(arg string, least int) (discovery.Scope, error) {
-	scope, err := discovery.ParseScope(arg)
+	scope, err := scopeOf(arg)
 	if err != nil {
 		return scope, usagef("%w", err)
 	}
-	if parts := 1 + strings.Count(arg, "/"); parts < least {
+	if parts := 1 + strings.Count(scope.String(), "/"); parts < least {
 		return scope, usagef("%q has %d parts: want NS/COMP/NAME", arg, parts)
 	}
 	return scope, nil

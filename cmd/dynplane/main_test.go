@@ -246,11 +246,11 @@ func TestNoServer(t *testing.T) {
 	server := fmt.Sprintf("nats://127.0.0.1:%d", natstest.FreePort(t))
 	for _, args := range []string{
 		"ls endpoints", "watch models", "register endpoint ns/c/e --tcp h:1", "pub ns/c t", "sub ns/c t",
-		"snapshot", "mirror --from mem --to nats",
+		"snapshot", "mirror --from file --to nats",
 	} {
 		t.Run(args, func(t *testing.T) {
 			t.Parallel()
-			got := runHere(t, nil, append(strings.Fields(args), "--server", server)...)
+			got := runHere(t, map[string]string{"DYN_FILE_KV": t.TempDir()}, append(strings.Fields(args), "--server", server)...)
 			if got.code != exitFailure || !strings.Contains(got.stderr, server) {
 				t.Errorf("%+v, want a failure that names %s", got, server)
 			}
@@ -273,13 +273,15 @@ func TestBadEnvironment(t *testing.T) {
 	}
 }
 
-// --server is not an error if NATS is not used.
+// --server is refused if NATS is not used, and never ignored.
 func TestServerWithoutNATS(t *testing.T) {
 	t.Parallel()
-	env := map[string]string{"DYN_DISCOVERY_BACKEND": "mem"}
-	if got := runHere(t, env, "ls", "endpoints", "--server", "nats://127.0.0.1:1"); got != (outcome{}) {
-		t.Errorf("%+v, want nothing", got)
+	env := map[string]string{"DYN_DISCOVERY_BACKEND": "file", "DYN_FILE_KV": t.TempDir()}
+	got := runHere(t, env, "ls", "endpoints", "--server", "nats://127.0.0.1:1")
+	if got.code != exitUsage {
+		t.Errorf("exit code %d, want %d", got.code, exitUsage)
 	}
+	checkError(t, got, "omit it, or select the store nats")
 }
 
 type closedPipe struct{}

@@ -17,7 +17,7 @@ import (
 func newMirrorCommand(a *app) *cobra.Command {
 	var from, to string
 	cmd := &cobra.Command{
-		Use:   "mirror --from BACKEND --to BACKEND [endpoints|models|channels|sources [NS[/COMP[/NAME]]]]",
+		Use:   "mirror --from BACKEND --to BACKEND [endpoints|models|channels|sources [NS[/COMP[/EP]][/TOPIC]]]",
 		Short: "Keep registrations of one backend present in another",
 		Long: `Copy the registrations of one discovery backend to another and keep the copies up
 to date, until interrupted; then remove them. Without a kind, all kinds are copied;
@@ -41,11 +41,11 @@ arguments replace each other: if one is killed, the other copies again what expi
 			}
 			var queries []discovery.Query
 			if len(args) > 0 {
-				q, err := parseQuery(args)
+				s, err := parseSelection(args)
 				if err != nil {
 					return err
 				}
-				queries = []discovery.Query{q}
+				queries = s.queries()
 			}
 			return a.mirror(cmd.Context(), from, to, queries)
 		},
@@ -57,6 +57,7 @@ arguments replace each other: if one is killed, the other copies again what expi
 }
 
 func (a *app) mirror(ctx context.Context, from, to string, queries []discovery.Query) (err error) {
+	a.usesNATS = from == backend.NATS || to == backend.NATS
 	var clients [2]*discovery.Client
 	for i, name := range []string{from, to} {
 		if clients[i], err = a.discoverIn(ctx, name); err != nil {

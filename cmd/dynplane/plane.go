@@ -16,6 +16,7 @@ func (a *app) withPlane(ctx context.Context, needsDiscovery func(eventplane.Conf
 	if err != nil {
 		return err
 	}
+	a.usesNATS = cfg.Transport == discovery.TransportNATS
 	var found *discovery.Client
 	if needsDiscovery(cfg) {
 		if found, err = a.discover(ctx); err != nil {

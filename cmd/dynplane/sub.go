@@ -12,6 +12,7 @@ import (
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/eventplane"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // subOptions are the flags of sub.
@@ -36,7 +37,10 @@ that were lost just before this one. A msgpack payload is printed as JSON, with 
 integers; note that a single byte below 0x80 is a msgpack integer. A payload that was
 sent as bytes is printed as JSON only if it is a JSON object or array. Any other
 payload is printed as payload_base64 instead. Messages that are not events are
-reported on stderr and counted.`,
+reported on stderr and counted.
+
+If nothing arrives for two seconds and no publisher is announced that can be
+received, sub prints on stderr what it waits for and what is announced nearby.`,
 		Example: `  dynplane sub dynamo/backend/generate kv-events
   dynplane sub dynamo/backend/generate kv-events --count 10 --timeout 5s -o json`,
 		Args: argCount(2, 2),
@@ -78,7 +82,16 @@ func (a *app) sub(ctx context.Context, scope discovery.Scope, topic string, o su
 			return err
 		}
 		defer a.summarize(s)
-		return a.receive(ctx, s, o)
+		quiet, stop := context.WithCancel(ctx)
+		explained := make(chan struct{})
+		go func() {
+			defer close(explained)
+			if wait.Sleep(quiet, silence) == nil {
+				a.explainSilence(quiet, scope, topic)
+			}
+		}()
+		defer func() { stop(); <-explained }()
+		return a.receive(ctx, s, o, stop)
 	})
 	if err != nil && errors.Is(context.Cause(ctx), errTimeout) {
 		return &exitError{exitTimeout, fmt.Errorf("sub of %s in %s: --timeout %v expired", topic, scope, o.timeout)}
@@ -91,8 +104,9 @@ func findsPublishers(cfg eventplane.Config) bool {
 	return cfg.Transport == discovery.TransportZMQ && len(cfg.Broker.XPub) == 0
 }
 
-// receive prints events until --count, the end of ctx, or an error.
-func (a *app) receive(ctx context.Context, s *eventplane.Subscriber, o subOptions) error {
+// receive prints events until --count, the end of ctx, or an error. It calls first
+// when an event arrives.
+func (a *app) receive(ctx context.Context, s *eventplane.Subscriber, o subOptions, first func()) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	announced := make(chan struct{})
 	go func() {
@@ -122,6 +136,7 @@ func (a *app) receive(ctx context.Context, s *eventplane.Subscriber, o subOption
 		case err != nil:
 			return err
 		}
+		first()
 		received++
 		if err := show(ev); err != nil {
 			return err

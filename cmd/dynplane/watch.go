@@ -11,7 +11,7 @@ import (
 
 func newWatchCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "watch endpoints|models|channels|sources [NS[/COMP[/NAME]]]",
+		Use:   "watch endpoints|models|channels|sources [NS[/COMP[/EP]][/TOPIC]]",
 		Short: "Watch registrations",
 		Long: `Print every current registration as added, then synced, then each change as added or
 removed, until interrupted.
@@ -24,18 +24,18 @@ instance as it is stored, or {"event":"synced"}.`,
   dynplane watch endpoints dynamo/backend -o json`,
 		Args: argCount(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			q, err := parseQuery(args)
+			s, err := parseSelection(args)
 			if err != nil {
 				return err
 			}
-			return a.watch(cmd.Context(), q)
+			return a.watch(cmd.Context(), s)
 		},
 	}
 	a.pprofFlag(cmd)
 	return cmd
 }
 
-func (a *app) watch(ctx context.Context, q discovery.Query) error {
+func (a *app) watch(ctx context.Context, s selection) error {
 	client, err := a.discover(ctx)
 	if err != nil {
 		return unlessDone(ctx, err)
@@ -43,9 +43,12 @@ func (a *app) watch(ctx context.Context, q discovery.Query) error {
 	defer func() { _ = a.shutdown(ctx, client) }()
 	show := a.watchJSON
 	if !a.streamsJSON() {
-		show = a.watchTable(q.Kind)
+		show = a.watchTable(s.Kind)
 	}
-	for ev, err := range client.Watch(ctx, q) {
+	for ev, err := range client.Watch(ctx, s.Query) {
+		if err == nil && ev.Type != discovery.Synced && !s.match(ev.Instance.ID()) {
+			continue
+		}
 		if err == nil {
 			err = show(ev)
 		}
