@@ -65,11 +65,11 @@ func configFrom(env environment) (Config, error) {
 // config reads all variables. It builds Config.Reason on the way: one clause for
 // each setting, with the variable or default that it comes from.
 func (env environment) config() (Config, error) {
-	transport, why, err := env.transport()
+	transport, assumed, why, err := env.transport()
 	if err != nil {
 		return Config{}, err
 	}
-	c := Config{Transport: transport, Reason: why, transportAssumed: env.get("DYN_EVENT_PLANE") == ""}
+	c := Config{Transport: transport, Reason: why, transportAssumed: assumed}
 	name, err := env.oneOf("DYN_EVENT_PLANE_CODEC", codec.JSON.Name(), codec.Msgpack.Name())
 	if err != nil {
 		return c, err
@@ -104,13 +104,13 @@ func (env environment) config() (Config, error) {
 
 // transport returns the transport and the clause for Config.Reason. As in Dynamo,
 // the default depends on the discovery backend.
-func (env environment) transport() (name, why string, err error) {
+func (env environment) transport() (name string, assumed bool, why string, err error) {
 	name, err = env.oneOf("DYN_EVENT_PLANE", discovery.TransportNATS, discovery.TransportZMQ)
 	if err != nil {
-		return "", "", err
+		return "", false, "", err
 	}
 	if name != "" {
-		return name, fmt.Sprintf("transport %s from DYN_EVENT_PLANE", name), nil
+		return name, false, fmt.Sprintf("transport %s from DYN_EVENT_PLANE", name), nil
 	}
 	backend := env.get("DYN_DISCOVERY_BACKEND")
 	name = discovery.TransportNATS
@@ -118,9 +118,9 @@ func (env environment) transport() (name, why string, err error) {
 		name = discovery.TransportZMQ
 	}
 	if backend == "" {
-		return name, fmt.Sprintf("transport %s, the default", name), nil
+		return name, true, fmt.Sprintf("transport %s, the default", name), nil
 	}
-	return name, fmt.Sprintf("transport %s, the default with DYN_DISCOVERY_BACKEND %s", name, backend), nil
+	return name, true, fmt.Sprintf("transport %s, the default with DYN_DISCOVERY_BACKEND %s", name, backend), nil
 }
 
 // isDynamoStore reports whether a discovery backend is one where Dynamo's own

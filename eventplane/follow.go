@@ -27,7 +27,7 @@ type follower struct {
 	discovery *discovery.Client
 	query     discovery.Query
 	endpoints endpointsFunc
-	to        driver.Connector // nil if endpoints returns none
+	to        driver.Connector // nil to look for incompatible channels once, and end
 	log       *slog.Logger
 
 	channels     map[discovery.ID]channelState
@@ -82,6 +82,13 @@ func (f *follower) wait(ctx context.Context) error {
 // first after a watch was complete.
 func (f *follower) run(ctx context.Context) {
 	defer close(f.done)
+	if f.to == nil {
+		if _, err := f.watch(ctx); err != nil {
+			f.log.Debug("eventplane: comparing transports failed",
+				"scope", f.query.Scope.String(), "topic", f.query.Topic, "error", err)
+		}
+		return
+	}
 	retry := minWatchRetry
 	for {
 		complete, err := f.watch(ctx)
@@ -118,6 +125,9 @@ func (f *follower) watch(ctx context.Context) (complete bool, err error) {
 		case discovery.Synced:
 			complete = true
 			f.sync(listed)
+			if f.to == nil {
+				return complete, nil
+			}
 		}
 	}
 	return complete, nil

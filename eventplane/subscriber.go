@@ -44,8 +44,8 @@ type Stats struct {
 
 	// Incompatible is the number of channels that are registered now in the
 	// scope and topic with a transport that this subscriber does not use. They
-	// are counted on ZMQ without a broker, and on NATS if Config.Transport is a
-	// default.
+	// are counted on ZMQ without a broker. On NATS, if Config.Transport is a
+	// default, it is their number when the subscriber was opened.
 	Incompatible int
 
 	// Publishers maps the id of each publisher to the sequence of its last

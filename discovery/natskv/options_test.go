@@ -125,3 +125,29 @@ func TestDialOwnsItsConnection(t *testing.T) {
 	}
 	waittest.Eventually(t, "no connection is left after a refusal", func() bool { return server.Server().NumClients() == 0 })
 }
+
+func TestConcurrentShutdownsRemoveEverything(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	store, err := natskv.Dial(t.Context(), natsconn.Config{URL: server.URL()}, natskv.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := discovery.NewClient(store, discovery.Options{})
+	for id := range uint64(100) {
+		register(t, client, id, endpoint("ns"))
+	}
+	errs := make(chan error, 4)
+	for range cap(errs) {
+		go func() { errs <- client.Shutdown(t.Context()) }()
+	}
+	for range cap(errs) {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	left, err := newClient(t, server.Connect(t), natskv.Options{}).List(t.Context(), inNamespace("ns"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("%d registrations are left, %v", len(left), err)
+	}
+}

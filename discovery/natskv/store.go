@@ -27,6 +27,9 @@ type Store struct {
 	log   *slog.Logger
 	clock serverClock
 
+	shutdown sync.Once
+	err      error // of Shutdown
+
 	mu       sync.Mutex
 	leases   map[string]*lease // by key
 	watchers map[*watcher]struct{}
@@ -84,13 +87,20 @@ func New(nc *nats.Conn, o Options) (*Store, error) {
 }
 
 // Shutdown implements discovery.Store. It closes the connection only if Dial
-// made it.
+// made it. Concurrent and later calls wait for the first and return its error.
 func (s *Store) Shutdown(ctx context.Context) error {
-	if s.owns {
-		defer s.nc.Close()
-	}
+	s.shutdown.Do(func() {
+		s.err = s.shutdownOnce(ctx)
+		if s.owns {
+			s.nc.Close()
+		}
+	})
+	return s.err
+}
+
+func (s *Store) shutdownOnce(ctx context.Context) error {
 	s.mu.Lock()
-	first, stop := !s.closed, s.stop
+	stop := s.stop
 	s.closed = true
 	for w := range s.watchers {
 		w.interrupt()
@@ -99,9 +109,6 @@ func (s *Store) Shutdown(ctx context.Context) error {
 	if stop != nil {
 		stop()
 		<-s.stopped
-	}
-	if !first {
-		return nil
 	}
 	s.mu.Lock()
 	leases := slices.Collect(maps.Values(s.leases))

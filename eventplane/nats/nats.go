@@ -205,8 +205,8 @@ func (s *Subscriber) Close() error {
 		s.Dropped() // nats.go discards the count with the subscription
 		s.closed.Store(true)
 		err = s.sub.Unsubscribe()
-		if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrBadSubscription) {
-			err = nil // the subscription ended with its connection
+		if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrConnectionDraining) || errors.Is(err, nats.ErrBadSubscription) {
+			err = nil // the subscription ends or has ended with its connection
 		}
 	})
 	if err != nil {
