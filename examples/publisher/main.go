@@ -84,8 +84,8 @@ func publish(ctx context.Context, peers *discovery.Client, plane *eventplane.Cli
 		if n >= 16 {
 			event.Removed = []uint64{uint64(blocks[(n-16)%64])}
 		}
-		if err := pub.Publish(ctx, event); err != nil {
-			return err
+		if err := pub.Publish(ctx, event); err != nil && ctx.Err() == nil {
+			fmt.Fprintln(os.Stderr, err) // such as no server: the event is lost, and counted as missed; the publisher goes on
 		}
 		select {
 		case <-time.After(100 * time.Millisecond):
