@@ -75,6 +75,9 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	if errors.Is(err, nats.ErrMaxPayload) {
 		return fmt.Errorf("nats: publish on %q: message has %d bytes: want at most %d: %w", m.Subject, len(m.Body), p.nc.MaxPayload(), err)
 	}
+	if errors.Is(err, nats.ErrReconnectBufExceeded) {
+		return fmt.Errorf("nats: publish on %q: no connection to a server: %w", m.Subject, err)
+	}
 	if err != nil {
 		return fmt.Errorf("nats: publish on %q: %w", m.Subject, err)
 	}
