@@ -35,8 +35,8 @@ type Options struct {
 	// Wire is the format of the keys that are written. Both formats are read.
 	Wire discovery.WireFormat
 
-	// Logger receives warnings when registrations are lost or recovered; nil
-	// disables logging.
+	// Logger receives warnings when registrations are lost or recovered, and
+	// when the store stops answering and answers again; nil disables logging.
 	Logger *slog.Logger
 }
 

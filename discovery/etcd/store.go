@@ -26,6 +26,7 @@ type Store struct {
 	client   *clientv3.Client
 	opt      Options
 	log      *slog.Logger
+	outage   outage
 	closed   chan struct{} // at the end of Shutdown
 	granting chan struct{} // of capacity one; held while an etcd lease is granted
 
@@ -48,7 +49,7 @@ func Dial(ctx context.Context, o Options) (*Store, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	s := &Store{
-		opt: o, log: o.Logger,
+		opt: o, log: o.Logger, outage: outage{log: o.Logger, watchers: map[*watcher]struct{}{}},
 		closed: make(chan struct{}), granting: make(chan struct{}, 1),
 		leases: map[string]*lease{}, pending: map[string]int{},
 	}

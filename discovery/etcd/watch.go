@@ -93,6 +93,7 @@ func (w *watcher) Next(ctx context.Context) (discovery.Change, error) {
 			w.queued = w.queued[1:]
 			return ch, nil
 		}
+		listing := w.events == nil
 		err := w.step(ctx)
 		if err == nil || ctx.Err() != nil {
 			continue
@@ -104,6 +105,9 @@ func (w *watcher) Next(ctx context.Context) (discovery.Change, error) {
 			return discovery.Change{}, w.store.located(err)
 		}
 		w.store.log.Debug("etcd: watch failed, listing again", "prefix", w.prefix, "error", err)
+		if isOutage(err, listing) {
+			w.store.outage.begin(w, w.store.located(err))
+		}
 		w.dropStream()
 		_ = wait.Sleep(ctx, retryWait)
 	}
@@ -165,6 +169,7 @@ func (w *watcher) list(ctx context.Context) error {
 		return err
 	}
 	w.queued = append(w.queued, discovery.Change{Op: discovery.OpSynced})
+	w.store.outage.end(w)
 	return nil
 }
 
@@ -337,6 +342,7 @@ func (w *watcher) ping(ctx context.Context) error {
 
 // Close implements discovery.Watcher.
 func (w *watcher) Close() error {
+	w.store.outage.forget(w)
 	w.dropStream()
 	return nil
 }

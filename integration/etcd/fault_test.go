@@ -97,6 +97,54 @@ func TestServerRestart(t *testing.T) {
 	}
 }
 
+// TestOutageIsLoggedOnce has several watches of one client survive an outage, of
+// a kind that refuses connections and of one that answers nothing.
+func TestOutageIsLoggedOnce(t *testing.T) {
+	t.Parallel()
+	for name, outage := range map[string]struct{ begin, end func(*server) }{
+		"stopped": {(*server).stop, (*server).start},
+		"stalled": {
+			func(s *server) { s.signal(syscall.SIGSTOP) },
+			func(s *server) { s.signal(syscall.SIGCONT) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, log := runServer(t), &logtest.Buffer{}
+			client := newClient(t, s.url(), log)
+			watches := []*watch{startWatch(t, client, endpoints), startWatch(t, client, endpoints), startWatch(t, client, endpoints)}
+			for _, w := range watches {
+				w.await("synced")
+			}
+			count := func() (lost, back int) {
+				return log.Count("etcd: the store does not answer"), log.Count("etcd: the store answers again")
+			}
+			for id := range uint64(2) {
+				outage.begin(s)
+				var began int
+				waittest.Eventually(t, "warning", func() bool {
+					lost, back := count()
+					began = lost
+					return lost > back
+				})
+				rest(t, 3*time.Second) // in which all watches notice
+				if lost, back := count(); lost != began || back != began-1 {
+					t.Errorf("want one warning of an outage: %s", log)
+				}
+				outage.end(s)
+				waittest.Eventually(t, "end of the outage", func() bool {
+					lost, back := count()
+					return lost == back
+				})
+				register(t, newClient(t, s.url(), nil), id, worker)
+				for _, w := range watches {
+					w.await(fmt.Sprint("+", id))
+				}
+			}
+		})
+	}
+}
+
 // TestStalledServer stops the server until every lease has expired by its clock.
 func TestStalledServer(t *testing.T) {
 	t.Parallel()
