@@ -48,9 +48,9 @@ type Config struct {
 
 	// Name identifies the connection in the server's list of connections.
 	Name string
-	// Logger receives Warn when the connection is lost and for asynchronous
-	// errors, Info when it has reconnected, and Debug when it is closed. Nil
-	// discards them.
+	// Logger receives Warn when the connection is lost, when it has reconnected,
+	// and for asynchronous errors, and Debug when it is closed. Nil discards
+	// them.
 	Logger *slog.Logger
 }
 

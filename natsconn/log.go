@@ -40,10 +40,12 @@ func (w *watcher) disconnected(nc *nats.Conn, err error) {
 	w.log.Warn("natsconn: connection lost, reconnecting", "error", err)
 }
 
-// reconnected is called after each loss, once the connection is authenticated.
+// reconnected is called after each loss, once the connection is authenticated. The
+// end of an outage has the level of its beginning, so that a log of warnings has
+// both.
 func (w *watcher) reconnected(nc *nats.Conn) {
 	w.last = ""
-	w.log.Info("natsconn: reconnected", "server", nc.ConnectedUrlRedacted())
+	w.log.Warn("natsconn: reconnected", "server", nc.ConnectedUrlRedacted())
 }
 
 // failed logs an error unless it repeats the last one: a rejection is reported

@@ -10,7 +10,7 @@ import (
 
 // outage logs the beginning and the end of the time in which the watches of a
 // store get no answers, during which they report no changes: once each, however
-// many watches there are.
+// many watches there are. Both are warnings, so that a log of warnings has both.
 type outage struct {
 	log *slog.Logger
 
@@ -31,7 +31,7 @@ func (o *outage) begin(w *watcher, err error) {
 // end removes a watcher that has listed again.
 func (o *outage) end(w *watcher) {
 	if o.forget(w) {
-		o.log.Info("etcd: the store answers again")
+		o.log.Warn("etcd: the store answers again")
 	}
 }
 

@@ -149,7 +149,7 @@ func (r *reflector) report(ctx context.Context, err error) {
 	case ctx.Err() != nil:
 	case err == nil:
 		if r.failing.CompareAndSwap(true, false) {
-			r.log.Info("kube: list and watch recovered", "resource", r.name)
+			r.log.Warn("kube: list and watch recovered", "resource", r.name)
 		}
 	case r.isFinal(err):
 	case r.failing.CompareAndSwap(false, true):
