@@ -85,6 +85,9 @@ func TestInstancesOfOthers(t *testing.T) {
 		// Fields in any order, with white space and unknown fields.
 		{"{ \"later\": [1],\n\"instance_id\":42, \"topic\":\"t\"," + transport + `,"component":"c","namespace":"n","type":"EventChannel"}`, EventChannel{Scope{"n", "c", ""}, "t", zmq}},
 		{`{"type":"EventChannel","namespace":"n","component":"c","topic":"t","instance_id":42,"transport":{"kind":"ZmqBroker","config":{"xsub_endpoints":[],"xpub_endpoints":null}}}`, EventChannel{Scope{"n", "c", ""}, "t", ZMQBroker{XSubEndpoints: []string{}}}},
+		// Transports that are not defined.
+		{`{"type":"EventChannel","namespace":"n","component":"c","topic":"t","instance_id":42,"transport":{"kind":"Quic","config":{"a":[1, 9007199254740993]}}}`, EventChannel{Scope{"n", "c", ""}, "t", UnknownTransport{json.RawMessage(`{"kind":"Quic","config":{"a":[1, 9007199254740993]}}`)}}},
+		{`{"type":"EventChannel","namespace":"n","component":"c","topic":"t","instance_id":42,"transport":"odd"}`, EventChannel{Scope{"n", "c", ""}, "t", UnknownTransport{json.RawMessage(`"odd"`)}}},
 		{`{"type":"Model","namespace":"dynamo","component":"backend","endpoint":"generate","instance_id":42,"card_json":"any JSON"}`, Model{Scope: dynamo, Card: json.RawMessage(`"any JSON"`)}},
 		{`{"type":"Endpoint","component":"backend","endpoint":"generate","namespace":"dynamo","instance_id":42,"transport":"odd","device_type":"tpu"}`, Endpoint{Scope: dynamo, Transport: RequestTransport{Raw: json.RawMessage(`"odd"`)}, Device: "tpu"}},
 		{`{"type":"Endpoint","component":"backend","endpoint":"generate","namespace":"dynamo","instance_id":42,"transport":{"tcp":"a","nats_tcp":"b"}}`, Endpoint{Scope: dynamo, Transport: RequestTransport{Raw: json.RawMessage(`{"tcp":"a","nats_tcp":"b"}`)}}},
@@ -114,7 +117,7 @@ func TestBadInstances(t *testing.T) {
 		{`{"type":"Endpoint","instance_id":1,"transport":{"tcp":"x"},"namespace":"a","component":"b"}`, "want namespace, component and endpoint"},
 		{`{"type":"Model","instance_id":1}`, "no card_json"},
 		{`{"type":"EventChannel","instance_id":1,"namespace":"a","topic":"t"}`, "no transport"},
-		{`{"type":"EventChannel","instance_id":1,"namespace":"a","topic":"t","transport":{"kind":"zmq"}}`, `transport kind "zmq": want Nats, Zmq or ZmqBroker`},
+		{`{"type":"EventChannel","instance_id":1,"namespace":"a","topic":"t","transport":null}`, "transport null"},
 		{`{"type":"EventChannel","instance_id":1,"namespace":"a","topic":"t","transport":{"kind":"Zmq","config":5}}`, "config of transport Zmq"},
 		{`{"type":"EventChannel","instance_id":1,"namespace":"a","transport":{"kind":"Zmq","config":{"endpoint":"x"}}}`, "want a topic"},
 		{`{"type":"EventChannel","instance_id":1,"scope":{"kind":"cluster"},"topic":"t","transport":{"kind":"Zmq","config":{"endpoint":"x"}}}`, `scope kind "cluster"`},
@@ -182,9 +185,23 @@ func TestTransports(t *testing.T) {
 		{ZMQ{"e"}, "zmq", "e"},
 		{ZMQBroker{}, "zmq", ""},
 		{ZMQBroker{[]string{"a", "b"}, []string{"c"}}, "zmq", "a"},
+		{UnknownTransport{json.RawMessage(`{"kind":"Quic","config":{"url":"x"}}`)}, "Quic", ""},
+		{UnknownTransport{json.RawMessage(`{"kind":7}`)}, "", ""},
+		{UnknownTransport{json.RawMessage(`[]`)}, "", ""},
+		{UnknownTransport{}, "", ""},
 	} {
 		if c.transport.Kind() != c.kind || c.transport.Address() != c.address {
 			t.Errorf("%#v is of kind %q at %q", c.transport, c.transport.Kind(), c.transport.Address())
+		}
+	}
+	for _, raw := range []string{`{"kind":"Quic","new":true,"config":{"n":18446744073709551615}}`, `7`} {
+		transport, err := unmarshalTransport([]byte(raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := Instance{InstanceID: 1, Spec: EventChannel{Scope: dynamo, Topic: "t", Transport: transport}}
+		if written, err := json.Marshal(in); err != nil || !strings.Contains(string(written), `"transport":`+raw) {
+			t.Errorf("%s is written %s, %v", raw, written, err)
 		}
 	}
 	if data, err := json.Marshal(ZMQBroker{}); err != nil || !strings.Contains(string(data), `"xpub_endpoints":[]`) {

@@ -1,7 +1,9 @@
 package discovery
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 )
 
@@ -12,13 +14,15 @@ const (
 )
 
 // Transport describes how subscribers receive the events of a channel: [NATS],
-// [ZMQ] or [ZMQBroker].
+// [ZMQ], [ZMQBroker] or [UnknownTransport].
 type Transport interface {
-	// Kind returns TransportNATS or TransportZMQ; both forms of ZMQ are zmq.
+	// Kind returns TransportNATS or TransportZMQ; both forms of ZMQ are zmq. It
+	// is the name that was read for an UnknownTransport.
 	Kind() string
 
 	// Address returns the subject prefix, the endpoint, or the first XSUB
-	// endpoint of a broker (empty if the broker has none).
+	// endpoint of a broker (empty if the broker has none, and for an
+	// UnknownTransport).
 	Address() string
 
 	json.Marshaler
@@ -42,9 +46,17 @@ type ZMQBroker struct {
 	XPubEndpoints []string `json:"xpub_endpoints"`
 }
 
-func (NATS) sealed()      {}
-func (ZMQ) sealed()       {}
-func (ZMQBroker) sealed() {}
+// UnknownTransport is a transport that this version of the package does not
+// define. It is written as it was read. Subscribers count its channels as
+// incompatible.
+type UnknownTransport struct {
+	Raw json.RawMessage
+}
+
+func (NATS) sealed()             {}
+func (ZMQ) sealed()              {}
+func (ZMQBroker) sealed()        {}
+func (UnknownTransport) sealed() {}
 
 // Kind implements Transport.
 func (NATS) Kind() string { return TransportNATS }
@@ -54,6 +66,18 @@ func (ZMQ) Kind() string { return TransportZMQ }
 
 // Kind implements Transport.
 func (ZMQBroker) Kind() string { return TransportZMQ }
+
+// Kind implements Transport. It is empty if the transport has no name.
+func (t UnknownTransport) Kind() string {
+	var tagged struct {
+		Kind string `json:"kind"`
+	}
+	_ = json.Unmarshal(t.Raw, &tagged) // any JSON is allowed
+	return tagged.Kind
+}
+
+// Address implements Transport.
+func (UnknownTransport) Address() string { return "" }
 
 // Address implements Transport.
 func (t NATS) Address() string { return t.SubjectPrefix }
@@ -98,14 +122,17 @@ func (t ZMQBroker) MarshalJSON() ([]byte, error) {
 	}})
 }
 
+// MarshalJSON implements Transport.
+func (t UnknownTransport) MarshalJSON() ([]byte, error) { return t.Raw, nil }
+
+// unmarshalTransport parses a transport. One of a kind that is defined must have
+// the form of that kind; any other JSON but null is kept as it is.
 func unmarshalTransport(data []byte) (Transport, error) {
 	var tagged struct {
 		Kind   string          `json:"kind"`
 		Config json.RawMessage `json:"config"`
 	}
-	if err := json.Unmarshal(data, &tagged); err != nil {
-		return nil, fmt.Errorf("transport: %w", err)
-	}
+	_ = json.Unmarshal(data, &tagged)
 	switch tagged.Kind {
 	case "Nats":
 		return unmarshalConfig[NATS](tagged.Kind, tagged.Config)
@@ -114,7 +141,10 @@ func unmarshalTransport(data []byte) (Transport, error) {
 	case "ZmqBroker":
 		return unmarshalConfig[ZMQBroker](tagged.Kind, tagged.Config)
 	}
-	return nil, fmt.Errorf("transport kind %q: want Nats, Zmq or ZmqBroker", tagged.Kind)
+	if string(data) == "null" {
+		return nil, errors.New("transport null: want an object with a kind")
+	}
+	return UnknownTransport{bytes.Clone(data)}, nil
 }
 
 func unmarshalConfig[T Transport](kind string, data []byte) (Transport, error) {

@@ -3,6 +3,7 @@ package eventplane
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"maps"
@@ -224,14 +225,16 @@ func TestFollowerCountsOtherTransports(t *testing.T) {
 		f.add(1, scope, discovery.ZMQBroker{XSubEndpoints: []string{"x"}})
 		f.add(2, scope, discovery.NATS{SubjectPrefix: "p"})
 		f.add(3, below, discovery.NATS{SubjectPrefix: "p"})
+		f.add(4, scope, discovery.UnknownTransport{Raw: json.RawMessage(`{"kind":"Quic"}`)})
 		f.follow.start()
 		defer f.follow.stop()
 		f.expect("")
-		if n := f.follow.incompatible.Load(); n != 2 {
-			t.Errorf("%d incompatible channels: want 2", n)
+		if n := f.follow.incompatible.Load(); n != 3 {
+			t.Errorf("%d incompatible channels: want 3", n)
 		}
 		f.add(1, scope, endpoint("a"))
 		f.remove(2)
+		f.remove(4)
 		f.expect("a")
 		if n := f.follow.incompatible.Load(); n != 0 {
 			t.Errorf("%d incompatible channels: want none", n)

@@ -119,7 +119,8 @@ func (n *natsTransport) subscriber(ctx context.Context, r route) (*subConn, erro
 // natsEndpoints returns no endpoints, since a subscriber on NATS connects to
 // none: its follower only looks once for publishers that it cannot receive.
 func (r route) natsEndpoints(ch discovery.EventChannel) (endpoints []string, incompatible bool) {
-	return nil, ch.Scope == r.scope && ch.Topic == r.topic && ch.Transport.Kind() != discovery.TransportNATS
+	_, ok := ch.Transport.(discovery.NATS)
+	return nil, ch.Scope == r.scope && ch.Topic == r.topic && !ok
 }
 
 // close leaves a connection of the caller open. Its subscriptions have been removed

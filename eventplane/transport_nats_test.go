@@ -1,6 +1,7 @@
 package eventplane_test
 
 import (
+	"encoding/json"
 	"errors"
 	"slices"
 	"testing"
@@ -200,4 +201,20 @@ func TestSubscriberOfTheDefaultTransportWarnsOfAnother(t *testing.T) {
 			t.Errorf("transport %q: %d warnings, want %d:\n%s", c.transport, got, min(c.want, 1), log.String())
 		}
 	}
+}
+
+// TestUnknownTransportIsIncompatible covers a transport that has the name of a
+// known one, but not its form.
+func TestUnknownTransportIsIncompatible(t *testing.T) {
+	t.Parallel()
+	srv := natstest.Run(t)
+	ctx, registry := patient(t), memory.New()
+	_, err := newDiscovery(t, registry).RegisterAs(ctx, 1, discovery.EventChannel{
+		Scope: backend, Topic: "kv-events", Transport: discovery.UnknownTransport{Raw: json.RawMessage(`{"kind":"nats"}`)},
+	})
+	must(t, err)
+	plane := newPlane(t, eventplane.Config{NATS: natsconn.Config{URL: srv.URL()}}, newDiscovery(t, registry))
+	sub, err := plane.Subscriber(ctx, backend, "kv-events")
+	must(t, err)
+	waittest.Eventually(t, "the channel is counted", func() bool { return sub.Stats().Incompatible == 1 })
 }
