@@ -53,6 +53,12 @@ type Config struct {
 	// 100,000.
 	QueueSize int
 
+	// QueueBytes bounds the same events by their size in bytes, whichever bound
+	// is reached first; 0 means 32 MiB. An event of kv-events with 500 blocks has
+	// about 28 KB, so that fewer than 1,200 of them fit. A single event may be
+	// larger than the bound.
+	QueueBytes int
+
 	// NATS holds the settings of the connection that the client dials when it is
 	// first used, and closes in Shutdown. It is ignored on ZMQ.
 	NATS natsconn.Config

@@ -11,6 +11,7 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/memory"
 	"github.com/dynplane/dynplane/eventplane"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // awaitEvent publishes until sub receives an event of pub.
@@ -189,5 +190,36 @@ func TestMissingDiscoveryIsAnError(t *testing.T) {
 	}
 	if _, err := plane.Publisher(ctx, backend, "kv-events"); !errors.Is(err, eventplane.ErrNoDiscovery) {
 		t.Errorf("publisher: %v: want ErrNoDiscovery", err)
+	}
+}
+
+// TestQueueBytes has a subscriber that does not call Next receive more than its
+// bound.
+func TestQueueBytes(t *testing.T) {
+	t.Parallel()
+	const size, room, events = 1000, 10_000, 50
+	cfg := directConfig()
+	cfg.QueueBytes = room
+	p, ctx := connect(t, cfg), patient(t)
+	for range events {
+		must(t, p.pub.PublishBytes(ctx, make([]byte, size)))
+	}
+	waittest.Eventually(t, "all events are received, and most are dropped", func() bool {
+		return p.sub.Stats().Dropped >= events-room/size
+	})
+	kept := 0
+	for end := false; !end; {
+		must(t, p.pub.PublishBytes(ctx, []byte("end"))) // dropped while the queue is full
+		short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+		for ev, err := p.sub.Next(short); err == nil && !end; ev, err = p.sub.Next(short) {
+			if end = len(ev.Payload) != size; !end {
+				kept++
+			}
+		}
+		cancel()
+		must(t, ctx.Err())
+	}
+	if kept == 0 || kept*size > room {
+		t.Errorf("%d events of %d bytes were kept: want at most %d bytes", kept, size, room)
 	}
 }

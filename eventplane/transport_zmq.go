@@ -22,7 +22,7 @@ type zmqTransport struct {
 
 // newZMQTransport fails in programs that are built without ZMQ.
 func newZMQTransport(c Config, d *discovery.Client) (transport, error) {
-	ctx, err := zmqdriver.New(zmqdriver.Options{IOThreads: c.IOThreads, QueueSize: c.QueueSize, Logger: c.Logger})
+	ctx, err := zmqdriver.New(zmqdriver.Options{IOThreads: c.IOThreads, QueueSize: c.QueueSize, QueueBytes: c.QueueBytes, Logger: c.Logger})
 	if err != nil {
 		return nil, err
 	}

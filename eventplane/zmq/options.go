@@ -19,10 +19,16 @@ type Options struct {
 	HWM int
 
 	// QueueSize is the number of received messages that a Subscriber queues
-	// for Next before it drops further ones; 0 means 100,000. The queue never
-	// holds more than 32 MiB, or a single larger message. libzmq queues at
+	// for Next before it drops further ones; 0 means 100,000. libzmq queues at
 	// most 1,000 messages of each peer before it.
 	QueueSize int
+
+	// QueueBytes bounds the same queue by the sum of its messages' bytes; 0 means
+	// 32 MiB. Whichever bound is reached first applies: 32 MiB are reached before
+	// 100,000 messages if these are larger than 335 bytes on average. A single
+	// message may be larger. The heap grows to about twice the bound before it
+	// is collected.
+	QueueBytes int
 
 	// MaxMessage is the size limit of frames that are sent or received, in
 	// bytes; 0 means 64 MiB. A peer that sends a larger frame is disconnected,
@@ -34,10 +40,8 @@ type Options struct {
 }
 
 const (
-	defaultQueueSize = 100_000
-	// maxQueueBytes limits the memory of a queue. The heap grows to twice this
-	// size before it is collected.
-	maxQueueBytes = 32 << 20
+	defaultQueueSize  = 100_000
+	defaultQueueBytes = 32 << 20
 )
 
 // withDefaults returns the options with defaults for zero values, or an error
@@ -51,6 +55,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"IOThreads", &o.IOThreads, 1},
 		{"HWM", &o.HWM, rawzmq.DefaultHWM},
 		{"QueueSize", &o.QueueSize, defaultQueueSize},
+		{"QueueBytes", &o.QueueBytes, defaultQueueBytes},
 	} {
 		if *f.value < 0 {
 			return o, fmt.Errorf("option %s %d: want 0 (for %d) or more", f.name, *f.value, f.fallback)

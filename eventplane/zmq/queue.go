@@ -35,10 +35,10 @@ type queue struct {
 	next  int    // index of the first item of batch that was not returned
 }
 
-func newQueue(maxCount int) *queue {
+func newQueue(maxCount, maxBytes int) *queue {
 	return &queue{
 		maxCount: int64(maxCount),
-		maxBytes: maxQueueBytes,
+		maxBytes: int64(maxBytes),
 		ready:    make(chan struct{}, 1),
 		done:     make(chan struct{}),
 	}

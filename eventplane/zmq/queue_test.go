@@ -27,8 +27,7 @@ func TestQueueBounds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			q := newQueue(3)
-			q.maxBytes = 100
+			q := newQueue(3, 100)
 			for range 3 { // popped items make room
 				before := q.dropped.Load()
 				for i, n := range c.held {
@@ -50,7 +49,7 @@ func TestQueueBounds(t *testing.T) {
 // Items that the reader has taken over and not returned yet still count.
 func TestQueueCountsBothSides(t *testing.T) {
 	t.Parallel()
-	q := newQueue(2)
+	q := newQueue(2, 100)
 	offer(q, item{})
 	offer(q, item{})
 	if _, err := q.pop(t.Context()); err != nil {
@@ -65,7 +64,7 @@ func TestQueueCountsBothSides(t *testing.T) {
 
 func TestQueueEnds(t *testing.T) {
 	t.Parallel()
-	q := newQueue(1)
+	q := newQueue(1, defaultQueueBytes)
 	offer(q, item{})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -85,7 +84,7 @@ func TestQueueEnds(t *testing.T) {
 }
 
 func BenchmarkQueue(b *testing.B) {
-	q := newQueue(defaultQueueSize)
+	q := newQueue(defaultQueueSize, defaultQueueBytes)
 	b.ReportAllocs()
 	for b.Loop() {
 		offer(q, item{})

@@ -25,8 +25,8 @@ func TestOnlyKeptMessagesAreCopied(t *testing.T) {
 	long.Count++
 	for name, c := range map[string]struct {
 		message   *rawzmq.Message
-		room      int64 // bytes in the queue
-		kept      int   // bytes of it, each time
+		room      int // bytes in the queue
+		kept      int // bytes of it, each time
 		dropped   uint64
 		malformed bool
 	}{
@@ -37,8 +37,7 @@ func TestOnlyKeptMessagesAreCopied(t *testing.T) {
 		"five frames":   {message: long, room: runs * size, malformed: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := &Subscriber{subject: "kv-events", queue: newQueue(100)}
-			s.queue.maxBytes = c.room
+			s := &Subscriber{subject: "kv-events", queue: newQueue(100, c.room)}
 			s.queue.push(item{}) // because a single message may exceed the bound
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
@@ -67,7 +66,7 @@ func TestOnlyKeptMessagesAreCopied(t *testing.T) {
 // the receiver.
 func TestOneAllocationPerEvent(t *testing.T) {
 	m := message("kv-events", make([]byte, 256))
-	s := &Subscriber{subject: "kv-events", queue: newQueue(1)}
+	s := &Subscriber{subject: "kv-events", queue: newQueue(1, defaultQueueBytes)}
 	got := testing.AllocsPerRun(1000, func() {
 		s.enqueue(m)
 		if it, ok := s.queue.tryPop(); !ok || len(it.body) != 256 || cap(it.body) != 256 || &it.body[0] == &m.Frames[3][headerSize] {
@@ -83,7 +82,7 @@ func BenchmarkEnqueue(b *testing.B) {
 	m := message("kv-events", make([]byte, 3<<20))
 	for name, kept := range map[string]bool{"kept": true, "dropped": false} {
 		b.Run(name, func(b *testing.B) {
-			s := &Subscriber{subject: "kv-events", queue: newQueue(1)}
+			s := &Subscriber{subject: "kv-events", queue: newQueue(1, defaultQueueBytes)}
 			b.ReportAllocs()
 			for b.Loop() {
 				s.enqueue(m)

@@ -32,7 +32,7 @@ func newSubscriber(c *Context, socket *rawzmq.Socket, subject string) (*Subscrib
 	if err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}
-	s := &Subscriber{zc: c, socket: socket, receiver: receiver, subject: subject, queue: newQueue(c.opts.QueueSize)}
+	s := &Subscriber{zc: c, socket: socket, receiver: receiver, subject: subject, queue: newQueue(c.opts.QueueSize, c.opts.QueueBytes)}
 	s.close = sync.OnceValue(s.closeAll)
 	if s.loop, err = newSocketLoop(c, socket, nil); err != nil {
 		receiver.Close()
