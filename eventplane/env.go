@@ -24,9 +24,10 @@ import (
 //	DYN_EVENT_PLANE_HOST     IP address or name of an interface; see HostFromEnv
 //	DYN_ZMQ_BROKER_URL       see ParseBroker. If set, even to nothing, the next is ignored
 //	DYN_ZMQ_BROKER_ENABLED   1 true on yes: find brokers by discovery; 0 false off no
-//	DYN_ZMQ_IO_THREADS       threads of libzmq. Anything but a positive integer means the default
+//	DYN_ZMQ_IO_THREADS       threads of libzmq, a positive integer. Unset or empty: 1
 //	DYN_ZMQ_EVENT_SUBSCRIBER_CHANNEL_CAPACITY
-//	                         events that a subscriber holds; likewise
+//	                         events that a subscriber holds; anything but a positive integer
+//	                         means the default, as in Dynamo. Config.QueueBytes bounds them too
 //	NATS_SERVER, NATS_AUTH_*, NATS_TLS_*   see natsconn.FromEnv
 //
 // The variables of the other transport are not read. A program whose flags
@@ -37,8 +38,8 @@ func ConfigFromEnv(lookup func(string) (string, bool)) (Config, error) {
 
 // ConfigFromEnvLenient is like [ConfigFromEnv], except that it logs a warning to
 // log, which may be nil, and treats the variable as unset, if DYN_EVENT_PLANE,
-// DYN_EVENT_PLANE_CODEC, DYN_EVENT_PLANE_WIRE or DYN_ZMQ_BROKER_ENABLED is
-// invalid. Other invalid values, which no default can replace, are errors here
+// DYN_EVENT_PLANE_CODEC, DYN_EVENT_PLANE_WIRE, DYN_ZMQ_IO_THREADS or
+// DYN_ZMQ_BROKER_ENABLED is invalid. Other invalid values, which no default can replace, are errors here
 // too.
 func ConfigFromEnvLenient(lookup func(string) (string, bool), log *slog.Logger) (Config, error) {
 	if log == nil {
@@ -135,8 +136,10 @@ func (env environment) zmq(c *Config) (err error) {
 	if c.Host, err = env.host(); err != nil {
 		return err
 	}
-	c.IOThreads = env.positive("DYN_ZMQ_IO_THREADS")
-	c.QueueSize = env.positive("DYN_ZMQ_EVENT_SUBSCRIBER_CHANNEL_CAPACITY")
+	if c.IOThreads, err = env.ioThreads("DYN_ZMQ_IO_THREADS"); err != nil {
+		return err
+	}
+	c.QueueSize = positive(env.get("DYN_ZMQ_EVENT_SUBSCRIBER_CHANNEL_CAPACITY"))
 	if url, ok := env.lookup("DYN_ZMQ_BROKER_URL"); ok {
 		if c.Broker, err = parseBroker(url); err != nil {
 			return fmt.Errorf("DYN_ZMQ_BROKER_URL %w", err)
@@ -185,10 +188,20 @@ func (env environment) truthy(name string) (bool, error) {
 	return false, env.invalid(name, value, "1, true, on, yes, 0, false, off or no")
 }
 
-// positive returns 0, the default, for anything but a positive integer. Dynamo
-// is as lenient about these variables.
-func (env environment) positive(name string) int {
-	n, err := strconv.ParseUint(env.get(name), 10, 31)
+// ioThreads parses a positive integer; 0 means that there is none. Dynamo rejects
+// other values too.
+func (env environment) ioThreads(name string) (int, error) {
+	value := env.get(name)
+	n := positive(value)
+	if n == 0 && value != "" {
+		return 0, env.invalid(name, value, "an integer from 1 to 2147483647")
+	}
+	return n, nil
+}
+
+// positive returns 0 for anything but a positive integer.
+func positive(value string) int {
+	n, err := strconv.ParseUint(value, 10, 31)
 	if err != nil {
 		return 0
 	}
