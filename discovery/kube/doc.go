@@ -13,9 +13,10 @@
 // labels nvidia.com/dynamo-discovery-backend=kubernetes and
 // nvidia.com/dynamo-discovery-enabled=true. In ModeContainer, each container is a
 // worker of its own, and a Pod with these labels lists the containers that are
-// ready. Ready workers are joined with the objects by name, and by the UID of the
-// pod where both sides have it, so that a pod that returns under its former name
-// does not bring back the registrations of its predecessor. Readers of the same
+// ready. Ready workers are joined with the objects by the name and the UID of the
+// pod, as in Dynamo, so that a pod that returns under its former name does not
+// bring back the registrations of its predecessor. An endpoint without the UID
+// of its pod, and an object without that of its owner, are skipped. Readers of the same
 // store see its registrations even before its pod is ready.
 //
 // A watch begins with consistent listings and then follows the API server's

@@ -15,10 +15,12 @@ const mainAnnotation = "nvidia.com/dynamo-main-container-name"
 // readyWorker is a pod or container that is ready.
 type readyWorker struct {
 	object string // the name of its object, which may not exist
-	podUID string // empty if unknown
+	podUID string
 }
 
-// readyPods returns the pods that an EndpointSlice lists as ready.
+// readyPods returns the pods that an EndpointSlice lists as ready. Like Dynamo it
+// skips an endpoint without the UID of its pod: the name alone would also match
+// the object of an earlier pod of that name, whose worker is gone.
 func readyPods(slice *unstructured.Unstructured) []readyWorker {
 	var out []readyWorker
 	for _, endpoint := range objects(slice.Object, "endpoints") {
@@ -26,14 +28,14 @@ func readyPods(slice *unstructured.Unstructured) []readyWorker {
 		kind, _, _ := unstructured.NestedString(endpoint, "targetRef", "kind")
 		name, _, _ := unstructured.NestedString(endpoint, "targetRef", "name")
 		uid, _, _ := unstructured.NestedString(endpoint, "targetRef", "uid")
-		if ready && name != "" && (kind == "Pod" || kind == "") {
+		if ready && name != "" && uid != "" && (kind == "Pod" || kind == "") {
 			out = append(out, readyWorker{name, uid})
 		}
 	}
 	return out
 }
 
-// readyContainers returns the containers of a Pod that are ready.
+// readyContainers returns the containers of a Pod that are ready. A Pod has a UID.
 func readyContainers(pod *unstructured.Unstructured) []readyWorker {
 	var out []readyWorker
 	main := strings.TrimSpace(pod.GetAnnotations()[mainAnnotation])
@@ -68,18 +70,16 @@ type entry struct {
 	value   []byte
 }
 
-// join returns the registrations in the objects of ready workers that match q. Of
-// several registrations under one id it returns that in the newest object.
+// join returns the registrations in the objects of ready workers that match q. The
+// owner of an object must be the pod that is ready, by name and UID. Of several registrations under one id it returns that in the newest object.
 func join(q discovery.Query, ready []readyWorker, workers map[string]*worker) map[discovery.ID]entry {
 	isReady := map[readyWorker]bool{}
-	isNamed := map[string]bool{}
 	for _, r := range ready {
-		isReady[r], isNamed[r.object] = true, true
+		isReady[r] = true
 	}
 	out := map[discovery.ID]entry{}
 	for name, w := range workers {
-		// If either side lacks the UID of the pod, the name decides.
-		if !isReady[readyWorker{name, w.podUID}] && !isReady[readyWorker{name, ""}] && (w.podUID != "" || !isNamed[name]) {
+		if w.podUID == "" || !isReady[readyWorker{name, w.podUID}] {
 			continue
 		}
 		for _, in := range w.doc.Filter(q) {

@@ -57,8 +57,10 @@ func TestReady(t *testing.T) {
 			{"conditions":{"ready":true}},
 			{"conditions":{"ready":true},"targetRef":{"kind":"Pod","name":""}},
 			{"conditions":{"ready":true},"targetRef":{"kind":"Node","name":"e"}},
-			{"conditions":{"ready":true},"targetRef":{"name":"f"}}
-		]}`, []readyWorker{{"a", "1"}, {"f", ""}}},
+			{"conditions":{"ready":true},"targetRef":{"kind":"Pod","name":"f"}},
+			{"conditions":{"ready":true},"targetRef":{"kind":"Pod","name":"f","uid":""}},
+			{"conditions":{"ready":true},"targetRef":{"name":"g","uid":"7"}}
+		]}`, []readyWorker{{"a", "1"}, {"g", "7"}}},
 		{"slice without endpoints", readyPods, `{"endpoints":null}`, nil},
 		{"slice of unexpected types", readyPods, `{"endpoints":[1,{"conditions":7},{"conditions":{"ready":"yes"},"targetRef":[]}]}`, nil},
 		{"slice whose endpoints are a string", readyPods, `{"endpoints":"none"}`, nil},
@@ -91,9 +93,8 @@ func TestJoin(t *testing.T) {
 		{"not ready", []readyWorker{{"b", "1"}}, []string{workerJSON("a", "x", "1", older, 7)}, ""},
 		{"not registered", []readyWorker{{"a", "1"}}, nil, ""},
 		{"another pod of the same name", []readyWorker{{"a", "2"}}, []string{workerJSON("a", "x", "1", older, 7)}, ""},
-		{"the pod's UID is unknown", []readyWorker{{"a", ""}}, []string{workerJSON("a", "x", "1", older, 7)}, "7=a"},
-		{"the owner's UID is unknown", []readyWorker{{"a", "2"}}, []string{workerJSON("a", "x", "", older, 7)}, "7=a"},
-		{"both UIDs are unknown", []readyWorker{{"a", ""}}, []string{workerJSON("a", "x", "", older, 7)}, "7=a"},
+		{"the owner's UID is unknown", []readyWorker{{"a", "2"}}, []string{workerJSON("a", "x", "", older, 7)}, ""},
+		{"both UIDs are unknown", []readyWorker{{"a", ""}}, []string{workerJSON("a", "x", "", older, 7)}, ""},
 		{"an old slice beside the new", []readyWorker{{"a", "1"}, {"a", "2"}}, []string{workerJSON("a", "x", "2", older, 7)}, "7=a"},
 		{
 			"several",

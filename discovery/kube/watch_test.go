@@ -34,14 +34,14 @@ func (f fed) slice(name string, ready bool, pods ...string) *unstructured.Unstru
 		if i > 0 {
 			endpoints += ","
 		}
-		endpoints += fmt.Sprintf(`{"conditions":{"ready":%v},"targetRef":{"kind":"Pod","name":%q}}`, ready, pod)
+		endpoints += fmt.Sprintf(`{"conditions":{"ready":%v},"targetRef":{"kind":"Pod","name":%q,"uid":%q}}`, ready, pod, "pod-"+pod)
 	}
 	return parse(f.T, fmt.Sprintf(`{"metadata":{"name":%q},"endpoints":[%s]}`, name, endpoints))
 }
 
 func (f fed) worker(name string, id uint64) *unstructured.Unstructured {
 	f.Helper()
-	return parse(f.T, workerJSON(name, "uid-"+name, "", "", id))
+	return parse(f.T, workerJSON(name, "uid-"+name, "pod-"+name, "", id))
 }
 
 // list delivers full listings of both resources.
@@ -161,7 +161,7 @@ func TestRelistingIsADifference(t *testing.T) {
 func TestBrokenObjectIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFed(t, nil)
-		null := parse(t, `{"metadata":{"name":"a","uid":"uid-a","ownerReferences":[{"kind":"Pod","uid":""}]},"spec":{"data":null}}`)
+		null := parse(t, `{"metadata":{"name":"a","uid":"uid-a","ownerReferences":[{"kind":"Pod","uid":"pod-a"}]},"spec":{"data":null}}`)
 		f.list([]any{f.slice("s", true, "a")}, []any{f.worker("a", 1)})
 		f.expect(reset, put(1), synced)
 		_ = f.workers.Update(null)
@@ -180,7 +180,7 @@ func TestBrokenObjectIsReportedOnce(t *testing.T) {
 func TestOwnRegistrationsNeedNoReadiness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registered := true
-		f := newFed(t, func() (readyWorker, bool) { return readyWorker{"a", ""}, registered })
+		f := newFed(t, func() (readyWorker, bool) { return readyWorker{"a", "pod-a"}, registered })
 		f.list(nil, []any{f.worker("a", 1), f.worker("b", 2)})
 		f.expect(reset, put(1), synced)
 		registered = false
