@@ -44,6 +44,11 @@ type Options struct {
 	// the pod; empty means main.
 	Container, MainContainer string
 
+	// LogicalID, unless 0, is the id that InstanceID returns. Several pods, a
+	// worker and its stand-by, may share one; readers see the registrations of
+	// the one whose object is newer.
+	LogicalID uint64
+
 	// Namespace is that of the pods and objects. Empty means the one of the
 	// kubeconfig's context or of this pod's service account, and otherwise
 	// default.
@@ -70,6 +75,9 @@ const podInfo = "/etc/podinfo"
 //	POD_NAME, POD_UID         this pod, and its namespace, POD_NAMESPACE
 //	CONTAINER_NAME            this container
 //	DYN_MAIN_CONTAINER_NAME   the main container; main if unset
+//	DYN_DISCOVERY_LOGICAL_INSTANCE_ID   instance id, in decimal or 0x hex
+//	DYN_DISCOVERY_LOGICAL_INSTANCE_KEY  text with $(VAR) for other variables, whose hash is
+//	                                    the instance id if the former variable is not set
 //	KUBECONFIG                files; $HOME/.kube/config if unset outside a cluster
 //
 // The files pod_name, pod_uid and pod_namespace in /etc/podinfo take precedence
@@ -107,6 +115,10 @@ func fromEnv(lookup func(string) (string, bool), files fs.FS) (Options, error) {
 	default:
 		return Options{}, fmt.Errorf("kube: DYN_KUBE_DISCOVERY_MODE %q: want %s or %s", o.Mode, ModePod, ModeContainer)
 	}
+	var err error
+	if o.LogicalID, err = logicalID(env); err != nil {
+		return Options{}, err
+	}
 	if home := env("HOME"); o.Kubeconfig == "" && home != "" && env("KUBERNETES_SERVICE_HOST") == "" {
 		o.Kubeconfig = filepath.Join(home, ".kube", "config")
 	}
@@ -127,9 +139,13 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// InstanceID returns the id that Dynamo gives this worker: HashPodName of the name
-// of its object, or zero without a pod name.
+// InstanceID returns the id that Dynamo gives this worker: LogicalID if there is
+// one, otherwise HashPodName of the name of its object, or zero without a pod
+// name.
 func (o Options) InstanceID() uint64 {
+	if o.LogicalID != 0 {
+		return o.LogicalID
+	}
 	if o.PodName == "" {
 		return 0
 	}
