@@ -12,6 +12,10 @@ var (
 	// another owner has registered under the same id.
 	ErrTakenOver = errors.New("taken over by another owner")
 
+	// ErrUnstorable is wrapped by the error of a Register whose registration the
+	// store can never hold. A retry cannot succeed; other registrations can.
+	ErrUnstorable = errors.New("the store cannot hold this registration")
+
 	// ErrClosed is wrapped by the errors of a client that has been shut down.
 	ErrClosed = errors.New("client is shut down")
 )
@@ -24,7 +28,8 @@ var (
 type Store interface {
 	// Register writes value under id and keeps the entry alive until the lease
 	// is unregistered or the store is shut down. It takes over an existing
-	// entry, whose former lease ends with ErrTakenOver.
+	// entry, whose former lease ends with ErrTakenOver. The error wraps
+	// ErrUnstorable if the store cannot hold this entry, whatever happens later.
 	Register(ctx context.Context, id ID, value []byte) (Lease, error)
 
 	// Watch begins to follow the entries that match q; it may deliver others

@@ -31,7 +31,7 @@ func workerResource() schema.GroupVersionResource {
 func parseInstance(id discovery.ID, value []byte) (discovery.Instance, error) {
 	var in discovery.Instance
 	if id.Instance > maxID {
-		return in, fmt.Errorf("instance id %d: want at most %d, which Kubernetes keeps exact", id.Instance, uint64(maxID))
+		return in, fmt.Errorf("%w: instance id %d: want at most %d, which Kubernetes keeps exact", discovery.ErrUnstorable, id.Instance, uint64(maxID))
 	}
 	if err := json.Unmarshal(value, &in); err != nil {
 		return in, err

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -37,7 +38,7 @@ func TestParseInstance(t *testing.T) {
 	if err != nil || !strings.Contains(string(in.Raw), `"scope":{"kind":"namespace","name":"dynamo"}`) {
 		t.Errorf("older generation: %s, %v", in.Raw, err)
 	}
-	if _, err := parseInstance(channel.ID(1<<53), []byte(older)); err == nil || !strings.Contains(err.Error(), "9007199254740992") {
+	if _, err := parseInstance(channel.ID(1<<53), []byte(older)); !errors.Is(err, discovery.ErrUnstorable) || !strings.Contains(err.Error(), "9007199254740992") {
 		t.Errorf("an id above 2^53-1: %v", err)
 	}
 }

@@ -22,7 +22,8 @@ import (
 //	operating  An operation is under way. Its end queues the entry; after a failure
 //	           it is then due later, and after a conflict it is blocked.
 //	blocked    It is in conflict with the target. A change of its source queues it,
-//	           or a change in the target that may have ended the conflict.
+//	           or a change in the target that may have ended the conflict. Or the
+//	           target cannot hold it; then only a change of its source queues it.
 //
 // The events:
 //
@@ -201,7 +202,7 @@ func (m *mirror) retryNearby(id discovery.ID) {
 		e.nearbyChanged = e.nearbyChanged || nearby(e)
 	}
 	for e := range m.inPhase[blocked] {
-		if nearby(e) {
+		if nearby(e) && !isUnstorable(e.failure.err) {
 			m.retryConflict(e)
 		}
 	}

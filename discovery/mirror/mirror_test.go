@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -43,7 +44,9 @@ type site struct {
 	store    discovery.Store   // of natives
 	mu       sync.Mutex
 	written  int           // by mirrors: entries registered and removed
+	rejected int           // registrations by mirrors with an id above maxID
 	refuse   error         // of all writes by mirrors; nil if they succeed
+	maxID    uint64        // the greatest id that mirrors can register; 0 means any
 	lag      time.Duration // of each change that mirrors receive
 	checking func()        // called once a mirror has read the models of an endpoint
 }
@@ -133,6 +136,12 @@ type mirrorStore struct {
 }
 
 func (m mirrorStore) Register(ctx context.Context, id discovery.ID, value []byte) (discovery.Lease, error) {
+	if m.site.maxID > 0 && id.Instance > m.site.maxID {
+		m.site.mu.Lock()
+		defer m.site.mu.Unlock()
+		m.site.rejected++
+		return nil, fmt.Errorf("%w: id %d", discovery.ErrUnstorable, id.Instance)
+	}
 	if err := m.site.count(); err != nil {
 		return nil, err
 	}
@@ -256,6 +265,7 @@ func TestMirror(t *testing.T) {
 		{"changed model conflicts", changedModelConflicts},
 		{"source changes", sourceChanges},
 		{"target refuses", targetRefuses},
+		{"target cannot hold some", targetCannotHoldSome},
 		{"unregisters at the end", unregistersAtTheEnd},
 		{"ends with its client", endsWithItsClient},
 	} {
@@ -473,6 +483,37 @@ func modelConflictEnds(a, b *site) {
 	start(a, b)
 	<-time.After(time.Minute)
 	b.expect(discovery.KindModel, `llama`)
+}
+
+// targetCannotHoldSome has ids that the target cannot hold among others, such as ids
+// above 53 bits in Kubernetes.
+func targetCannotHoldSome(a, b *site) {
+	t := a.t
+	b.maxID = 1<<53 - 1
+	endpoint := func(address string) discovery.Spec {
+		return discovery.Endpoint{Scope: place, Transport: discovery.TCP(address)}
+	}
+	for _, id := range []uint64{1, 1 << 53, 1<<64 - 1, 2} {
+		a.register(id, endpoint("x"))
+	}
+	r := start(a, b)
+	b.expectWrites(2)
+	b.expect(discovery.KindEndpoint, `"instance_id":1,`, `"instance_id":2,`)
+	r.expectWarnings(2)
+	if r.counts == nil || r.counts.Mirrored != 2 || r.counts.Failing != 2 {
+		t.Errorf("counts %+v, want 2 mirrored and 2 failing", r.counts)
+	}
+	// A change nearby does not help; a change of the source is tried.
+	b.register(3, endpoint("y"))
+	b.expectWrites(2)
+	a.register(1<<53, endpoint("z"))
+	b.expectWrites(2)
+	r.expectWarnings(2)
+	if b.rejected != 3 {
+		t.Errorf("%d attempts to register what the target cannot hold, want 3", b.rejected)
+	}
+	a.register(4, endpoint("x"))
+	b.expectWrites(3)
 }
 
 // newValueDuringConflict changes the source while the mirror finds its former value

@@ -101,6 +101,10 @@ func isConflict(err error) bool {
 	return errors.Is(err, discovery.ErrModelConflict) || errors.Is(err, discovery.ErrSourceConflict)
 }
 
+// isUnstorable reports whether the target can never hold the entry. Its source
+// then stays unmirrored, and no other entry is affected.
+func isUnstorable(err error) bool { return errors.Is(err, discovery.ErrUnstorable) }
+
 // finish processes the end of an operation.
 func (m *mirror) finish(watching context.Context, r result) {
 	e := r.e
@@ -118,38 +122,44 @@ func (m *mirror) finish(watching context.Context, r result) {
 }
 
 // fail processes a failed operation. A conflict is not retried before something has
-// changed that may end it; other failures are retried with exponential back-off.
+// changed that may end it, and an entry that the target cannot hold not before its
+// source has changed; other failures are retried with exponential back-off.
 func (m *mirror) fail(e *entry, r result) {
 	if e.ended {
 		e.reg = nil
 	}
+	unstorable := isUnstorable(r.err)
 	conflict := isConflict(r.err)
-	m.warn(e, r.err, conflict)
+	m.warn(e, r.err, conflict || unstorable)
 	switch {
-	case !conflict:
+	case !conflict && !unstorable:
 		m.failing = true
 		e.due = time.Now().Add(min(firstRetry<<min(e.failure.count, 10), maxRetry))
 		e.failure.count++
 		m.enqueue(e)
 	case e.source == nil || e.version != r.version: // the value in conflict is gone
 		m.enqueue(e)
-	case e.nearbyChanged:
+	case e.nearbyChanged && conflict:
 		m.retryConflict(e)
 	default:
 		m.enter(e, blocked)
 	}
 }
 
-// warn logs a failure unless it has been logged already. Conflicts are logged for
-// each entry, and other failures, which tend to concern all entries, for the first
-// one only.
-func (m *mirror) warn(e *entry, err error, conflict bool) {
+// warn logs a failure unless it has been logged already. Conflicts, and entries that
+// the target cannot hold, are logged one by one, and other failures, which tend to
+// concern all entries, for the first one only.
+func (m *mirror) warn(e *entry, err error, ofEntry bool) {
 	e.failure.err = err
-	if e.failure.warned || !conflict && m.failing {
+	if e.failure.warned || !ofEntry && m.failing {
 		return
 	}
 	e.failure.warned = true
-	m.log.Warn("mirror: registering or unregistering in the target failed, retrying",
+	text := "mirror: registering or unregistering in the target failed, retrying"
+	if isUnstorable(err) {
+		text = "mirror: the target cannot hold this registration, which is not mirrored"
+	}
+	m.log.Warn(text,
 		"kind", e.id.Kind.String(), "path", e.id.Path(), "error", err)
 }
 
