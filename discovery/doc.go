@@ -22,9 +22,12 @@
 // # Guarantees
 //
 // While the store is reachable, the registrations of an owner that dies are
-// Removed within its TTL + 1 s, and those that it unregisters at once. An open
-// watch never reports the registrations of a living owner as Removed, not even
-// across a restart of the server, the loss of its data or a lost connection:
+// Removed within its TTL + 1 s, and those that it unregisters at once. The TTL is
+// that of the owner's lease, whatever that of the reader is; only with package
+// file it is the reader's. It is 10 s in the stores of this module unless they
+// are given another one, and for Dynamo's workers 10 s in files and 30 s in etcd.
+// An open watch never reports the registrations of a living owner as Removed, not
+// even across a restart of the server, the loss of its data or a lost connection:
 // after such a fault a watch lists again, compares, and gives owners one TTL to
 // renew their registrations before it reports them Removed. A one-shot list, or a
 // watch opened right after an outage longer than the TTL, may miss owners that

@@ -18,8 +18,10 @@
 //
 // # Guarantees
 //
-// The registrations of an owner that dies are Removed within the TTL + 1 s,
-// those that it unregisters at once. A file that another process removes counts
+// The registrations of an owner that dies are Removed within the TTL + 1 s, those
+// that it unregisters at once. The TTL is that of the store which watches, since
+// a file does not have that of its owner; or that of another process which has
+// registered something and removes the file before: 10 s for those of Dynamo. A file that another process removes counts
 // as unregistered unless it was older than the TTL; if its owner still runs, it
 // registers again within a third of the TTL and logs a warning. A file that
 // another process replaces or overwrites has been taken over: its former owner
