@@ -1,14 +1,19 @@
 package discovery_test
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/memory"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 // registered returns an instance that a worker of Dynamo registered.
@@ -65,12 +70,12 @@ func TestModelCard(t *testing.T) {
 				t.Errorf("%s: %s is %v, want %v", file, name, value, all[name])
 			}
 		}
-		want2 := []string{
+		required := []string{
 			"display_name", "kv_cache_block_size", "migration_limit", "model_input", "model_type", "runtime_config",
 			"slug", "tensor_model_config", "worker_type",
 		}
-		if have := slices.Sorted(maps.Keys(ours)); !slices.Equal(have, want2) {
-			t.Errorf("fields %q, want %q", have, want2)
+		if have := slices.Sorted(maps.Keys(ours)); !slices.Equal(have, required) {
+			t.Errorf("fields %q, want %q", have, required)
 		}
 		if config := ours["runtime_config"]; !reflect.DeepEqual(config, map[string]any{}) {
 			t.Errorf("runtime_config %v, want it empty", config)
@@ -80,10 +85,10 @@ func TestModelCard(t *testing.T) {
 
 func TestRuntimeConfig(t *testing.T) {
 	t.Parallel()
-	real := fields(t, registered(t, "dynamo-1.6.1-model.json").Spec.(discovery.Model).Card)["runtime_config"].(map[string]any)
+	theirs := fields(t, registered(t, "dynamo-1.6.1-model.json").Spec.(discovery.Model).Card)["runtime_config"].(map[string]any)
 	ours := fields(t, discovery.RuntimeConfig{ContextLength: 9, TotalKVBlocks: 1, DataParallelStartRank: 2, DataParallelSize: 4})
 	for name := range ours {
-		if _, ok := real[name]; !ok && name != "context_length" { // which a worker writes only if it is set
+		if _, ok := theirs[name]; !ok && name != "context_length" { // which a worker writes only if it is set
 			t.Errorf("%s: no worker has this field", name)
 		}
 	}
@@ -130,5 +135,53 @@ func TestInvalidKVSource(t *testing.T) {
 		if err := json.Unmarshal([]byte(data), new(discovery.KVSource)); err == nil {
 			t.Errorf("%s: no error", data)
 		}
+	}
+}
+
+// TestChangedCard changes the taints of a worker's card, which Dynamo's watch
+// reports as ModelTaintsUpdated: here it is Added, with the new card.
+func TestChangedCard(t *testing.T) {
+	t.Parallel()
+	registry := memory.New()
+	in := registered(t, "dynamo-1.6.1-model.json")
+	worker := discovery.NewClient(registry.Open(), discovery.Options{})
+	reader := discovery.NewClient(registry.Open(), discovery.Options{})
+	ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
+	defer cancel()
+	register := func(in discovery.Instance) {
+		t.Helper()
+		if _, err := worker.RegisterInstance(ctx, in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	register(in)
+	var got []string
+	for ev, err := range reader.Watch(ctx, discovery.Query{Kind: discovery.KindModel}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ev.Type == discovery.Synced {
+			changed := strings.Replace(string(in.Raw), `"runtime_config":{`, `"runtime_config":{"taints":["drain"],`, 1)
+			var tainted discovery.Instance
+			if err := json.Unmarshal([]byte(changed), &tainted); err != nil {
+				t.Fatal(err)
+			}
+			register(tainted)
+			continue
+		}
+		var card struct {
+			RuntimeConfig struct {
+				Taints []string `json:"taints"`
+			} `json:"runtime_config"`
+		}
+		if err := ev.Instance.DecodeCard(&card); err != nil {
+			t.Fatal(err)
+		}
+		if got = append(got, fmt.Sprint(ev.Type, card.RuntimeConfig.Taints)); len(got) == 2 {
+			break
+		}
+	}
+	if want := []string{"added []", "added [drain]"}; !slices.Equal(got, want) {
+		t.Errorf("events %q, want %q", got, want)
 	}
 }

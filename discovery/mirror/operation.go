@@ -155,12 +155,12 @@ func (m *mirror) warn(e *entry, err error, ofEntry bool) {
 		return
 	}
 	e.failure.warned = true
-	text := "mirror: registering or unregistering in the target failed, retrying"
+	log := m.log.With("kind", e.id.Kind.String(), "path", e.id.Path(), "error", err)
 	if isUnstorable(err) {
-		text = "mirror: the target cannot hold this registration, which is not mirrored"
+		log.Warn("mirror: the target cannot hold this registration, which is not mirrored")
+		return
 	}
-	m.log.Warn(text,
-		"kind", e.id.Kind.String(), "path", e.id.Path(), "error", err)
+	log.Warn("mirror: registering or unregistering in the target failed, retrying")
 }
 
 // awaitEnd reports the end of a registration, whatever caused it.
