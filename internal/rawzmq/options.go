@@ -43,6 +43,13 @@ const (
 	keepaliveInterval = time.Second
 	keepaliveProbes   = 3
 
+	// retransmitTimeout closes the connection of a SUB or XSUB socket whose own
+	// few bytes, such as the answer to a heartbeat, stay unacknowledged for so
+	// long: the kernel sends no probes then, and retransmits for a quarter of an
+	// hour. A PUB or XPUB must not have it, since it would also disconnect a
+	// subscriber that only reads slowly.
+	retransmitTimeout = 3 * time.Second
+
 	// Heartbeats of ZMTP also detect a peer that does not run, behind a proxy
 	// too. After heartbeatTimeout libzmq disconnects it and frees the messages
 	// queued for it. Only PUB and XPUB sockets send heartbeats. A SUB or XSUB
@@ -53,10 +60,12 @@ const (
 	heartbeatTimeout  = 3 * time.Second
 
 	// libzmq attempts to reconnect after reconnectFirst, and doubles the pause up
-	// to reconnectMax. That is how late a connection can be when a peer is
-	// back after a long time; an attempt each second costs nothing.
+	// to reconnectMax. That is how late a connection can be when a peer is back
+	// after a long time. Publishers send their backlog to the subscribers that
+	// are connected first, so late ones miss it; ten attempts a second cost
+	// little.
 	reconnectFirst = 10 * time.Millisecond
-	reconnectMax   = time.Second
+	reconnectMax   = 100 * time.Millisecond
 )
 
 // set sets all options of a socket that communicates with peers of a network.
@@ -75,6 +84,9 @@ func (s *Socket) set(kind Kind, o Options) error {
 	if kind == PUB || kind == XPUB {
 		options[pingInterval] = int(heartbeatInterval.Milliseconds())
 		options[pingTimeout] = int(heartbeatTimeout.Milliseconds())
+	}
+	if kind == SUB || kind == XSUB {
+		options[tcpRetransmitTimeout] = int(retransmitTimeout.Milliseconds())
 	}
 	if kind != SUB { // has nothing to send
 		options[lingerTime] = int(sendLinger.Milliseconds())
@@ -112,6 +124,7 @@ const (
 	tcpKeepaliveIdle     Option = C.ZMQ_TCP_KEEPALIVE_IDLE
 	tcpKeepaliveInterval Option = C.ZMQ_TCP_KEEPALIVE_INTVL
 	tcpKeepaliveProbes   Option = C.ZMQ_TCP_KEEPALIVE_CNT
+	tcpRetransmitTimeout Option = C.ZMQ_TCP_MAXRT
 	pingInterval         Option = C.ZMQ_HEARTBEAT_IVL
 	pingTimeout          Option = C.ZMQ_HEARTBEAT_TIMEOUT
 )
@@ -141,6 +154,7 @@ var optionNames = map[Option]string{
 	receiveHWM:           "RCVHWM",
 	reconnectInterval:    "RECONNECT_IVL",
 	reconnectIntervalMax: "RECONNECT_IVL_MAX",
+	tcpRetransmitTimeout: "TCP_MAXRT",
 	tcpKeepalive:         "TCP_KEEPALIVE",
 	tcpKeepaliveIdle:     "TCP_KEEPALIVE_IDLE",
 	tcpKeepaliveInterval: "TCP_KEEPALIVE_INTVL",
