@@ -21,7 +21,7 @@ func thirdParty(t *testing.T, packages ...string) []string {
 		t.Fatalf("go list: %v: %s", err, out)
 	}
 	var found []string
-	for _, pkg := range strings.Fields(string(out)) {
+	for pkg := range strings.FieldsSeq(string(out)) {
 		if pkg != module && !strings.HasPrefix(pkg, module+"/") {
 			found = append(found, pkg)
 		}

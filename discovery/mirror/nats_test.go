@@ -235,7 +235,7 @@ func TestServersComeAndGo(t *testing.T) {
 
 	// The source is stopped for longer than its TTL: the entries stay.
 	source.Stop()
-	<-time.After(2 * ttl)
+	<-time.After(ttl + time.Second)
 	source.Start()
 	register(2)
 	seen.await(t, 2)
@@ -249,7 +249,7 @@ func TestServersComeAndGo(t *testing.T) {
 	for id := range uint64(50) {
 		register(10 + id)
 	}
-	<-time.After(2 * ttl)
+	<-time.After(ttl + time.Second)
 	destination.Start()
 	waittest.Eventually(t, "the changes of the source arrive", func() bool {
 		present, removed := seen.state()
