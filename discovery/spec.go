@@ -56,7 +56,8 @@ type Model struct {
 	Suffix string
 }
 
-// NewModel returns a Model whose card is the JSON encoding of a value.
+// NewModel returns a Model whose card is the JSON encoding of a value, such as a
+// [ModelCard].
 func NewModel(scope Scope, card any, suffix string) (Model, error) {
 	data, err := json.Marshal(card)
 	if err != nil {
@@ -101,7 +102,8 @@ type EventSource struct {
 	Scope Scope // one part or more
 	Topic string
 
-	// Metadata is a JSON object that Dynamo defines, kept as it is.
+	// Metadata is a JSON object that Dynamo defines, such as that of a [KVSource],
+	// kept as it is.
 	Metadata json.RawMessage
 }
 
