@@ -22,6 +22,7 @@ var (
 		`(?-i:(^|[-*|.:;!)] |["\x60])(Who|What(ever)?) [^?]*$)`)
 	code    = regexp.MustCompile("`[^`]*`")   // and fences
 	except  = []string{"Ask sends a command"} // phrases that stay
+	plain   = regexp.MustCompile(`\.([ch]|py|ya?ml)$|(^|/)(Makefile|Dockerfile|scripts/[a-z]+)$`)
 	skipped = regexp.MustCompile(`(^|/)(bin|testdata|\.git|scripts/prose)$`)
 )
 
@@ -58,7 +59,7 @@ func main() {
 		ext := filepath.Ext(path)
 		if err != nil || entry.IsDir() && skipped.MatchString(path) {
 			return cmp.Or(err, fs.SkipDir)
-		} else if ext != ".go" && ext != ".md" {
+		} else if ext != ".go" && ext != ".md" && !plain.MatchString(path) {
 			return nil
 		}
 		text, err := os.ReadFile(path)
@@ -68,6 +69,8 @@ func main() {
 			found += check(path, 1, code.ReplaceAllStringFunc(string(text), func(code string) string {
 				return strings.Repeat("\n", strings.Count(code, "\n"))
 			}))
+		} else if ext != ".go" {
+			found += check(path, 1, string(text))
 		}
 		return err
 	})

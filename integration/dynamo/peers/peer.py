@@ -1,4 +1,4 @@
-"""What the peers have in common: settings, JSON lines on both pipes, the end.
+"""The common part of the peers: settings, JSON lines on both pipes, the end.
 
 A peer reads its settings from the environment, as any program of Dynamo does,
 and from one JSON object in its first argument. It prints JSON objects, one a
@@ -19,7 +19,7 @@ VERSION = tuple(int(part) for part in _core.__version__.split(".")[:2])
 ARGS = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
 
 
-def say(kind, **fields):
+def emit(kind, **fields):
     """Print one line. One write a line, since several threads print."""
     sys.stdout.write(json.dumps({"kind": kind, **fields}) + "\n")
     sys.stdout.flush()

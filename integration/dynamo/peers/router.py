@@ -1,4 +1,4 @@
-"""A KV router. {"dump": true} makes it print the blocks that it knows of."""
+"""A KV router. {"dump": true} makes it print the blocks in its index."""
 
 import json
 
@@ -8,9 +8,9 @@ import peer
 
 async def main(rt):
     router = KvRouter(peer.endpoint(rt), 4, KvRouterConfig())
-    peer.say("ready")
+    peer.emit("ready")
     async for _ in peer.commands():
-        peer.say("dump", events=json.loads(await router.dump_events()))
+        peer.emit("dump", events=json.loads(await router.dump_events()))
 
 
 peer.run(main)

@@ -17,13 +17,13 @@ async def main(rt):
 
     def receive():
         while (payload := sub.recv()) is not None:
-            peer.say("event", payload=payload.hex())
-        peer.say("end")
+            peer.emit("event", payload=payload.hex())
+        peer.emit("end")
 
     threading.Thread(target=receive, daemon=True).start()
-    peer.say("ready")
+    peer.emit("ready")
     async for _ in peer.commands():
-        peer.say("instances", instances=client.instance_ids())
+        peer.emit("instances", instances=client.instance_ids())
 
 
 peer.run(main)

@@ -39,7 +39,7 @@ async def main(rt):
     await load.create_endpoint(ep)
     fpm = FpmDirectPublisher(ep, "w0", 1)
     peer.SERVING.append(asyncio.ensure_future(ep.serve_endpoint(handle)))
-    peer.say("ready", worker_id=ep.connection_id())
+    peer.emit("ready", worker_id=ep.connection_id())
 
     sent = 0
     async for command in peer.commands():
@@ -67,7 +67,7 @@ async def main(rt):
             )
             sent += 1
             await asyncio.sleep(command.get("every", 0.005))
-        peer.say("sent", total=sent)
+        peer.emit("sent", total=sent)
 
 
 peer.run(main)
