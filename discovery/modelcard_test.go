@@ -185,3 +185,28 @@ func TestChangedCard(t *testing.T) {
 		t.Errorf("events %q, want %q", got, want)
 	}
 }
+
+// FuzzKVSource checks that metadata that can be read is equal when written and
+// read again.
+func FuzzKVSource(f *testing.F) {
+	for _, seed := range []string{
+		`{"kv_state_endpoint":{"namespace":"ns","component":"c","name":"e"},"worker":{"worker_id":42,"dp_rank":1},"publisher_id":7}`,
+		`{"kv_state_endpoint":{},"recovery_target":{"a":[1,2]}}`, `{}`, `null`, `5`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var source, again discovery.KVSource
+		if json.Unmarshal(data, &source) != nil {
+			return
+		}
+		out, err := json.Marshal(source)
+		if err == nil {
+			err = json.Unmarshal(out, &again)
+		}
+		if err != nil || again.Endpoint != source.Endpoint || again.WorkerID != source.WorkerID ||
+			again.Rank != source.Rank || again.PublisherID != source.PublisherID {
+			t.Errorf("%q is read as %+v, written as %s and read as %+v, %v", data, source, out, again, err)
+		}
+	})
+}

@@ -22,8 +22,8 @@
 // disconnected or not yet connected when it is published. Losses are detected.
 // Publishers number their events, and each [Event] carries the number of events
 // of its publisher that were lost just before it. The events of one publisher are
-// delivered in the order in which they were published, and none is delivered
-// twice.
+// delivered in the order in which they were published. An event that arrives
+// through several brokers is delivered once.
 //
 // # Transports
 //

@@ -153,8 +153,8 @@ type selection struct {
 
 // match reports whether id is selected.
 func (s selection) match(id discovery.ID) bool {
-	if !s.Query.Match(id) || s.name == "" {
-		return s.Query.Match(id)
+	if !s.Match(id) || s.name == "" {
+		return s.Match(id)
 	}
 	next := id.Scope.Endpoint
 	if s.Scope.Component == "" {

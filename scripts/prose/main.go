@@ -63,13 +63,15 @@ func main() {
 			return nil
 		}
 		text, err := os.ReadFile(path)
-		if ext == ".go" && !strings.HasPrefix(string(text), "// Code generated ") {
+		switch {
+		case strings.HasPrefix(string(text), "// Code generated "):
+		case ext == ".go":
 			found += checkGo(path, text)
-		} else if ext == ".md" {
+		case ext == ".md":
 			found += check(path, 1, code.ReplaceAllStringFunc(string(text), func(code string) string {
 				return strings.Repeat("\n", strings.Count(code, "\n"))
 			}))
-		} else if ext != ".go" {
+		default:
 			found += check(path, 1, string(text))
 		}
 		return err
