@@ -280,7 +280,7 @@ func TestShutdownOfThePublisher(t *testing.T) {
 	}
 }
 
-func TestGen1(t *testing.T) {
+func TestEventsOfGen1(t *testing.T) {
 	t.Parallel()
 	for name, setup := range configs() {
 		t.Run(name, func(t *testing.T) {

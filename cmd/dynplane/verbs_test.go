@@ -27,7 +27,7 @@ func TestIDFlag(t *testing.T) {
 	}
 }
 
-func TestPace(t *testing.T) {
+func TestPaceKeepsTheRate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()

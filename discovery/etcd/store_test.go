@@ -122,8 +122,8 @@ func TestIsTransient(t *testing.T) {
 	}
 }
 
-// TestCause covers the causes that are found without a request to the server.
-func TestCause(t *testing.T) {
+// TestCausesOfRemovals covers the causes that are found without a request to the server.
+func TestCausesOfRemovals(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name     string
@@ -146,7 +146,7 @@ func TestCause(t *testing.T) {
 	}
 }
 
-func TestChanges(t *testing.T) {
+func TestKeysOfBothGenerationsAreOneEntry(t *testing.T) {
 	t.Parallel()
 	w := &watcher{query: discovery.Query{Kind: discovery.KindEventChannel}, bucket: "v1/event_channels/", answered: time.Now()}
 	id := discovery.EventChannel{Scope: discovery.Scope{Namespace: "ns", Component: "c"}, Topic: "t"}.ID(42)

@@ -146,9 +146,9 @@ func TestWithoutKernel(t *testing.T) {
 	}
 }
 
-// TestOverflow makes the kernel drop events. The watch must still report the
+// TestDroppedEventsOfTheKernel makes the kernel drop events. The watch must still report the
 // present state.
-func TestOverflow(t *testing.T) {
+func TestDroppedEventsOfTheKernel(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	w := openWatch(t, s)
@@ -169,9 +169,9 @@ func TestOverflow(t *testing.T) {
 	expect(t, w, discovery.OpPut)
 }
 
-// TestCauses: an expired file is reported as such whether or not it has been
+// TestCausesOfRemovals: an expired file is reported as such whether or not it has been
 // removed, unless ages prove nothing after a fault. Then it is left alone.
-func TestCauses(t *testing.T) {
+func TestCausesOfRemovals(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	s.clock.lastFault = time.Now().Add(time.Hour) // before the keep-alive starts, so that it sees nothing else

@@ -111,7 +111,7 @@ func endpointJSON(instance uint64, device string) string {
 		instance, device)
 }
 
-func TestOptions(t *testing.T) {
+func TestInvalidOptionsAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, o := range []file.Options{{}, {Root: "x", TTL: 999 * time.Millisecond}, {Root: "x", TTL: -1}} {
 		if _, err := file.New(o); err == nil {
@@ -138,8 +138,8 @@ func TestFromEnv(t *testing.T) {
 	}
 }
 
-// TestNames compares file names with those of Dynamo.
-func TestNames(t *testing.T) {
+// TestFileNamesAreThoseOfDynamo compares file names with those of Dynamo.
+func TestFileNamesAreThoseOfDynamo(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	c, _ := client(t, root, 0)

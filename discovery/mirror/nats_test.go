@@ -151,7 +151,7 @@ func registerMany(t *testing.T, c *discovery.Client, many int) {
 	}
 }
 
-func TestHundreds(t *testing.T) {
+func TestTwoMirrorsOfHundredsRemoveNothing(t *testing.T) {
 	t.Parallel()
 	const many, ttl = 500, 10 * time.Second
 	server := natstest.Run(t)
@@ -179,7 +179,7 @@ func TestHundreds(t *testing.T) {
 	seen.await(t, 0)
 }
 
-func TestKill(t *testing.T) {
+func TestKilledMirrorIsReplacedByTheOther(t *testing.T) {
 	t.Parallel()
 	const many = 50
 	server := natstest.Run(t)

@@ -119,7 +119,7 @@ func TestBadEndpoints(t *testing.T) {
 	}
 }
 
-func TestReady(t *testing.T) {
+func TestReadyAwaitsEveryPeer(t *testing.T) {
 	t.Parallel()
 	zc := open(t, zmqdriver.Options{})
 	sub := subscribe(t, zc, "kv-events")

@@ -140,7 +140,7 @@ func TestWireFormat(t *testing.T) {
 	}
 }
 
-func TestMalformed(t *testing.T) {
+func TestMalformedMessagesAreErrors(t *testing.T) {
 	t.Parallel()
 	const id = "12345678"
 	for name, c := range map[string]struct {

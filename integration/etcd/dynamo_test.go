@@ -104,8 +104,8 @@ func TestOtherWriter(t *testing.T) {
 	}
 }
 
-// TestBytes checks the raw keys and values that Dynamo reads, and their lease.
-func TestBytes(t *testing.T) {
+// TestKeysAndValuesAreThoseOfDynamo checks the raw keys and values that Dynamo reads, and their lease.
+func TestKeysAndValuesAreThoseOfDynamo(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
 	client, raw := newClient(t, s.url(), nil), s.raw()
@@ -133,7 +133,7 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-func TestJunk(t *testing.T) {
+func TestInvalidEntriesAreSkipped(t *testing.T) {
 	t.Parallel()
 	s := runServer(t)
 	client, raw := newClient(t, s.url(), nil), s.raw()
@@ -169,8 +169,8 @@ func TestJunk(t *testing.T) {
 	before.expect("synced", "+1", "+10", "-1", "-10")
 }
 
-// TestManyPages lists more entries than fit into one page, while they change.
-func TestManyPages(t *testing.T) {
+// TestListingOfManyPages lists more entries than fit into one page, while they change.
+func TestListingOfManyPages(t *testing.T) {
 	t.Parallel()
 	const entries, perTxn = 1700, 100
 	s := runServer(t)

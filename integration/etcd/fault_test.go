@@ -359,8 +359,8 @@ func TestDialWithoutServer(t *testing.T) {
 	}
 }
 
-// TestManyDeaths kills many owners at once, each with its own lease.
-func TestManyDeaths(t *testing.T) {
+// TestManyOwnersDieAtOnce kills many owners at once, each with its own lease.
+func TestManyOwnersDieAtOnce(t *testing.T) {
 	t.Parallel()
 	const owners = 300
 	s := runServer(t)

@@ -139,8 +139,8 @@ func (w watching) expect(wants ...string) {
 	}
 }
 
-// TestBackend runs its cases in namespaces of one cluster.
-func TestBackend(t *testing.T) {
+// TestStoreOnAnAPIServer runs its cases in namespaces of one cluster.
+func TestStoreOnAnAPIServer(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t)
 	for _, test := range []struct {

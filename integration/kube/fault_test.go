@@ -17,10 +17,10 @@ import (
 	"github.com/dynplane/dynplane/discovery/kube"
 )
 
-// TestRestart kills the API server under an open watch. Changes that are made
+// TestRestartOfTheAPIServer kills the API server under an open watch. Changes that are made
 // meanwhile, through another API server of the same etcd, are reported, and
 // nothing else.
-func TestRestart(t *testing.T) {
+func TestRestartOfTheAPIServer(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t)
 	p := c.in(t)
