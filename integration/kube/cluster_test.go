@@ -195,6 +195,19 @@ func (c *cluster) restartAPI(t *testing.T, hold bool, meanwhile func()) {
 	c.openFront(t)
 }
 
+// replaceAPI starts another API server and kills the first. In between, while
+// meanwhile runs, connections are refused. The other server is ready before, so
+// that this takes no longer than meanwhile.
+func (c *cluster) replaceAPI(t *testing.T, meanwhile func()) {
+	t.Helper()
+	former := c.api
+	c.startAPI(t)
+	former.kill()
+	c.closeFront()
+	meanwhile()
+	c.openFront(t)
+}
+
 // expiryCounter counts the responses with the status 410, version too old.
 type expiryCounter struct {
 	io.ReadCloser

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
@@ -32,13 +33,14 @@ func TestRestartOfTheAPIServer(t *testing.T) {
 	w.expect("+7", "+8", "synced")
 
 	registered := make(chan error, 1)
-	c.restartAPI(t, false, func() {
-		go func() { // retried until a server responds
+	c.replaceAPI(t, func() {
+		go func() { // retried until a server responds, for 10 s at most
 			_, err := writer.RegisterAs(p.Context(), 20, discovery.Endpoint{
 				Scope: discovery.Scope{Namespace: "ns", Component: "c", Endpoint: "ep"}, Transport: discovery.TCP("10.0.0.9:1"),
 			})
 			registered <- err
 		}()
+		<-time.After(time.Second)
 	})
 	if err := <-registered; err != nil {
 		t.Fatal(err)
