@@ -71,7 +71,7 @@ interop: deps ## Run all tests beside the real runtime of NVIDIA Dynamo, which t
 
 .PHONY: test-short
 test-short: deps ## Run the tests of each package within a minute: no race detector, no tests of the whole system
-	$(call gotest,.,$$($(GO) list ./... | grep -v /integration),$(TESTFLAGS))
+	$(call gotest,.,$$($(GO) list ./... | grep -v /integration),-p 4 $(TESTFLAGS))
 
 .PHONY: fuzz
 fuzz: deps ## Run each fuzz target for FUZZTIME, 10s by default (PKG=./codec)
