@@ -116,7 +116,6 @@ func TestEtcdRestart(t *testing.T) {
 	}
 }
 
-// TestFirstAfterBrokerRestart restarts the broker several times. Publishers send
 // what they have kept to the subscriber that is back first: ours must not lose more
 // than the real one.
 func TestFirstAfterBrokerRestart(t *testing.T) {
