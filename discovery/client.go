@@ -125,7 +125,7 @@ func (c *Client) RegisterInstance(ctx context.Context, in Instance) (*Registrati
 	if err != nil {
 		return nil, fmt.Errorf("discovery: register %s: %w", id, err)
 	}
-	lease, err := c.store.Register(ctx, id, value)
+	lease, err := c.store.Register(ctx, id, value, RegisterOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("discovery: register %s: %w", id, err)
 	}

@@ -62,12 +62,17 @@ type blind struct {
 	taken bool
 }
 
-func (b *blind) Register(context.Context, ID, []byte) (Lease, error) { return &blindLease{b}, nil }
+func (b *blind) Register(context.Context, ID, []byte, RegisterOptions) (Lease, error) {
+	return &blindLease{NewLeaseState(time.Now()), b}, nil
+}
 
-type blindLease struct{ b *blind }
+type blindLease struct {
+	*LeaseState
+	b *blind
+}
 
+func (l *blindLease) Update(context.Context, []byte) error { return nil }
 func (l *blindLease) Unregister(ctx context.Context) error { l.b.taken = true; return ctx.Err() }
-func (l *blindLease) Wait(ctx context.Context) error       { <-ctx.Done(); return ctx.Err() }
 
 func TestModelThatNeverShowsIsTakenBack(t *testing.T) {
 	t.Parallel()

@@ -25,8 +25,11 @@ type scriptStep struct {
 	change Change
 }
 
-func (s *script) Register(context.Context, ID, []byte) (Lease, error) { return nil, errScriptEnds }
-func (s *script) Shutdown(context.Context) error                      { return nil }
+func (s *script) Register(context.Context, ID, []byte, RegisterOptions) (Lease, error) {
+	return nil, errScriptEnds
+}
+func (s *script) Get(context.Context, ID) ([]byte, error) { return nil, errScriptEnds }
+func (s *script) Shutdown(context.Context) error          { return nil }
 func (s *script) Watch(context.Context, Query) (Watcher, error) {
 	return &scriptWatcher{steps: s.steps}, nil
 }

@@ -88,8 +88,8 @@ type rivalLease struct {
 	err error
 }
 
-func (s *rival) Register(ctx context.Context, id discovery.ID, value []byte) (discovery.Lease, error) {
-	lease, err := s.Store.Register(ctx, id, value)
+func (s *rival) Register(ctx context.Context, id discovery.ID, value []byte, o discovery.RegisterOptions) (discovery.Lease, error) {
+	lease, err := s.Store.Register(ctx, id, value, o)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ func (s *rival) Register(ctx context.Context, id discovery.ID, value []byte) (di
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.registry.Open().Register(ctx, id, value); err != nil {
+	if _, err := s.registry.Open().Register(ctx, id, value, o); err != nil {
 		return nil, err
 	}
 	return &rivalLease{lease, s.unregister}, nil
@@ -142,7 +142,7 @@ func TestCardsThatCannotBeReadDoNotBlock(t *testing.T) {
 	for i, card := range []string{`{}`, `5`, `null`, `{"display_name":null}`} {
 		id := discovery.Model{Scope: scope}.ID(uint64(i))
 		value := []byte(`{"type":"Model","namespace":"ns","component":"comp","endpoint":"ep","instance_id":` + string(rune('0'+i)) + `,"card_json":` + card + `}`)
-		if _, err := registry.Open().Register(t.Context(), id, value); err != nil {
+		if _, err := registry.Open().Register(t.Context(), id, value, discovery.RegisterOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -15,7 +16,7 @@ import (
 // lease is one registration: an entry, attached to the etcd lease that all
 // entries of the store share.
 type lease struct {
-	*discovery.LeaseEnd
+	*discovery.LeaseState
 	store *Store
 	key   string
 	value string
@@ -25,7 +26,7 @@ type lease struct {
 
 // Register implements discovery.Store. One put both creates an entry and takes
 // over an existing one.
-func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (discovery.Lease, error) {
+func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte, _ discovery.RegisterOptions) (discovery.Lease, error) {
 	bucket, err := discovery.DynamoBucket(id.Kind)
 	if err != nil {
 		return nil, err
@@ -34,7 +35,7 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (di
 	if err != nil {
 		return nil, err
 	}
-	l := &lease{store: s, key: bucket + "/" + key, value: string(value), LeaseEnd: discovery.NewLeaseEnd()}
+	l := &lease{store: s, key: bucket + "/" + key, value: string(value), LeaseState: discovery.NewLeaseState(time.Now())}
 	if err := s.beginRegister(l.key); err != nil {
 		return nil, err
 	}

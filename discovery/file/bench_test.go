@@ -21,7 +21,7 @@ func BenchmarkRegister(b *testing.B) {
 		defer func() { _ = store.Shutdown(b.Context()) }()
 		value := []byte(endpointJSON(1, "cpu"))
 		for b.Loop() {
-			lease, err := store.Register(b.Context(), endpoint().ID(1), value)
+			lease, err := store.Register(b.Context(), endpoint().ID(1), value, discovery.RegisterOptions{})
 			if err != nil {
 				b.Fatal(err)
 			}

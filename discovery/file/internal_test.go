@@ -131,7 +131,7 @@ func TestWithoutKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, value := range []string{`{"a":1}`, `{"a":2}`} {
-		if _, err := s.Register(t.Context(), testID, []byte(value)); err != nil {
+		if _, err := s.Register(t.Context(), testID, []byte(value), discovery.RegisterOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		if ch := expect(t, w, discovery.OpPut); string(ch.Value) != value || ch.ID != testID {
@@ -163,7 +163,7 @@ func TestDroppedEventsOfTheKernel(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.Register(t.Context(), testID, []byte(`{}`)); err != nil {
+	if _, err := s.Register(t.Context(), testID, []byte(`{}`), discovery.RegisterOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, w, discovery.OpPut)

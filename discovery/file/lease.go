@@ -18,7 +18,7 @@ import (
 // closed, its inode is not reused, so the file under its name is the same one
 // if and only if both have the same inode.
 type lease struct {
-	*discovery.LeaseEnd
+	*discovery.LeaseState
 	store     *Store
 	dir, name string
 	value     []byte
@@ -31,7 +31,7 @@ func (l *lease) path() string { return filepath.Join(l.dir, l.name) }
 
 // Register implements discovery.Store. An existing file of the same id is
 // replaced, which is how Dynamo changes a value.
-func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (discovery.Lease, error) {
+func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte, _ discovery.RegisterOptions) (discovery.Lease, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (di
 	if len(value) > maxValue {
 		return nil, fmt.Errorf("value of %d bytes: want at most %d", len(value), maxValue)
 	}
-	l := &lease{store: s, dir: s.dir(id.Kind), name: name, value: value, LeaseEnd: discovery.NewLeaseEnd()}
+	l := &lease{store: s, dir: s.dir(id.Kind), name: name, value: value, LeaseState: discovery.NewLeaseState(time.Now())}
 	if err := s.start(l.dir); err != nil {
 		return nil, err
 	}

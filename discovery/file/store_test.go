@@ -189,11 +189,11 @@ func TestRegisterRefuses(t *testing.T) {
 	slash.Scope.Namespace = "a/b"
 	long.Scope.Namespace = strings.Repeat("n", 250)
 	for _, spec := range []discovery.Spec{slash, long} {
-		if _, err := store.Register(t.Context(), spec.ID(1), []byte("{}")); err == nil {
+		if _, err := store.Register(t.Context(), spec.ID(1), []byte("{}"), discovery.RegisterOptions{}); err == nil {
 			t.Errorf("%v is accepted", spec.ID(1))
 		}
 	}
-	if _, err := store.Register(t.Context(), endpoint().ID(1), make([]byte, 17<<20)); err == nil {
+	if _, err := store.Register(t.Context(), endpoint().ID(1), make([]byte, 17<<20), discovery.RegisterOptions{}); err == nil {
 		t.Error("a value of 17 MiB is accepted")
 	}
 	if entries, err := os.ReadDir(root); err != nil || len(entries) > 0 {

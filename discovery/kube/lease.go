@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"time"
 
 	"github.com/dynplane/dynplane/discovery"
 )
@@ -11,7 +12,7 @@ import (
 // lease is one registration: an element of this worker's document. It has no
 // deadline; readers see it while the pod is ready.
 type lease struct {
-	*discovery.LeaseEnd
+	*discovery.LeaseState
 	store    *Store
 	id       discovery.ID
 	instance discovery.Instance
@@ -19,7 +20,7 @@ type lease struct {
 
 // Register implements discovery.Store. A registration of this store under the
 // same id is replaced; one of another worker stays in that worker's document.
-func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (discovery.Lease, error) {
+func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte, _ discovery.RegisterOptions) (discovery.Lease, error) {
 	if err := s.opt.canRegister(); err != nil {
 		return nil, err
 	}
@@ -31,7 +32,7 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (di
 		return nil, err
 	}
 	defer s.unlockDocument()
-	l := &lease{store: s, id: id, instance: in, LeaseEnd: discovery.NewLeaseEnd()}
+	l := &lease{store: s, id: id, instance: in, LeaseState: discovery.NewLeaseState(time.Now())}
 	next := maps.Clone(s.leases)
 	next[id] = l
 	former := s.leases[id]

@@ -9,7 +9,9 @@ package memory
 
 import (
 	"context"
+	"fmt"
 	"sync"
+	"time"
 
 	"github.com/dynplane/dynplane/discovery"
 )
@@ -49,7 +51,7 @@ type store struct {
 }
 
 // Register implements discovery.Store.
-func (s *store) Register(ctx context.Context, id discovery.ID, value []byte) (discovery.Lease, error) {
+func (s *store) Register(ctx context.Context, id discovery.ID, value []byte, o discovery.RegisterOptions) (discovery.Lease, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -59,12 +61,32 @@ func (s *store) Register(ctx context.Context, id discovery.ID, value []byte) (di
 		return nil, discovery.ErrClosed
 	}
 	if former := s.registry.entries[id]; former != nil {
+		if o.IfAbsent {
+			return nil, discovery.ErrExists
+		}
 		former.End(discovery.ErrTakenOver)
 	}
-	l := &lease{LeaseEnd: discovery.NewLeaseEnd(), store: s, id: id, value: value}
+	l := &lease{LeaseState: discovery.NewLeaseState(time.Now()), store: s, id: id, value: value}
 	s.registry.entries[id] = l
 	s.registry.notify(id)
 	return l, nil
+}
+
+// Get implements discovery.Store.
+func (s *store) Get(ctx context.Context, id discovery.ID) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s.registry.mu.Lock()
+	defer s.registry.mu.Unlock()
+	if s.isClosed() {
+		return nil, discovery.ErrClosed
+	}
+	l := s.registry.entries[id]
+	if l == nil {
+		return nil, fmt.Errorf("get: %w", discovery.ErrNotFound)
+	}
+	return l.value, nil
 }
 
 func (s *store) isClosed() bool {

@@ -76,7 +76,7 @@ func (s *site) write(id uint64, spec discovery.Spec, more string) discovery.Leas
 		s.t.Fatal(err)
 	}
 	value = append(bytes.TrimSuffix(value, []byte("}")), more+"}"...)
-	lease, err := s.store.Register(s.t.Context(), spec.ID(id), value)
+	lease, err := s.store.Register(s.t.Context(), spec.ID(id), value, discovery.RegisterOptions{})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ type mirrorStore struct {
 	site *site
 }
 
-func (m mirrorStore) Register(ctx context.Context, id discovery.ID, value []byte) (discovery.Lease, error) {
+func (m mirrorStore) Register(ctx context.Context, id discovery.ID, value []byte, o discovery.RegisterOptions) (discovery.Lease, error) {
 	if m.site.maxID > 0 && id.Instance > m.site.maxID {
 		m.site.mu.Lock()
 		defer m.site.mu.Unlock()
@@ -145,7 +145,7 @@ func (m mirrorStore) Register(ctx context.Context, id discovery.ID, value []byte
 	if err := m.site.count(); err != nil {
 		return nil, err
 	}
-	lease, err := m.Store.Register(ctx, id, value)
+	lease, err := m.Store.Register(ctx, id, value, o)
 	return mirrorLease{lease, m.site}, err
 }
 
@@ -308,7 +308,7 @@ func writesBothGenerations(a, b *site) {
 		component.ID(1): `{"type":"EventChannel","namespace":"dynamo","component":"backend",` + rest + `1}`,
 		channel.ID(2):   `{"type":"EventChannel","scope":{"kind":"endpoint","endpoint":{"namespace":"dynamo","component":"backend","name":"generate"}},` + rest + `2}`,
 	} {
-		if _, err := a.store.Register(t.Context(), id, []byte(value)); err != nil {
+		if _, err := a.store.Register(t.Context(), id, []byte(value), discovery.RegisterOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}

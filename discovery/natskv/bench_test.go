@@ -82,7 +82,7 @@ func BenchmarkHeartbeats(b *testing.B) {
 	s := openStore(b, natstest.Run(b).Connect(b), Options{TTL: time.Hour})
 	var leases []*lease
 	for instance := range uint64(n) {
-		l, err := s.Register(b.Context(), endpointID(instance), endpointValue(instance, "a"))
+		l, err := s.Register(b.Context(), endpointID(instance), endpointValue(instance, "a"), discovery.RegisterOptions{})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -54,7 +54,7 @@ func openStore(tb testing.TB, nc *nats.Conn, o Options) *Store {
 // keep-alive sends no heartbeat during the test.
 func registerOne(t *testing.T, s *Store) *lease {
 	t.Helper()
-	l, err := s.Register(t.Context(), endpointID(1), endpointValue(1, "a"))
+	l, err := s.Register(t.Context(), endpointID(1), endpointValue(1, "a"), discovery.RegisterOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +210,7 @@ func TestRegisterAtTheTimeOfShutdown(t *testing.T) {
 		for worker := range uint64(8) {
 			wg.Go(func() {
 				for n := uint64(0); ; n++ {
-					if _, err := s.Register(t.Context(), endpointID(worker<<32+n), endpointValue(worker<<32+n, "a")); err != nil {
+					if _, err := s.Register(t.Context(), endpointID(worker<<32+n), endpointValue(worker<<32+n, "a"), discovery.RegisterOptions{}); err != nil {
 						if !errors.Is(err, discovery.ErrClosed) {
 							t.Errorf("register: %v", err)
 						}

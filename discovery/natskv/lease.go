@@ -40,7 +40,7 @@ type leaseBody struct {
 
 // lease is one registration: an entry, and the message scheduled to purge it.
 type lease struct {
-	*discovery.LeaseEnd
+	*discovery.LeaseState
 	store *Store
 	key   string
 	owner string // random; marks the entries that this lease wrote
@@ -50,7 +50,7 @@ type lease struct {
 }
 
 // Register implements discovery.Store.
-func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (discovery.Lease, error) {
+func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte, _ discovery.RegisterOptions) (discovery.Lease, error) {
 	l := s.newLease(id, value)
 	if err := checkKey(l.key); err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte) (di
 func (s *Store) newLease(id discovery.ID, value []byte) *lease {
 	return &lease{
 		store: s, key: encodeKey(id), owner: strconv.FormatUint(discovery.NewInstanceID(), 16),
-		value: value, LeaseEnd: discovery.NewLeaseEnd(),
+		value: value, LeaseState: discovery.NewLeaseState(time.Now()),
 	}
 }
 

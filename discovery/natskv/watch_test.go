@@ -324,7 +324,7 @@ func TestListOfLargeCards(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := store.Register(t.Context(), model.ID(id), value); err != nil {
+		if _, err := store.Register(t.Context(), model.ID(id), value, discovery.RegisterOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
