@@ -14,8 +14,8 @@ type Instance struct {
 
 	// Raw is the JSON that the instance was parsed from, including fields that
 	// this version of the package does not define. It is nil on an instance that
-	// the program made, and MarshalJSON ignores it. A model's Card shares its
-	// memory; modify neither.
+	// the program made, and MarshalJSON ignores it. A model's Card and a source's
+	// Metadata share its memory; modify none of them.
 	Raw json.RawMessage
 }
 
@@ -121,35 +121,43 @@ func (i Instance) MarshalJSON() ([]byte, error) {
 // UnmarshalJSON parses the JSON of both generations of Dynamo. The error names
 // the field that is missing or wrong.
 func (i *Instance) UnmarshalJSON(data []byte) error {
+	in, err := decodeInstance(bytes.Clone(data))
+	if err != nil {
+		return err
+	}
+	*i = in
+	return nil
+}
+
+// decodeAny is decodeInstance by encoding/json alone.
+func decodeAny(data []byte) (Instance, error) {
 	var tag struct {
 		Type       string  `json:"type"`
 		InstanceID *uint64 `json:"instance_id"`
 		Publisher  *uint64 `json:"publisher_id"`
 	}
 	if err := json.Unmarshal(data, &tag); err != nil {
-		return fmt.Errorf("discovery: instance: %w", err)
+		return Instance{}, fmt.Errorf("discovery: instance: %w", err)
 	}
 	kind, err := parseKind(tag.Type)
 	if err != nil {
-		return fmt.Errorf("discovery: instance: %w", err)
+		return Instance{}, fmt.Errorf("discovery: instance: %w", err)
 	}
 	name := "instance_id"
 	if kind == KindEventSource {
 		name, tag.InstanceID = "publisher_id", tag.Publisher
 	}
 	if tag.InstanceID == nil {
-		return fmt.Errorf("discovery: instance of type %v has no %s", kind, name)
+		return Instance{}, fmt.Errorf("discovery: instance of type %v has no %s", kind, name)
 	}
-	raw := bytes.Clone(data)
-	spec, err := unmarshalSpec(kind, raw)
+	spec, err := unmarshalSpec(kind, data)
 	if err == nil {
 		err = spec.ID(*tag.InstanceID).validate()
 	}
 	if err != nil {
-		return fmt.Errorf("discovery: instance of type %v: %w", kind, err)
+		return Instance{}, fmt.Errorf("discovery: instance of type %v: %w", kind, err)
 	}
-	*i = Instance{InstanceID: *tag.InstanceID, Spec: spec, Raw: raw}
-	return nil
+	return Instance{InstanceID: *tag.InstanceID, Spec: spec, Raw: data}, nil
 }
 
 func unmarshalSpec(kind Kind, data []byte) (Spec, error) {
