@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"reflect"
+	"strings"
 )
 
 // Instance is a registration: a spec under an instance id.
@@ -16,6 +19,10 @@ type Instance struct {
 	// this version of the package does not define. It is nil on an instance that
 	// the program made, and MarshalJSON ignores it. A model's Card and a source's
 	// Metadata share its memory; modify none of them.
+	//
+	// RegisterInstance and Metadata write Raw as it is, unless the program has
+	// changed InstanceID or Spec: then they write Raw with the fields that differ
+	// replaced.
 	Raw json.RawMessage
 }
 
@@ -30,10 +37,54 @@ func (i Instance) ID() ID {
 
 // stored returns the JSON that a store keeps of the instance.
 func (i Instance) stored() (json.RawMessage, error) {
-	if i.Raw != nil {
+	if i.Raw == nil {
+		return json.Marshal(i)
+	}
+	was, err := decodeInstance(i.Raw)
+	if err != nil {
+		return nil, fmt.Errorf("field Raw: want the JSON that the instance was read from, or nil: %w", err)
+	}
+	if was.InstanceID == i.InstanceID && reflect.DeepEqual(was.Spec, i.Spec) {
 		return i.Raw, nil
 	}
-	return json.Marshal(i)
+	return i.merged(was)
+}
+
+// merged returns the Raw of was, with the fields replaced whose JSON differs
+// between was and i. The others stay as they are: those that the package does not
+// define, and what others have written within those that it does.
+func (i Instance) merged(was Instance) (json.RawMessage, error) {
+	var out, before, after map[string]json.RawMessage
+	if err := json.Unmarshal(was.Raw, &out); err != nil {
+		return nil, err
+	}
+	for _, of := range []struct {
+		instance Instance
+		fields   *map[string]json.RawMessage
+	}{{was, &before}, {i, &after}} {
+		data, err := json.Marshal(of.instance)
+		if err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(data, of.fields); err != nil {
+			return nil, err
+		}
+	}
+	changed := false
+	for _, name := range instanceFields {
+		if bytes.Equal(before[name], after[name]) {
+			continue
+		}
+		changed = true
+		maps.DeleteFunc(out, func(other string, _ json.RawMessage) bool { return strings.EqualFold(other, name) })
+		if value, ok := after[name]; ok {
+			out[name] = value
+		}
+	}
+	if !changed {
+		return was.Raw, nil
+	}
+	return json.Marshal(out)
 }
 
 // DecodeCard decodes the card of a model into v. On an instance of another

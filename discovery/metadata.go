@@ -53,7 +53,8 @@ var metadataFields = map[Kind]string{
 }
 
 // MarshalJSON writes Dynamo's document: for each kind a map from path, in the form
-// of DynamoKey, to instance. An instance with a Raw is written as its Raw.
+// of DynamoKey, to instance. Fields that this package does not define are written
+// from the Raw of an instance.
 func (m Metadata) MarshalJSON() ([]byte, error) {
 	doc := map[string]map[string]json.RawMessage{}
 	for _, field := range metadataFields {
