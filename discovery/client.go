@@ -248,7 +248,7 @@ func (c *Client) watch(ctx context.Context, q Query, emit func(Event) bool) (err
 			c.log.Debug("discovery: closing a watch failed", "error", cerr)
 		}
 	}()
-	rec := newReconciler()
+	rec := newReconciler(watcher)
 	for {
 		change, err := watcher.Next(ctx)
 		if err != nil {
@@ -257,6 +257,11 @@ func (c *Client) watch(ctx context.Context, q Query, emit func(Event) bool) (err
 		events, err := rec.apply(q, change, time.Now())
 		if err != nil {
 			c.warnBad(change.Key, err)
+		}
+		if change.Op == OpProgress {
+			if events, err = rec.expire(ctx, time.Now()); err != nil {
+				c.log.Warn("discovery: removals stay held until they are confirmed, retrying", "error", err)
+			}
 		}
 		for _, ev := range events {
 			if !emit(ev) {

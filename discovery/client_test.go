@@ -14,7 +14,7 @@ import (
 
 func TestListTakesTheLastOfWhatChangesMeanwhile(t *testing.T) {
 	t.Parallel()
-	client := NewClient(&script{steps(
+	client := NewClient(&script{steps: steps(
 		play(OpReset), put(3, "a"), put(1, "a"), put(2, "a"), put(1, "b"), gone(2, CauseUnregistered), play(OpSynced),
 	)}, Options{})
 	for range 20 { // a map would have it in any order
@@ -34,7 +34,7 @@ func TestListTakesTheLastOfWhatChangesMeanwhile(t *testing.T) {
 
 func TestListFailsWithItsWatch(t *testing.T) {
 	t.Parallel()
-	client := NewClient(&script{steps(play(OpReset), put(1, "a"))}, Options{})
+	client := NewClient(&script{steps: steps(play(OpReset), put(1, "a"))}, Options{})
 	_, err := client.List(t.Context(), Query{Kind: KindEndpoint, Scope: Scope{Namespace: "ns"}})
 	if !errors.Is(err, errScriptEnds) || !strings.HasPrefix(err.Error(), `discovery: watch of kind Endpoint at "ns"`) {
 		t.Fatalf("got %v", err)
@@ -45,7 +45,7 @@ func TestWarningsOfBadEntriesAreShort(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	huge := `{"type":"` + strings.Repeat("x", 3<<20) + `"}`
-	client := NewClient(&script{steps(play(OpReset), putRaw(1, huge), play(OpSynced))},
+	client := NewClient(&script{steps: steps(play(OpReset), putRaw(1, huge), play(OpSynced))},
 		Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	if _, err := client.List(t.Context(), Query{Kind: KindEndpoint}); err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func TestModelThatNeverShowsIsTakenBack(t *testing.T) {
 	t.Parallel()
 	model := Model{Scope: Scope{"ns", "comp", "ep"}, Card: json.RawMessage(`{"display_name":"mine"}`)}
 	synctest.Test(t, func(t *testing.T) {
-		store := &blind{script: script{listing()}}
+		store := &blind{script: script{steps: listing()}}
 		begin := time.Now()
 		_, err := NewClient(store, Options{}).Register(t.Context(), model)
 		if !errors.Is(err, context.DeadlineExceeded) || !store.taken {

@@ -28,10 +28,10 @@
 // are given another one, and for Dynamo's workers 10 s in files and 30 s in etcd.
 // An open watch never reports the registrations of a living owner as Removed, not
 // even across a restart of the server, the loss of its data or a lost connection:
-// after such a fault a watch lists again, compares, and gives owners one TTL to
-// renew their registrations before it reports them Removed. A one-shot list, or a
-// watch opened right after an outage longer than the TTL, may miss owners that
-// have not registered again yet.
+// after such a fault a watch lists again, compares, and holds removals for as long
+// as the owners may need to renew their registrations: for one TTL, and half of it
+// more, or 2 s if that is longer. A one-shot list, or a watch opened right after an
+// outage longer than the TTL, may miss owners that have not registered again yet.
 //
 // The JSON of an [Instance] is that of NVIDIA Dynamo's runtime, as described in
 // docs/protocol.md. The package imports only the standard library and starts no

@@ -2,26 +2,36 @@ package discovery
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"time"
+
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // reconciler turns the changes of a Watcher into the events of a watch. It keeps
 // what has been reported, so that a full listing after a fault becomes the
 // difference, and it holds removals that a fault may have caused: the owner of
-// such an entry has one TTL to renew it.
+// such an entry has the time of its hold to renew it.
 //
 // A held removal is reported only on a change whose AliveSince is past the hold.
 // AliveSince is a time after which the store was reached, so no removal is
-// reported while the store is silent, or while its changes wait in a buffer.
+// reported while the store is silent, or while its changes wait in a buffer. If the
+// watcher is a Confirmer, the entry must also be absent from the other copy.
 type reconciler struct {
 	entries  map[ID]*reconciledEntry
-	begun    bool      // there has been an OpReset
-	again    bool      // and another one, after a fault
-	listing  bool      // between OpReset and OpSynced
-	reported bool      // Synced has been emitted
-	resynced time.Time // the end of the last listing after a fault
-	alive    time.Time // the last AliveSince: later changes happened after it
+	held     map[ID]struct{} // entries whose until is set
+	begun    bool            // there has been an OpReset
+	again    bool            // and another one, after a fault
+	listing  bool            // between OpReset and OpSynced
+	reported bool            // Synced has been emitted
+	resynced time.Time       // the end of the last listing after a fault
+	alive    time.Time       // the last AliveSince: later changes happened after it
+
+	confirmer Confirmer // nil if the watcher is none
+	retryAt   time.Time // Present has failed, and is not called before
+	retry     wait.Backoff
+	failing   bool // Present has failed since it last succeeded
 }
 
 type reconciledEntry struct {
@@ -31,10 +41,22 @@ type reconciledEntry struct {
 	until    time.Time // its removal is held until then; zero: not removed
 }
 
-// defaultHold is for entries without a TTL.
-const defaultHold = 10 * time.Second
+const (
+	// minReconnect is the least time that owners have to reach their store again.
+	minReconnect = 2 * time.Second
 
-func newReconciler() *reconciler { return &reconciler{entries: map[ID]*reconciledEntry{}} }
+	// defaultHold is that of entries without a TTL: of one of 10 s.
+	defaultHold = 15 * time.Second
+)
+
+func newReconciler(w Watcher) *reconciler {
+	r := &reconciler{
+		entries: map[ID]*reconciledEntry{}, held: map[ID]struct{}{},
+		retry: wait.Backoff{Min: 500 * time.Millisecond, Max: 5 * time.Second},
+	}
+	r.confirmer, _ = w.(Confirmer)
+	return r
+}
 
 // apply returns the events that follow from a change. An error concerns only
 // that entry.
@@ -51,9 +73,8 @@ func (r *reconciler) apply(q Query, ch Change, now time.Time) ([]Event, error) {
 		return r.remove(ch, now), nil
 	case OpSynced:
 		return r.sync(now), nil
-	case OpProgress:
+	case OpProgress: // expire follows
 		r.alive = ch.AliveSince
-		return r.expire(ch.AliveSince), nil
 	case OpInvalid:
 		if e := r.entries[ch.ID]; e != nil {
 			e.seen = true
@@ -72,20 +93,22 @@ func (r *reconciler) put(q Query, ch Change) ([]Event, error) {
 		e.seen = true
 		if bytes.Equal(e.instance.Raw, ch.Value) {
 			e.ttl, e.until = ch.TTL, time.Time{}
+			delete(r.held, ch.ID)
 			return nil, nil
 		}
 	}
 	// An invalid value leaves the last valid one in place, and held if it was:
 	// a writer that overwrites an entry shows neither that its owner is dead
 	// nor that it is alive.
-	var in Instance
-	if err := in.UnmarshalJSON(ch.Value); err != nil { // json.Unmarshal would scan it two more times
+	in, err := decodeInstance(ch.Value)
+	if err != nil {
 		return nil, err
 	}
 	if in.ID() != ch.ID {
 		return nil, fmt.Errorf("discovery: the entry contains the registration of %v %s", in.ID().Kind, in.ID())
 	}
 	r.entries[ch.ID] = &reconciledEntry{instance: in, ttl: ch.TTL, seen: true}
+	delete(r.held, ch.ID)
 	return []Event{{Added, in}}, nil
 }
 
@@ -100,12 +123,12 @@ func (r *reconciler) remove(ch Change, now time.Time) []Event {
 		e.seen = false // the end of the listing holds it
 		return nil
 	case ch.Cause == CauseUncertain:
-		e.until = now.Add(e.hold())
+		r.holdUntil(ch.ID, now.Add(e.hold()))
 		return nil
 	case r.again && r.alive.Before(r.resynced.Add(e.hold())):
-		// The owner may not have had a whole TTL since the fault. The current
+		// The owner may not have had the whole time since the fault. The current
 		// time does not show that: the reader may be slow.
-		e.until = r.resynced.Add(e.hold())
+		r.holdUntil(ch.ID, r.resynced.Add(e.hold()))
 		return nil
 	}
 	return r.drop(ch.ID, e)
@@ -113,9 +136,9 @@ func (r *reconciler) remove(ch Change, now time.Time) []Event {
 
 func (r *reconciler) sync(now time.Time) []Event {
 	r.listing = false
-	for _, e := range r.entries {
+	for id, e := range r.entries {
 		if !e.seen {
-			e.until = now.Add(e.hold())
+			r.holdUntil(id, now.Add(e.hold()))
 		}
 	}
 	if r.again {
@@ -128,29 +151,81 @@ func (r *reconciler) sync(now time.Time) []Event {
 	return []Event{{Type: Synced}}
 }
 
-// expire reports the removals whose hold was over at a time after which the
-// store was reached.
-func (r *reconciler) expire(at time.Time) []Event {
+// expire reports the removals whose hold was over at the last AliveSince, if the
+// watcher does not find their entries present after all. If that fails they stay
+// held; the error is the first of a series.
+func (r *reconciler) expire(ctx context.Context, now time.Time) ([]Event, error) {
+	due := r.due()
+	if len(due) == 0 {
+		return nil, nil
+	}
+	if r.confirmer != nil {
+		if r.alive.Before(r.retryAt) {
+			return nil, nil
+		}
+		present, err := r.confirmer.Present(ctx, due)
+		if err != nil {
+			return nil, r.failed(ctx, now, err)
+		}
+		r.retry.Reset()
+		r.failing = false
+		for _, id := range present {
+			// Its owner was alive; this watcher's copy of the entry is late or lost.
+			if e := r.entries[id]; e != nil {
+				r.holdUntil(id, now.Add(e.hold()))
+			}
+		}
+		due = r.due()
+	}
+	var out []Event
+	for _, id := range due {
+		out = append(out, r.drop(id, r.entries[id])...)
+	}
+	return out, nil
+}
+
+func (r *reconciler) failed(ctx context.Context, now time.Time, err error) error {
+	r.retryAt = now.Add(r.retry.Next())
+	first := !r.failing && ctx.Err() == nil
+	r.failing = r.failing || first
+	if !first {
+		err = nil
+	}
+	return err
+}
+
+// due returns the ids whose hold was over at the last AliveSince.
+func (r *reconciler) due() []ID {
 	if r.listing {
 		return nil
 	}
-	var out []Event
-	for id, e := range r.entries {
-		if !e.until.IsZero() && !at.Before(e.until) {
-			out = append(out, r.drop(id, e)...)
+	var ids []ID
+	for id := range r.held {
+		if !r.alive.Before(r.entries[id].until) {
+			ids = append(ids, id)
 		}
 	}
-	return out
+	return ids
+}
+
+func (r *reconciler) holdUntil(id ID, until time.Time) {
+	r.entries[id].until = until
+	r.held[id] = struct{}{}
 }
 
 func (r *reconciler) drop(id ID, e *reconciledEntry) []Event {
 	delete(r.entries, id)
+	delete(r.held, id)
 	return []Event{{Removed, e.instance}}
 }
 
+// hold returns how long the removal of the entry is held. Owners recover within one
+// TTL after they have reached their store again. Reaching it takes some seconds more,
+// since owners back off while they cannot, as does a watcher, which may have been
+// faster.
 func (e *reconciledEntry) hold() time.Duration {
-	if e.ttl > 0 {
-		return e.ttl
+	if e.ttl <= 0 {
+		return defaultHold
 	}
-	return defaultHold
+	return e.ttl + max(e.ttl/2, minReconnect)
 }

@@ -17,7 +17,8 @@ var errScriptEnds = errors.New("the script has ended")
 
 // script is a Store whose watches deliver the same changes, each after a wait.
 type script struct {
-	steps []scriptStep
+	steps   []scriptStep
+	present func(ids []ID) ([]ID, error) // of a Confirmer; nil if the watches are none
 }
 
 type scriptStep struct {
@@ -31,8 +32,19 @@ func (s *script) Register(context.Context, ID, []byte, RegisterOptions) (Lease, 
 func (s *script) Get(context.Context, ID) ([]byte, error) { return nil, errScriptEnds }
 func (s *script) Shutdown(context.Context) error          { return nil }
 func (s *script) Watch(context.Context, Query) (Watcher, error) {
-	return &scriptWatcher{steps: s.steps}, nil
+	w := &scriptWatcher{steps: s.steps}
+	if s.present != nil {
+		return confirmingWatcher{w, s.present}, nil
+	}
+	return w, nil
 }
+
+type confirmingWatcher struct {
+	*scriptWatcher
+	present func(ids []ID) ([]ID, error)
+}
+
+func (w confirmingWatcher) Present(_ context.Context, ids []ID) ([]ID, error) { return w.present(ids) }
 
 type scriptWatcher struct{ steps []scriptStep }
 
@@ -52,8 +64,12 @@ func (w *scriptWatcher) Next(ctx context.Context) (Change, error) {
 	return step.change, nil
 }
 
-// The steps of a script. The owner's TTL is scriptTTL.
-const scriptTTL = 4 * time.Second
+// The steps of a script. The owner's TTL is scriptTTL, and the hold of removals
+// scriptHold.
+const (
+	scriptTTL  = 4 * time.Second
+	scriptHold = 6 * time.Second
+)
 
 func scriptID(instance uint64) ID {
 	return ID{Kind: KindEndpoint, Scope: Scope{"ns", "comp", "ep"}, Instance: instance}
@@ -119,7 +135,7 @@ func listing(instances ...uint64) []scriptStep {
 
 func TestReconciler(t *testing.T) {
 	t.Parallel()
-	const ttl = scriptTTL
+	const ttl, hold = scriptTTL, scriptHold
 	// An event is written as the time since the beginning and its type.
 	for _, c := range []struct {
 		name  string
@@ -158,19 +174,19 @@ func TestReconciler(t *testing.T) {
 			[]string{"0s added 1 a", "0s synced", "0s removed 1 a"}, 0,
 		},
 		{
-			"expired late: the owner has one TTL",
+			"expired late: the removal is held",
 			steps(listing(1), quiet(time.Second), gone(1, CauseUncertain), quiet(2*ttl)),
-			[]string{"0s added 1 a", "0s synced", "5s removed 1 a"}, 0,
+			[]string{"0s added 1 a", "0s synced", "7s removed 1 a"}, 0,
 		},
 		{
 			"expired late and back with the same value",
-			steps(listing(1), gone(1, CauseUncertain), quiet(ttl-time.Second), put(1, "a"), quiet(2*ttl)),
+			steps(listing(1), gone(1, CauseUncertain), quiet(hold-time.Second), put(1, "a"), quiet(2*ttl)),
 			[]string{"0s added 1 a", "0s synced"}, 0,
 		},
 		{
 			"expired late and back with another value",
-			steps(listing(1), gone(1, CauseUncertain), quiet(ttl-time.Second), put(1, "b"), quiet(2*ttl)),
-			[]string{"0s added 1 a", "0s synced", "3s added 1 b"}, 0,
+			steps(listing(1), gone(1, CauseUncertain), quiet(hold-time.Second), put(1, "b"), quiet(2*ttl)),
+			[]string{"0s added 1 a", "0s synced", "5s added 1 b"}, 0,
 		},
 		{
 			"held, and unregistered meanwhile",
@@ -185,7 +201,7 @@ func TestReconciler(t *testing.T) {
 		{
 			"listed again: the difference",
 			steps(listing(1, 2), quiet(time.Second), play(OpReset), put(2, "a"), put(3, "a"), play(OpSynced), quiet(2*ttl)),
-			[]string{"0s added 1 a", "0s added 2 a", "0s synced", "1s added 3 a", "5s removed 1 a"}, 0,
+			[]string{"0s added 1 a", "0s added 2 a", "0s synced", "1s added 3 a", "7s removed 1 a"}, 0,
 		},
 		{
 			"listed again, and the missing comes back",
@@ -193,9 +209,9 @@ func TestReconciler(t *testing.T) {
 			[]string{"0s added 1 a", "0s synced"}, 0,
 		},
 		{
-			"each listing again gives a new TTL",
+			"each listing again begins a new hold",
 			steps(listing(1), listing(), quiet(ttl/2), listing(), quiet(2*ttl)),
-			[]string{"0s added 1 a", "0s synced", "6s removed 1 a"}, 0,
+			[]string{"0s added 1 a", "0s synced", "8s removed 1 a"}, 0,
 		},
 		{
 			"nothing held is removed inside a listing",
@@ -205,12 +221,12 @@ func TestReconciler(t *testing.T) {
 		{
 			"expired on time, soon after a fault",
 			steps(listing(1), listing(1), quiet(time.Second), gone(1, CauseExpired), quiet(2*ttl)),
-			[]string{"0s added 1 a", "0s synced", "4s removed 1 a"}, 0,
+			[]string{"0s added 1 a", "0s synced", "6s removed 1 a"}, 0,
 		},
 		{
 			"expired on time, long after a fault",
-			steps(listing(1), listing(1), quiet(ttl), gone(1, CauseExpired)),
-			[]string{"0s added 1 a", "0s synced", "4s removed 1 a"}, 0,
+			steps(listing(1), listing(1), quiet(hold), gone(1, CauseExpired)),
+			[]string{"0s added 1 a", "0s synced", "6s removed 1 a"}, 0,
 		},
 		{
 			"expired on time soon after a fault, with a slow reader, and registered again",
@@ -225,7 +241,7 @@ func TestReconciler(t *testing.T) {
 		{
 			"listed and expired in a later listing: no ghost",
 			steps(listing(1), play(OpReset), put(1, "a"), gone(1, CauseExpired), play(OpSynced), quiet(2*ttl)),
-			[]string{"0s added 1 a", "0s synced", "4s removed 1 a"}, 0,
+			[]string{"0s added 1 a", "0s synced", "6s removed 1 a"}, 0,
 		},
 		{
 			"listed, expired and back in a later listing",
@@ -235,7 +251,7 @@ func TestReconciler(t *testing.T) {
 		{
 			"a fault during the first listing",
 			steps(play(OpReset), put(1, "a"), put(2, "a"), listing(2), gone(2, CauseExpired), quiet(ttl/2), put(2, "a"), quiet(2*ttl)),
-			[]string{"0s added 1 a", "0s added 2 a", "0s synced", "4s removed 1 a"}, 0,
+			[]string{"0s added 1 a", "0s added 2 a", "0s synced", "6s removed 1 a"}, 0,
 		},
 		{
 			"junk over a living entry",
@@ -250,7 +266,7 @@ func TestReconciler(t *testing.T) {
 		{
 			"junk where an owner died makes it no more alive",
 			steps(listing(1), gone(1, CauseUncertain), putRaw(1, "junk"), quiet(2*ttl)),
-			[]string{"0s added 1 a", "0s synced", "4s removed 1 a"}, 1,
+			[]string{"0s added 1 a", "0s synced", "6s removed 1 a"}, 1,
 		},
 		{
 			"bad entries are counted and kept if they were good",
@@ -266,8 +282,8 @@ func TestReconciler(t *testing.T) {
 			steps(
 				play(OpReset),
 				scriptStep{change: Change{Op: OpPut, ID: scriptID(1), Value: scriptValue(1, "a")}},
-				play(OpSynced), listing(), quiet(12*time.Second)),
-			[]string{"0s added 1 a", "0s synced", "10s removed 1 a"}, 0,
+				play(OpSynced), listing(), quiet(16*time.Second)),
+			[]string{"0s added 1 a", "0s synced", "15s removed 1 a"}, 0,
 		},
 		{
 			"entries that do not match the query are skipped",
@@ -278,18 +294,8 @@ func TestReconciler(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				client := NewClient(&script{c.steps}, Options{})
-				begin := time.Now()
-				var got []string
-				for ev, err := range client.Watch(t.Context(), Query{Kind: KindEndpoint}) {
-					if err != nil {
-						if !errors.Is(err, errScriptEnds) {
-							t.Errorf("the watch ended with %v", err)
-						}
-						break
-					}
-					got = append(got, fmt.Sprint(time.Since(begin), " ", describe(ev)))
-				}
+				client := NewClient(&script{steps: c.steps}, Options{})
+				got := playback(t, client)
 				if !slices.Equal(got, c.want) {
 					t.Errorf("got  %q\nwant %q", got, c.want)
 				}
@@ -299,6 +305,23 @@ func TestReconciler(t *testing.T) {
 			})
 		})
 	}
+}
+
+// playback returns the events of a watch on a script, each as the time since the
+// beginning and its description.
+func playback(t *testing.T, client *Client) (events []string) {
+	t.Helper()
+	begin := time.Now()
+	for ev, err := range client.Watch(t.Context(), Query{Kind: KindEndpoint}) {
+		if err != nil {
+			if !errors.Is(err, errScriptEnds) {
+				t.Errorf("the watch ended with %v", err)
+			}
+			break
+		}
+		events = append(events, fmt.Sprint(time.Since(begin), " ", describe(ev)))
+	}
+	return events
 }
 
 func describe(ev Event) string {
@@ -312,7 +335,7 @@ func describe(ev Event) string {
 func TestWatchEndsWithItsContextWhileTheStoreIsSilent(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		client := NewClient(&script{steps(listing(1), scriptStep{time.Hour, Change{Op: OpProgress}})}, Options{})
+		client := NewClient(&script{steps: steps(listing(1), scriptStep{time.Hour, Change{Op: OpProgress}})}, Options{})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		var last error

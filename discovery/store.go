@@ -90,7 +90,7 @@ type Lease interface {
 // Health is the state of a lease.
 type Health struct {
 	// Healthy reports whether the entry is registered as far as its owner can
-	// know: it has been written, is not known to be lost, and its TTL has not
+	// determine: it has been written, is not known to be lost, and its TTL has not
 	// passed since LastBeat.
 	Healthy bool
 
@@ -215,8 +215,10 @@ type Watcher interface {
 
 // Confirmer is implemented by a Watcher whose store has a second, authoritative
 // copy of the entries. Before a held removal is reported, Present returns those
-// of ids whose entries are present there: their removal is not reported. After an
-// error the removals stay held, and Present is called again later.
+// of ids whose entries are present there: their removal is not reported but held
+// again. After an error the removals stay held, and Present is called again later.
+// Present is called between two calls of Next, in the same goroutine; like Next it
+// returns when ctx is done or the store is shut down.
 type Confirmer interface {
 	Present(ctx context.Context, ids []ID) ([]ID, error)
 }
@@ -258,7 +260,7 @@ const (
 )
 
 // Change is an element of a Watcher. Key is the store's own name of the entry,
-// for logs and errors.
+// for logs and errors. Nothing modifies Value after the delivery.
 type Change struct {
 	Op    Op
 	ID    ID
