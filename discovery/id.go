@@ -22,10 +22,18 @@ const (
 	KindEventSource
 )
 
+// KindAny selects the registrations of all kinds in a [Query]. It is the kind of
+// no registration.
+const KindAny Kind = 255
+
 var kindNames = [...]string{"", "Endpoint", "Model", "EventChannel", "EventSource"}
 
-// String returns the name of the kind in the field "type" of an instance's JSON.
+// String returns the name of the kind in the field "type" of an instance's JSON,
+// and "any" for KindAny.
 func (k Kind) String() string {
+	if k == KindAny {
+		return "any"
+	}
 	if k == 0 || int(k) >= len(kindNames) {
 		return fmt.Sprintf("Kind(%d)", uint8(k))
 	}

@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -108,6 +109,12 @@ func TestQueries(t *testing.T) {
 		{Query{Kind: KindEventChannel, Scope: Scope{"dynamo", "backend", ""}, Topic: "kv-events"}, 3, []ID{channel}, []ID{ofNamespace}},
 		{Query{Kind: KindEventChannel, Scope: Scope{"dynamo", "backend", "generate"}}, 2, []ID{channel}, []ID{ofNamespace}},
 		{Query{Kind: KindEventChannel, Topic: "kv"}, 1, nil, []ID{channel}},
+		{Query{Kind: KindAny}, 0, []ID{endpoint, channel, ofNamespace}, []ID{{}}},
+		{Query{Kind: KindAny, Scope: channel.Scope}, 3, []ID{endpoint, channel}, []ID{ofNamespace}},
+		{Query{Kind: KindAny, Topic: "kv-events"}, 0, []ID{channel, ofNamespace}, []ID{endpoint}},
+		{Query{Kind: KindEventChannel, Exact: true}, 0, nil, []ID{channel, ofNamespace}},
+		{Query{Kind: KindEventChannel, Scope: ofNamespace.Scope, Exact: true}, 1, []ID{ofNamespace}, []ID{channel}},
+		{Query{Kind: KindAny, Scope: channel.Scope, Topic: "kv-events", Exact: true}, 3, []ID{channel}, []ID{endpoint, ofNamespace}},
 	} {
 		if got := c.q.Level(); got != c.level {
 			t.Errorf("%+v has level %d, want %d", c.q, got, c.level)
@@ -121,6 +128,59 @@ func TestQueries(t *testing.T) {
 			if c.q.Match(id) {
 				t.Errorf("%+v finds %v", c.q, id)
 			}
+		}
+	}
+}
+
+func TestKindsOfAQuery(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		q    Query
+		want []Kind
+	}{
+		{Query{}, nil},
+		{Query{Kind: 77}, nil},
+		{Query{Kind: KindModel}, []Kind{KindModel}},
+		{Query{Kind: KindModel, Topic: "t"}, nil},
+		{Query{Kind: KindAny}, []Kind{KindEndpoint, KindModel, KindEventChannel, KindEventSource}},
+		{Query{Kind: KindAny, Topic: "t"}, []Kind{KindEventChannel, KindEventSource}},
+	} {
+		if got := c.q.Kinds(); !slices.Equal(got, c.want) {
+			t.Errorf("%+v has the kinds %v, want %v", c.q, got, c.want)
+		}
+	}
+}
+
+// TestContainedQueries compares contains with Match over all ids of a few names.
+func TestContainedQueries(t *testing.T) {
+	t.Parallel()
+	var ids []ID
+	var queries []Query
+	for _, scope := range []Scope{{}, {"a", "", ""}, {"a", "x", ""}, {"a", "x", "e"}, {"b", "", ""}, {"b", "x", "e"}, {"", "x", ""}} {
+		for _, topic := range []string{"", "t", "u"} {
+			for _, kind := range []Kind{KindEndpoint, KindModel, KindEventChannel, KindEventSource, KindAny} {
+				for _, exact := range []bool{false, true} {
+					queries = append(queries, Query{Kind: kind, Scope: scope, Topic: topic, Exact: exact})
+				}
+				if id := (ID{Kind: kind, Scope: scope, Topic: topic}); id.validate() == nil {
+					ids = append(ids, id)
+				}
+			}
+		}
+	}
+	for _, q := range queries {
+		for _, o := range queries {
+			if !q.contains(o) {
+				continue
+			}
+			for _, id := range ids {
+				if o.Match(id) && !q.Match(id) {
+					t.Fatalf("%+v contains %+v, but does not match %v", q, o, id)
+				}
+			}
+		}
+		if !q.contains(q) || !(Query{Kind: KindAny}).contains(q) {
+			t.Errorf("%+v is not contained in itself, or in the query of everything", q)
 		}
 	}
 }

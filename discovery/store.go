@@ -53,8 +53,9 @@ type Store interface {
 	// wraps ErrNotFound.
 	Get(ctx context.Context, id ID) ([]byte, error)
 
-	// Watch begins to follow the entries that match q; it may deliver others
-	// too. The Watcher delivers the changes. ctx bounds only the call.
+	// Watch begins to follow the entries that match q, of each of q.Kinds(). It
+	// may deliver others too: Query.Match decides. A Watcher of several kinds
+	// delivers one listing of all of them. ctx bounds only the call.
 	Watch(ctx context.Context, q Query) (Watcher, error)
 
 	// Shutdown removes the entries that the store registered, at once, and
@@ -69,7 +70,8 @@ type Store interface {
 type Lease interface {
 	// Update replaces the value of the entry in place: no reader sees a removal,
 	// and the lease continues. It fails if the lease has ended, with the cause,
-	// and does not write over the entry of another owner.
+	// and does not write over the entry of another owner. After another error the
+	// entry has the former value or the new one. Calls do not overlap.
 	Update(ctx context.Context, value []byte) error
 
 	// Unregister removes the entry; readers see the removal at once. It returns
