@@ -2,16 +2,11 @@ package discovery
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"maps"
 	"slices"
 	"sync/atomic"
-	"time"
-
-	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // Options are the settings of a Client. The zero value is useful.
@@ -61,104 +56,41 @@ type Stats struct {
 // Stats returns a snapshot of the counters.
 func (c *Client) Stats() Stats { return Stats{InvalidEntries: c.bad.Load()} }
 
-// Registration is an instance that the client keeps registered.
-type Registration struct {
-	Instance Instance
-	lease    Lease
-}
-
-// Unregister removes the registration; readers see the removal at once. It is
-// idempotent.
-func (r *Registration) Unregister(ctx context.Context) error {
-	if err := r.lease.Unregister(ctx); err != nil {
-		return fmt.Errorf("discovery: unregister %s: %w", r.Instance.ID(), err)
+// Get returns the instance that is registered under id now, or an error that
+// wraps ErrNotFound.
+func (c *Client) Get(ctx context.Context, id ID) (Instance, error) {
+	if err := id.validate(); err != nil {
+		return Instance{}, fmt.Errorf("discovery: get: %w", err)
 	}
-	return nil
+	value, err := c.store.Get(ctx, id)
+	if err != nil {
+		return Instance{}, getError(ctx, id, err)
+	}
+	in, err := decodeEntry(id, value)
+	if err != nil {
+		c.warnBad(id.Path(), err)
+		return Instance{}, err
+	}
+	return in, nil
 }
 
-// Wait blocks until the registration has ended and returns the cause: an error
-// that wraps ErrTakenOver, ErrClosed after Unregister or Shutdown, or ctx.Err().
-// A lease that is lost and written again does not end the registration.
-func (r *Registration) Wait(ctx context.Context) error {
-	err := r.lease.Wait(ctx)
+func getError(ctx context.Context, id ID, err error) error {
 	if ctx.Err() != nil {
-		return err
+		return ctx.Err()
 	}
-	return fmt.Errorf("discovery: registration %s: %w", r.Instance.ID(), err)
+	return fmt.Errorf("discovery: get %s: %w", id, err)
 }
 
-// Register registers spec under the client's instance id.
-func (c *Client) Register(ctx context.Context, spec Spec) (*Registration, error) {
-	return c.RegisterAs(ctx, c.instance, spec)
-}
-
-// RegisterAs registers spec under the given id, such as that of a publisher of
-// events, and takes over an existing registration of the same id. A Model that
-// conflicts with those of its endpoint is refused with ErrModelConflict.
-func (c *Client) RegisterAs(ctx context.Context, instance uint64, spec Spec) (*Registration, error) {
-	return c.RegisterInstance(ctx, Instance{InstanceID: instance, Spec: spec})
-}
-
-// RegisterInstance registers an instance that was read elsewhere. It stores the
-// instance's Raw if there is one, including the fields that this version of the
-// package does not define.
-func (c *Client) RegisterInstance(ctx context.Context, in Instance) (*Registration, error) {
-	spec, id := in.Spec, in.ID()
-	if spec == nil {
-		return nil, errors.New("discovery: register: the instance has no spec: want an Endpoint, Model, EventChannel or EventSource")
-	}
-	if err := errors.Join(id.validate(), spec.validate()); err != nil {
-		return nil, fmt.Errorf("discovery: register: %w", err)
-	}
-	model, isModel := spec.(Model)
-	if isModel {
-		if _, err := c.checkConflict(ctx, model, id); err != nil {
-			return nil, err
-		}
-	}
-	if source, ok := spec.(EventSource); ok {
-		if err := c.checkSource(ctx, source, id); err != nil {
-			return nil, err
-		}
-	}
-	value, err := in.stored()
+// decodeEntry decodes the value of the entry of id.
+func decodeEntry(id ID, value []byte) (Instance, error) {
+	in, err := decodeInstance(value)
 	if err != nil {
-		return nil, fmt.Errorf("discovery: register %s: %w", id, err)
+		return Instance{}, err
 	}
-	lease, err := c.store.Register(ctx, id, value, RegisterOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("discovery: register %s: %w", id, err)
+	if in.ID() != id {
+		return Instance{}, fmt.Errorf("discovery: the entry contains the registration of %v %s", in.ID().Kind, in.ID())
 	}
-	reg := &Registration{Instance: in, lease: lease}
-	if isModel {
-		if err := c.confirmModel(ctx, reg, model); err != nil {
-			return nil, err
-		}
-	}
-	return reg, nil
-}
-
-// confirmModel repeats the conflict check once the model is registered, and
-// unregisters it if there is a conflict. The list must contain the client's own
-// entry: a replica may lag behind the write.
-func (c *Client) confirmModel(ctx context.Context, reg *Registration, model Model) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	for {
-		found, err := c.checkConflict(ctx, model, reg.Instance.ID())
-		if err == nil && found {
-			return nil
-		}
-		if err == nil {
-			err = wait.Sleep(ctx, 50*time.Millisecond)
-		}
-		if err != nil {
-			// The caller's context may be the cause.
-			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-			defer cancel()
-			return errors.Join(err, reg.Unregister(undo))
-		}
-	}
+	return in, nil
 }
 
 // List returns the instances that match q now, ordered by ID.
@@ -179,103 +111,34 @@ func (c *Client) List(ctx context.Context, q Query) ([]Instance, error) {
 			delete(found, id)
 		}
 	}
-	return slices.SortedFunc(maps.Values(found), func(a, b Instance) int { return a.ID().Compare(b.ID()) }), nil
+	return sortedByID(found), nil
 }
 
-// EventType is the kind of an Event.
-type EventType uint8
-
-// The events of a watch.
-const (
-	// Added: the instance is registered, or its value has changed.
-	Added EventType = iota + 1
-	// Removed: the instance is no longer registered; Instance is its last value.
-	Removed
-	// Synced: everything that was registered when the watch began has been Added.
-	Synced
-)
-
-// String returns added, removed or synced.
-func (t EventType) String() string {
-	switch t {
-	case Added:
-		return "added"
-	case Removed:
-		return "removed"
-	case Synced:
-		return "synced"
-	}
-	return fmt.Sprintf("EventType(%d)", uint8(t))
-}
-
-// Event is an element of a watch.
-type Event struct {
-	Type EventType
-
-	// Instance is the zero Instance for Synced, whose ID is the zero ID.
-	Instance Instance
-}
-
-// String returns the type and the path of the registration, such as
-// "added dynamo/backend/generate/2a", and "synced" for Synced.
-func (e Event) String() string {
-	if e.Type == Synced {
-		return e.Type.String()
-	}
-	return e.Type.String() + " " + e.Instance.ID().Path()
-}
-
-// Watch yields the instances that match q as Added, then Synced once, then each
-// change, until ctx is done or the caller leaves the loop. Its last element is
-// the error that ended it, which may be ctx.Err(). A watch that loses its store
-// reconnects by itself, without reporting a change twice or missing one.
-func (c *Client) Watch(ctx context.Context, q Query) iter.Seq2[Event, error] {
-	return func(yield func(Event, error) bool) {
-		if err := c.watch(ctx, q, func(ev Event) bool { return yield(ev, nil) }); err != nil {
-			yield(Event{}, err)
-		}
-	}
-}
-
-// watch returns nil once emit has returned false.
-func (c *Client) watch(ctx context.Context, q Query, emit func(Event) bool) (err error) {
-	watcher, err := c.store.Watch(ctx, q)
-	if err != nil {
-		return watchError(ctx, q, err)
-	}
-	defer func() {
-		if cerr := watcher.Close(); cerr != nil {
-			c.log.Debug("discovery: closing a watch failed", "error", cerr)
-		}
-	}()
-	rec := newReconciler(watcher)
-	for {
-		change, err := watcher.Next(ctx)
+// WaitForInstances blocks until at least n instances match q, and returns all that
+// match then, ordered by ID.
+func (c *Client) WaitForInstances(ctx context.Context, q Query, n int) ([]Instance, error) {
+	found, synced := map[ID]Instance{}, false
+	for ev, err := range c.Watch(ctx, q) {
 		if err != nil {
-			return watchError(ctx, q, err)
+			return nil, err
 		}
-		events, err := rec.apply(q, change, time.Now())
-		if err != nil {
-			c.warnBad(change.Key, err)
+		switch ev.Type {
+		case Synced:
+			synced = true
+		case Removed:
+			delete(found, ev.Instance.ID())
+		default:
+			found[ev.Instance.ID()] = ev.Instance
 		}
-		if change.Op == OpProgress {
-			if events, err = rec.expire(ctx, time.Now()); err != nil {
-				c.log.Warn("discovery: removals stay held until they are confirmed, retrying", "error", err)
-			}
-		}
-		for _, ev := range events {
-			if !emit(ev) {
-				return nil
-			}
+		if synced && len(found) >= n {
+			break
 		}
 	}
+	return sortedByID(found), nil
 }
 
-func watchError(ctx context.Context, q Query, err error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return fmt.Errorf("discovery: watch of kind %v at %q: %w", q.Kind, q.Scope, err)
+func sortedByID(found map[ID]Instance) []Instance {
+	return slices.SortedFunc(maps.Values(found), func(a, b Instance) int { return a.ID().Compare(b.ID()) })
 }
 
 func (c *Client) warnBad(key string, err error) {

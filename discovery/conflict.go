@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"time"
+
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // ErrModelConflict is wrapped by the error of a Register whose model conflicts
@@ -17,16 +20,23 @@ var ErrModelConflict = errors.New("another model is registered there")
 // already registered with other metadata: a source never changes.
 var ErrSourceConflict = errors.New("the source is registered with other metadata")
 
-// checkSource refuses a source that is registered with other metadata.
+// checkSource refuses a source that is registered with other metadata. An entry
+// that is not valid is replaced.
 func (c *Client) checkSource(ctx context.Context, source EventSource, own ID) error {
-	present, err := c.List(ctx, Query{Kind: KindEventSource, Scope: source.Scope, Topic: source.Topic})
-	if err != nil {
-		return err
+	value, err := c.store.Get(ctx, own)
+	if errors.Is(err, ErrNotFound) {
+		return nil
 	}
-	for _, in := range present {
-		if in.ID() == own && !equalJSON(in.Spec.(EventSource).Metadata, source.Metadata) {
-			return fmt.Errorf("discovery: register %s: %w", own, ErrSourceConflict)
-		}
+	if err != nil {
+		return getError(ctx, own, err)
+	}
+	present, err := decodeEntry(own, value)
+	if err != nil {
+		c.warnBad(own.Path(), err)
+		return nil
+	}
+	if !equalJSON(present.Spec.(EventSource).Metadata, source.Metadata) {
+		return fmt.Errorf("discovery: register %s: %w", own, ErrSourceConflict)
 	}
 	return nil
 }
@@ -115,4 +125,40 @@ func (c *Client) checkConflict(ctx context.Context, model Model, own ID) (found 
 		}
 	}
 	return found, nil
+}
+
+// writeModel writes a model between two checks for conflicts, and takes it back if
+// the second one finds one.
+func (c *Client) writeModel(ctx context.Context, model Model, id ID, put func(context.Context) (undo, error)) error {
+	if _, err := c.checkConflict(ctx, model, id); err != nil {
+		return err
+	}
+	undo, err := put(ctx)
+	if err != nil {
+		return err
+	}
+	return c.confirmModel(ctx, model, id, undo)
+}
+
+// confirmModel repeats the conflict check once the model is registered, and
+// unregisters it if there is a conflict. The list must contain the client's own
+// entry: a replica may lag behind the write.
+func (c *Client) confirmModel(ctx context.Context, model Model, id ID, undo undo) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		found, err := c.checkConflict(ctx, model, id)
+		if err == nil && found {
+			return nil
+		}
+		if err == nil {
+			err = wait.Sleep(ctx, 50*time.Millisecond)
+		}
+		if err != nil {
+			// The caller's context may be the cause.
+			undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			return errors.Join(err, undo(undoing))
+		}
+	}
 }

@@ -3,7 +3,6 @@ package discovery
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/dynplane/dynplane/internal/wait"
@@ -100,16 +99,16 @@ func (r *reconciler) put(q Query, ch Change) ([]Event, error) {
 	// An invalid value leaves the last valid one in place, and held if it was:
 	// a writer that overwrites an entry shows neither that its owner is dead
 	// nor that it is alive.
-	in, err := decodeInstance(ch.Value)
+	in, err := decodeEntry(ch.ID, ch.Value)
 	if err != nil {
 		return nil, err
 	}
-	if in.ID() != ch.ID {
-		return nil, fmt.Errorf("discovery: the entry contains the registration of %v %s", in.ID().Kind, in.ID())
-	}
 	r.entries[ch.ID] = &reconciledEntry{instance: in, ttl: ch.TTL, seen: true}
 	delete(r.held, ch.ID)
-	return []Event{{Added, in}}, nil
+	if e != nil {
+		return []Event{{Type: Updated, Instance: in, Previous: e.instance}}, nil
+	}
+	return []Event{{Type: Added, Instance: in}}, nil
 }
 
 func (r *reconciler) remove(ch Change, now time.Time) []Event {
@@ -216,7 +215,7 @@ func (r *reconciler) holdUntil(id ID, until time.Time) {
 func (r *reconciler) drop(id ID, e *reconciledEntry) []Event {
 	delete(r.entries, id)
 	delete(r.held, id)
-	return []Event{{Removed, e.instance}}
+	return []Event{{Type: Removed, Instance: e.instance}}
 }
 
 // hold returns how long the removal of the entry is held. Owners recover within one

@@ -151,8 +151,8 @@ func TestCardsThatCannotBeReadDoNotBlock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if client.InstanceID() != 99 || reg.Instance.InstanceID != 99 {
-		t.Errorf("registered as %d", reg.Instance.InstanceID)
+	if client.InstanceID() != 99 || reg.Instance().InstanceID != 99 {
+		t.Errorf("registered as %d", reg.Instance().InstanceID)
 	}
 	if client.Stats().InvalidEntries == 0 {
 		t.Error("the bad cards are not counted")

@@ -258,7 +258,7 @@ func TestShutdownOfThePublisher(t *testing.T) {
 			all := discovery.Query{Kind: discovery.KindEventChannel}
 			found, err := d.List(ctx, all)
 			must(t, err)
-			if len(found) != 1 || found[0].InstanceID != pub.ID() || found[0].ID() != pub.Registration().Instance.ID() {
+			if len(found) != 1 || found[0].InstanceID != pub.ID() || found[0].ID() != pub.Registration().Instance().ID() {
 				t.Fatalf("registered %+v: want the channel of %d", found, pub.ID())
 			}
 			must(t, pub.Shutdown(ctx))

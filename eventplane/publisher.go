@@ -75,7 +75,7 @@ func (c *Client) newPublisher(ctx context.Context, scope discovery.Scope, topic 
 	if err := p.register(ctx, scope, o); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	c.config.Logger.Debug("eventplane: publisher registered", "channel", p.reg.Instance.ID().Path(), "address", conn.advertised.Address())
+	c.config.Logger.Debug("eventplane: publisher registered", "channel", p.reg.Instance().ID().Path(), "address", conn.advertised.Address())
 	return p, nil
 }
 

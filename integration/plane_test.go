@@ -279,7 +279,7 @@ func TestEndpointThatMoves(t *testing.T) {
 	first := n.publisher(discovery.Scope{Namespace: "lender"}, topic)
 	second := n.publisher(discovery.Scope{Namespace: "lender"}, topic)
 	for _, p := range []*eventplane.Publisher{first, second} {
-		ch := p.Registration().Instance.Spec.(discovery.EventChannel)
+		ch := p.Registration().Instance().Spec.(discovery.EventChannel)
 		register(t, n.discovery, 42, discovery.EventChannel{Scope: backendScope, Topic: topic, Transport: ch.Transport})
 		introduce(t, p, c)
 	}

@@ -68,7 +68,7 @@ func child() error {
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintln(os.Stdout, reg.Instance.ID().Path()); err != nil {
+	if _, err := fmt.Fprintln(os.Stdout, reg.Instance().ID().Path()); err != nil {
 		return err
 	}
 	return reg.Wait(ctx)

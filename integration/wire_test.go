@@ -186,7 +186,7 @@ func TestEnvironmentOnTheWire(t *testing.T) {
 			}
 			p := newNode(t, server, c.env, nil).publisher(c.scope, c.topic)
 			var next func() (subject string, body []byte)
-			switch tr := p.Registration().Instance.Spec.(discovery.EventChannel).Transport.(type) {
+			switch tr := p.Registration().Instance().Spec.(discovery.EventChannel).Transport.(type) {
 			case discovery.NATS:
 				if tr.SubjectPrefix+"."+discovery.EncodeSegment(c.topic) != c.subject {
 					t.Errorf("registered the prefix %q", tr.SubjectPrefix)

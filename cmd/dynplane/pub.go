@@ -88,7 +88,7 @@ func (a *app) pub(ctx context.Context, scope discovery.Scope, topic string, o pu
 			return err
 		}
 		a.waitForBrokers(ctx, p)
-		if err := writeReadyFile(o.ready, p.Registration().Instance.ID().Path()); err != nil {
+		if err := writeReadyFile(o.ready, p.Registration().Instance().ID().Path()); err != nil {
 			return err
 		}
 		if o.raw {

@@ -286,7 +286,7 @@ func (a *app) hold(ctx context.Context, client *discovery.Client, id *idFlag, sp
 	if err != nil {
 		return err
 	}
-	if err := a.printRegistered(reg.Instance); err != nil {
+	if err := a.printRegistered(reg.Instance()); err != nil {
 		return err
 	}
 	return reg.Wait(ctx)

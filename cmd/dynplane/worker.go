@@ -102,7 +102,7 @@ func (a *app) work(ctx context.Context, number uint16) (err error) {
 	if err := pub.Ready(ctx); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintln(a.stdout, pub.Registration().Instance.ID().Path()); err != nil {
+	if _, err := fmt.Fprintln(a.stdout, pub.Registration().Instance().ID().Path()); err != nil {
 		return err
 	}
 	return publishCache(ctx, pub, newCache(client.InstanceID(), uint64(number)))

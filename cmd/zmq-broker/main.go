@@ -134,6 +134,6 @@ func (s *settings) register(ctx context.Context, endpoints eventplane.BrokerConf
 	if err != nil {
 		return nil, errors.Join(err, shutdown())
 	}
-	s.log.Info("zmq-broker: registered", "path", reg.Instance.ID().Path())
+	s.log.Info("zmq-broker: registered", "path", reg.Instance().ID().Path())
 	return shutdown, nil
 }

@@ -24,8 +24,8 @@ func registeredAreListed(ctx context.Context, f *fixture) {
 	if err != nil || len(got) != 1 {
 		f.t.Fatalf("list: %v, %v", got, err)
 	}
-	if got[0].InstanceID != 1<<53-1 || !reflect.DeepEqual(got[0].Spec, reg.Instance.Spec) {
-		f.t.Fatalf("stored %s, want %+v", got[0].Raw, reg.Instance)
+	if got[0].InstanceID != 1<<53-1 || !reflect.DeepEqual(got[0].Spec, reg.Instance().Spec) {
+		f.t.Fatalf("stored %s, want %+v", got[0].Raw, reg.Instance())
 	}
 }
 

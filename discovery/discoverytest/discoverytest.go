@@ -45,6 +45,17 @@ func Run(t *testing.T, open Opener, without ...string) {
 		{"model conflict", modelConflict},
 		{"model conflict of two at once", modelConflictOfTwoAtOnce},
 		{"many at once", manyAtOnce},
+		{"a single entry", singleEntry},
+		{"if absent", ifAbsent},
+		{"if absent, of others", ifAbsentOfOthers},
+		{"an update in place", updateInPlace},
+		{"an update after the end", updateAfterTheEnd},
+		{"an update after a take-over", updateAfterTakenOver},
+		{"health of a registration", healthOfARegistration},
+		{"exact scope and any kind", exactScopeAndAnyKind},
+		{"waits for instances", waitsForInstances},
+		{"the same id at once", sameIDAtOnce},
+		{"a canceled register", canceledRegister},
 	} {
 		if skip[c.name] {
 			delete(skip, c.name)

@@ -74,13 +74,22 @@ type stream struct {
 }
 
 func (f *fixture) watch(ctx context.Context, c *discovery.Client, q discovery.Query) *stream {
-	next, stop := iter.Pull2(c.Watch(ctx, q))
+	return f.watchWith(ctx, c, q, discovery.WatchOptions{})
+}
+
+func (f *fixture) watchWith(ctx context.Context, c *discovery.Client, q discovery.Query, o discovery.WatchOptions) *stream {
+	next, stop := iter.Pull2(c.WatchWithOptions(ctx, q, o))
 	f.t.Cleanup(stop)
 	return &stream{f, next}
 }
 
 // expect receives an event of the given type and id.
 func (s *stream) expect(want discovery.EventType, id discovery.ID) discovery.Instance {
+	s.f.t.Helper()
+	return s.expectEvent(want, id).Instance
+}
+
+func (s *stream) expectEvent(want discovery.EventType, id discovery.ID) discovery.Event {
 	s.f.t.Helper()
 	ev, err, ok := s.next()
 	if err != nil || !ok {
@@ -89,7 +98,7 @@ func (s *stream) expect(want discovery.EventType, id discovery.ID) discovery.Ins
 	if ev.Type != want || want != discovery.Synced && ev.Instance.ID() != id {
 		s.f.t.Fatalf("got %v %+v, want %v %v", ev.Type, ev.Instance, want, id)
 	}
-	return ev.Instance
+	return ev
 }
 
 func endpoint(ns, comp, ep string) discovery.Endpoint {

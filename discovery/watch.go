@@ -1,0 +1,134 @@
+package discovery
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"time"
+)
+
+// EventType is the kind of an Event.
+type EventType uint8
+
+// The events of a watch.
+const (
+	// Added: the instance is registered, or its value has changed.
+	Added EventType = iota + 1
+	// Removed: the instance is no longer registered; Instance is its last value.
+	Removed
+	// Synced: everything that was registered when the watch began has been Added.
+	Synced
+	// Updated: the value of the instance has changed. Only a watch with
+	// WatchOptions.Updates reports it; others report Added again.
+	Updated
+)
+
+// String returns added, removed, synced or updated.
+func (t EventType) String() string {
+	switch t {
+	case Added:
+		return "added"
+	case Removed:
+		return "removed"
+	case Synced:
+		return "synced"
+	case Updated:
+		return "updated"
+	}
+	return fmt.Sprintf("EventType(%d)", uint8(t))
+}
+
+// Event is an element of a watch.
+type Event struct {
+	Type EventType
+
+	// Instance is the zero Instance for Synced, whose ID is the zero ID.
+	Instance Instance
+
+	// Previous is the former value for Updated, and the zero Instance for the
+	// other types.
+	Previous Instance
+}
+
+// String returns the type and the path of the registration, such as
+// "added dynamo/backend/generate/2a", and "synced" for Synced.
+func (e Event) String() string {
+	if e.Type == Synced {
+		return e.Type.String()
+	}
+	return e.Type.String() + " " + e.Instance.ID().Path()
+}
+
+// Watch yields the instances that match q as Added, then Synced once, then each
+// change, until ctx is done or the caller leaves the loop. Its last element is
+// the error that ended it, which may be ctx.Err(). A watch that loses its store
+// reconnects by itself, without reporting a change twice or missing one.
+func (c *Client) Watch(ctx context.Context, q Query) iter.Seq2[Event, error] {
+	return c.WatchWithOptions(ctx, q, WatchOptions{})
+}
+
+// WatchOptions are the settings of one watch. The zero value is useful.
+type WatchOptions struct {
+	// Updates reports a changed value as Updated, with the previous one, and not
+	// as Added.
+	Updates bool
+}
+
+// WatchWithOptions is Watch with options.
+func (c *Client) WatchWithOptions(ctx context.Context, q Query, o WatchOptions) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		if err := c.watch(ctx, q, o, func(ev Event) bool { return yield(ev, nil) }); err != nil {
+			yield(Event{}, err)
+		}
+	}
+}
+
+// watch returns nil once emit has returned false.
+func (c *Client) watch(ctx context.Context, q Query, o WatchOptions, emit func(Event) bool) (err error) {
+	watcher, err := c.store.Watch(ctx, q)
+	if err != nil {
+		return watchError(ctx, q, err)
+	}
+	defer func() {
+		if cerr := watcher.Close(); cerr != nil {
+			c.log.Debug("discovery: closing a watch failed", "error", cerr)
+		}
+	}()
+	rec := newReconciler(watcher)
+	for {
+		change, err := watcher.Next(ctx)
+		if err != nil {
+			return watchError(ctx, q, err)
+		}
+		events, err := rec.apply(q, change, time.Now())
+		if err != nil {
+			c.warnBad(change.Key, err)
+		}
+		if change.Op == OpProgress {
+			if events, err = rec.expire(ctx, time.Now()); err != nil {
+				c.log.Warn("discovery: removals stay held until they are confirmed, retrying", "error", err)
+			}
+		}
+		for _, ev := range events {
+			if !emit(o.shape(ev)) {
+				return nil
+			}
+		}
+	}
+}
+
+// shape returns ev, an Updated event included, as a watch with these options
+// reports it.
+func (o WatchOptions) shape(ev Event) Event {
+	if ev.Type == Updated && !o.Updates {
+		return Event{Type: Added, Instance: ev.Instance}
+	}
+	return ev
+}
+
+func watchError(ctx context.Context, q Query, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("discovery: watch of kind %v at %q: %w", q.Kind, q.Scope, err)
+}
