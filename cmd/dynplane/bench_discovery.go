@@ -32,6 +32,7 @@ type bench struct {
 	warnings  *warningCounter
 
 	workers   []*benchClient // of the owners
+	leases    []benchLease   // by entry
 	followers []*benchWatcher
 	result    benchResult
 }
@@ -41,6 +42,12 @@ type benchClient struct {
 	nc       *nats.Conn
 	client   *discovery.Client
 	killedAt atomic.Pointer[time.Time]
+}
+
+// benchLease is the registration of an entry, and whether its lease was lost.
+type benchLease struct {
+	*discovery.Registration
+	lost bool
 }
 
 // benchDiscovery runs the bench, prints the result and returns an error if a
@@ -139,6 +146,11 @@ func (b *bench) run(ctx context.Context) (err error) {
 	if err := b.phase(ctx, "register", b.register); err != nil {
 		return err
 	}
+	following.Go(func() {
+		for wait.Sleep(watching, 200*time.Millisecond) == nil {
+			b.checkLeases()
+		}
+	})
 	err = b.phase(ctx, "sync", func(ctx context.Context) error {
 		for _, w := range b.followers {
 			following.Go(func() { w.follow(watching, b) })
@@ -265,16 +277,30 @@ func (b *bench) dial(ctx context.Context) error {
 }
 
 func (b *bench) register(ctx context.Context) error {
+	b.leases = make([]benchLease, b.owners*b.entries)
 	return inParallel(ctx, b.owners*b.entries, b.parallel, func(ctx context.Context, i int) error {
 		owner, entry := i/b.entries, i%b.entries
 		id := uint64(owner) + 1
-		_, err := b.workers[b.clientOf(owner)].client.RegisterAs(ctx, id, discovery.Endpoint{
+		reg, err := b.workers[b.clientOf(owner)].client.RegisterAs(ctx, id, discovery.Endpoint{
 			Scope:     discovery.Scope{Namespace: b.namespace, Component: "backend", Endpoint: fmt.Sprintf("generate-%d", entry)},
 			Transport: discovery.TCP(fmt.Sprintf("10.%d.%d.%d:41231/%x/generate-%d", owner>>16, owner>>8&255, owner&255, id, entry)),
 			Device:    discovery.DeviceCUDA, RequestCodec: "msgpack",
 		})
+		b.leases[i].Registration = reg
 		return err
 	})
+}
+
+// checkLeases records which leases of living clients are lost now.
+func (b *bench) checkLeases() {
+	for i := range b.leases {
+		l := &b.leases[i]
+		health, _ := l.Health()
+		// In this order, since the client may be killed meanwhile.
+		if !health.Healthy && b.workers[b.clientOf(i/b.entries)].killedAt.Load() == nil {
+			l.lost = true
+		}
+	}
 }
 
 func (b *bench) closeWatchers(ctx context.Context) error {

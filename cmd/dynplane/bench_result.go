@@ -35,9 +35,11 @@ type benchResult struct {
 	Resting  *spread `json:"watcher_messages_at_rest,omitempty"`
 
 	// Missing is the number of entries that watchers had not received with Synced,
-	// and FalseRemovals that of removals of entries whose owner was alive.
+	// FalseRemovals that of removals of entries whose owner was alive, and
+	// LostLeases that of entries whose living owner was not healthy at some time.
 	Missing       int            `json:"missing"`
 	FalseRemovals int            `json:"false_removals"`
+	LostLeases    int            `json:"lost_leases"`
 	Unfinished    []string       `json:"unfinished,omitempty"`
 	Warnings      map[string]int `json:"warnings,omitempty"` // logged by living clients, by message
 }
@@ -76,6 +78,11 @@ func (b *bench) summarize() {
 	r := &b.result
 	r.Owners, r.Entries, r.Clients, r.Watchers = b.owners, b.entries, len(b.workers), len(b.followers)
 	r.Killed, r.TTL, r.RTT, r.Warnings = b.killed(), b.app.ttl.Seconds(), b.rtt.Seconds(), b.warnings.counts()
+	for _, l := range b.leases {
+		if l.lost {
+			r.LostLeases++
+		}
+	}
 	var syncs, removals, messages, bytes, resting []float64
 	for _, w := range b.followers {
 		r.FalseRemovals += w.wrong
@@ -104,6 +111,9 @@ func (r *benchResult) verdict() error {
 	}
 	if r.FalseRemovals > 0 {
 		broken = append(broken, fmt.Sprintf("%d removals of entries whose owner was alive", r.FalseRemovals))
+	}
+	if r.LostLeases > 0 {
+		broken = append(broken, fmt.Sprintf("%d leases of living owners were lost", r.LostLeases))
 	}
 	if len(broken) == 0 {
 		return nil
@@ -148,7 +158,9 @@ func (r *benchResult) writeTable(to io.Writer) error {
 	if err := errors.Join(phases.Flush(), newline(), spreads.Flush(), newline()); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(to, "missing entries: %d\nfalse removals: %d\n", r.Missing, r.FalseRemovals); err != nil {
+	_, err = fmt.Fprintf(to, "missing entries: %d\nfalse removals: %d\nlost leases: %d\n",
+		r.Missing, r.FalseRemovals, r.LostLeases)
+	if err != nil {
 		return err
 	}
 	for _, message := range slices.Sorted(maps.Keys(r.Warnings)) {

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/memory"
 	"github.com/dynplane/dynplane/integration/natstest"
 )
 
@@ -100,8 +102,8 @@ func TestBenchVerdict(t *testing.T) {
 	if err := new(benchResult).verdict(); err != nil {
 		t.Error(err)
 	}
-	r := benchResult{Missing: 2, FalseRemovals: 3, Unfinished: []string{"1 of 2 watchers have not synced"}}
-	const want = "bench: 1 of 2 watchers have not synced; watchers missed 2 entries; 3 removals of entries whose owner was alive"
+	r := benchResult{Missing: 2, FalseRemovals: 3, LostLeases: 4, Unfinished: []string{"1 of 2 watchers have not synced"}}
+	const want = "bench: 1 of 2 watchers have not synced; watchers missed 2 entries; 3 removals of entries whose owner was alive; 4 leases of living owners were lost"
 	if err := r.verdict(); err == nil || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
 	}
@@ -129,5 +131,28 @@ func TestBenchCountsRemovals(t *testing.T) {
 	}
 	if b.summarize(); b.result.FalseRemovals != 3 || b.result.Removal == nil || len(w.removals) != 2 {
 		t.Errorf("%+v, want 3 false removals and 2 others", b.result)
+	}
+}
+
+func TestBenchCountsLostLeases(t *testing.T) {
+	t.Parallel()
+	client := discovery.NewClient(memory.New().Open(), discovery.Options{})
+	b := &bench{
+		benchOptions: benchOptions{owners: 2, entries: 2, clients: 2, parallel: 1}, namespace: "bench", warnings: newWarningCounter(), app: &app{},
+		workers: []*benchClient{{client: client}, {client: client}},
+	}
+	if err := b.register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	b.workers[1].killedAt.Store(&now)
+	for _, entry := range []int{0, 2} { // of the first owner, and of the second, who was killed
+		if err := b.leases[entry].Unregister(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.checkLeases()
+	if b.summarize(); b.result.LostLeases != 1 {
+		t.Errorf("%d leases are lost, want the one of the living owner", b.result.LostLeases)
 	}
 }
