@@ -26,6 +26,7 @@ type Client struct {
 	log       *slog.Logger
 	bad       atomic.Uint64
 	snapshots atomic.Uint64 // made so far
+	views     modelViews
 }
 
 // NewClient returns a client of a store. Its Shutdown shuts the store down.
@@ -152,6 +153,7 @@ func (c *Client) warnBad(key string, err error) {
 // shuts the store down. It is idempotent. Open watches end with an error that
 // wraps ErrClosed.
 func (c *Client) Shutdown(ctx context.Context) error {
+	defer c.views.close()
 	if err := c.store.Shutdown(ctx); err != nil {
 		return fmt.Errorf("discovery: shutdown: %w", err)
 	}

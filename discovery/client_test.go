@@ -78,7 +78,7 @@ func TestModelThatNeverShowsIsTakenBack(t *testing.T) {
 	t.Parallel()
 	model := Model{Scope: Scope{"ns", "comp", "ep"}, Card: json.RawMessage(`{"display_name":"mine"}`)}
 	synctest.Test(t, func(t *testing.T) {
-		store := &blind{script: script{steps: listing()}}
+		store := &blind{script: script{steps: steps(listing(), quiet(time.Minute))}}
 		begin := time.Now()
 		_, err := NewClient(store, Options{}).Register(t.Context(), model)
 		if !errors.Is(err, context.DeadlineExceeded) || !store.taken {
@@ -121,6 +121,39 @@ func TestCompatibleModels(t *testing.T) {
 		}
 		if base.compatible(c.other) != c.other.compatible(base) {
 			t.Errorf("%s: it matters who comes first", c.name)
+		}
+	}
+}
+
+// TestIdentityInOnePass: a card that is read in one pass has the identity that
+// encoding/json reads.
+func TestIdentityInOnePass(t *testing.T) {
+	t.Parallel()
+	for card, plain := range map[string]bool{
+		`{"display_name":"m"}`: true,
+		`{"display_name":"m","source_path":"a/b","lora":{"name":"x"},"runtime_config":{"display_name":7}}`: true,
+		`{"display_name":"m","source_path":7,"lora":null}`:                                                 true,
+		`{"display_name":"m","source_path":null,"lora":0}`:                                                 true,
+		`{"display_name":"m\u0041"}`:                                                                       false,
+		`{"display_name":"m","source_path":"a\/b"}`:                                                        false,
+		`{"display_name":"m","display_name":"n"}`:                                                          false,
+		`{"Display_Name":"m"}`:                                                                             false,
+		`{"display_name":"m"`:                                                                              false,
+		`{"display_name":null}`:                                                                            false,
+		`{"display_name":5}`:                                                                               false,
+		`{}`:                                                                                               false,
+		`null`:                                                                                             false,
+		`[]`:                                                                                               false,
+		``:                                                                                                 false,
+		"{\"display_name\":\"\xff\"}":                                                                      false,
+		`{"display_name":"m","source_path":{"a":"b"}}`:                                                     true,
+	} {
+		got, ok := plainIdentity([]byte(card))
+		if ok != plain {
+			t.Errorf("%s is read in one pass: %v, want %v", card, ok, plain)
+		}
+		if want, err := anyIdentity([]byte(card)); ok && (err != nil || got != want) {
+			t.Errorf("%s has the identity %+v, want %+v, %v", card, got, want, err)
 		}
 	}
 }

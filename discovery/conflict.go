@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"reflect"
 	"time"
-
-	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // ErrModelConflict is wrapped by the error of a Register whose model conflicts
@@ -23,17 +21,9 @@ var ErrSourceConflict = errors.New("the source is registered with other metadata
 // checkSource refuses a source that is registered with other metadata. An entry
 // that is not valid is replaced.
 func (c *Client) checkSource(ctx context.Context, source EventSource, own ID) error {
-	value, err := c.store.Get(ctx, own)
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return getError(ctx, own, err)
-	}
-	present, err := decodeEntry(own, value)
-	if err != nil {
-		c.warnBad(own.Path(), err)
-		return nil
+	present, found, err := c.lookup(ctx, own)
+	if err != nil || !found {
+		return err
 	}
 	if !equalJSON(present.Spec.(EventSource).Metadata, source.Metadata) {
 		return fmt.Errorf("discovery: register %s: %w", own, ErrSourceConflict)
@@ -61,22 +51,48 @@ type modelIdentity struct {
 	lora        bool
 }
 
+// identity reads the identity from the card. It is called for each card of an
+// endpoint by each client that registers there; a card in the usual form is
+// therefore read in one pass.
 func (m Model) identity() (modelIdentity, error) {
+	id, ok := plainIdentity(m.Card)
+	if !ok {
+		var err error
+		if id, err = anyIdentity(m.Card); err != nil {
+			return modelIdentity{}, fmt.Errorf("card of model at %s: %w", m.Scope, err)
+		}
+	}
+	id.lora = id.lora || m.Suffix != ""
+	return id, nil
+}
+
+// plainIdentity reports false for a card that anyIdentity has to read.
+func plainIdentity(card []byte) (modelIdentity, bool) {
+	var r plainReader
+	f, _ := r.fields(card, "display_name", "source_path", "lora")
+	id := modelIdentity{
+		displayName: string(r.unquote(f[0])),
+		lora:        f[2] != nil && string(f[2]) != "null",
+	}
+	if path := f[1]; path != nil && path[0] == '"' {
+		id.sourcePath = string(r.unquote(path))
+	}
+	return id, !r.other
+}
+
+func anyIdentity(data []byte) (modelIdentity, error) {
 	var card struct {
 		DisplayName *string         `json:"display_name"`
 		SourcePath  json.RawMessage `json:"source_path"`
 		LoRA        json.RawMessage `json:"lora"`
 	}
-	if err := json.Unmarshal(m.Card, &card); err != nil {
-		return modelIdentity{}, fmt.Errorf("card of model at %s: %.100q: want a JSON object whose display_name is a string", m.Scope, m.Card)
+	if err := json.Unmarshal(data, &card); err != nil {
+		return modelIdentity{}, fmt.Errorf("%.100q: want a JSON object whose display_name is a string", data)
 	}
 	if card.DisplayName == nil {
-		return modelIdentity{}, fmt.Errorf("card of model at %s: no display_name: want a string", m.Scope)
+		return modelIdentity{}, errors.New("no display_name: want a string")
 	}
-	id := modelIdentity{
-		displayName: *card.DisplayName,
-		lora:        m.Suffix != "" || card.LoRA != nil && string(card.LoRA) != "null",
-	}
+	id := modelIdentity{displayName: *card.DisplayName, lora: card.LoRA != nil && string(card.LoRA) != "null"}
 	// A source path that is not a string counts as none, as in Dynamo.
 	_ = json.Unmarshal(card.SourcePath, &id.sourcePath)
 	return id, nil
@@ -98,67 +114,127 @@ func (a modelIdentity) compatible(b modelIdentity) bool {
 	return a.displayName == b.displayName
 }
 
-// checkConflict compares model with the others of its endpoint. It is called
-// before and after the registration, since two workers may register at once.
-func (c *Client) checkConflict(ctx context.Context, model Model, own ID) (found bool, err error) {
+const (
+	// confirmPatience is how long a registered model may take to appear among the
+	// models of its endpoint while nothing else does.
+	confirmPatience = 10 * time.Second
+	// An unchanged value under the same id may be no change to a store. The view
+	// is then read again.
+	unchangedPatience = 500 * time.Millisecond
+	undoPatience      = 5 * time.Second
+)
+
+// writeModel writes a model between two checks for conflicts, since two workers
+// may register at once: each of them writes, then reads up to its own entry. All
+// entries that were written before have then been read too, and the writer of a
+// later one will read this one. If the second check fails, the write is taken back.
+func (c *Client) writeModel(ctx context.Context, model Model, id ID, put func(context.Context) (undo, error)) error {
 	want, err := model.identity()
 	if err != nil {
-		return false, err
+		return fmt.Errorf("discovery: register %s: %w", id, err)
 	}
-	present, err := c.List(ctx, Query{Kind: KindModel, Scope: model.Scope})
-	if err != nil {
-		return false, err
-	}
-	for _, instance := range present {
-		if instance.ID() == own {
-			found = true // an entry under the client's own id is replaced
-			continue
-		}
-		other, err := instance.Spec.(Model).identity()
-		if err != nil {
-			c.warnBad(instance.ID().Path(), err)
-			continue
-		}
-		if !want.compatible(other) {
-			return found, fmt.Errorf("discovery: model %q at %s: %.100q is served there: %w",
-				want.displayName, model.Scope, other.displayName, ErrModelConflict)
-		}
-	}
-	return found, nil
-}
-
-// writeModel writes a model between two checks for conflicts, and takes it back if
-// the second one finds one.
-func (c *Client) writeModel(ctx context.Context, model Model, id ID, put func(context.Context) (undo, error)) error {
-	if _, err := c.checkConflict(ctx, model, id); err != nil {
+	view := c.views.acquire(c, model.Scope)
+	defer c.views.release(view)
+	if err := c.checkModels(ctx, view, want, id); err != nil {
 		return err
 	}
+	before := view.position()
 	undo, err := put(ctx)
 	if err != nil {
 		return err
 	}
-	return c.confirmModel(ctx, model, id, undo)
+	err = c.confirmModel(ctx, view, want, id, before)
+	if err != nil {
+		// The caller's context may be the cause.
+		undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoPatience)
+		defer cancel()
+		return errors.Join(err, undo(undoing))
+	}
+	return nil
 }
 
-// confirmModel repeats the conflict check once the model is registered, and
-// unregisters it if there is a conflict. The list must contain the client's own
-// entry: a replica may lag behind the write.
-func (c *Client) confirmModel(ctx context.Context, model Model, id ID, undo undo) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
+// confirmModel checks again once the view shows the model that was just written.
+// It goes on if ctx ends, so that a canceled registration either succeeds or is
+// taken back; then it is bounded by confirmPatience. Otherwise it goes on for as long as
+// the view changes.
+func (c *Client) confirmModel(ctx context.Context, view *modelView, want modelIdentity, own ID, before viewPosition) error {
+	written := time.Now()
+	detached := context.WithoutCancel(ctx)
+	patience := confirmPatience
+	if view.shows(own, want) {
+		patience = unchangedPatience
+	}
 	for {
-		found, err := c.checkConflict(ctx, model, id)
-		if err == nil && found {
-			return nil
-		}
+		at := view.position()
+		step, cancel := context.WithTimeout(detached, patience)
+		err := view.await(step, func() bool { return view.hasSeen(own, want, before, written) })
 		if err == nil {
-			err = wait.Sleep(ctx, 50*time.Millisecond)
+			err = c.checkModels(step, view, want, own)
 		}
-		if err != nil {
-			// The caller's context may be the cause.
-			undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-			defer cancel()
-			return errors.Join(err, undo(undoing))
+		cancel()
+		switch {
+		case !errors.Is(err, context.DeadlineExceeded):
+			return err
+		case patience == unchangedPatience:
+			patience = confirmPatience
+			view.restart()
+		case ctx.Err() != nil || view.position() == at:
+			return fmt.Errorf("discovery: register %s: the model does not appear at its endpoint: %w", own, err)
 		}
 	}
+}
+
+// checkModels returns an error if a model of the view conflicts. The view may be
+// late, so the store decides whether that model is still registered.
+func (c *Client) checkModels(ctx context.Context, view *modelView, want modelIdentity, own ID) error {
+	for {
+		if err := view.await(ctx, view.isComplete); err != nil {
+			return err
+		}
+		id, seen, found := view.conflict(want, own)
+		if !found {
+			return nil
+		}
+		now, err := c.registeredModel(ctx, id)
+		if err != nil {
+			return err
+		}
+		if now != nil && !want.compatible(*now) {
+			return fmt.Errorf("discovery: model %q at %s: %.100q is served there: %w",
+				want.displayName, own.Scope, now.displayName, ErrModelConflict)
+		}
+		view.correct(id, seen, now)
+	}
+}
+
+// registeredModel returns the identity of the model that is registered under id
+// now, or nil if there is none, or no valid one.
+func (c *Client) registeredModel(ctx context.Context, id ID) (*modelIdentity, error) {
+	in, found, err := c.lookup(ctx, id)
+	if err != nil || !found {
+		return nil, err
+	}
+	identity, err := in.Spec.(Model).identity()
+	if err != nil {
+		c.warnBad(id.Path(), err)
+		return nil, nil
+	}
+	return &identity, nil
+}
+
+// lookup is Get for an entry that may be absent or invalid.
+func (c *Client) lookup(ctx context.Context, id ID) (in Instance, found bool, err error) {
+	value, err := c.store.Get(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		return Instance{}, false, nil
+	}
+	if err != nil {
+		return Instance{}, false, getError(ctx, id, err)
+	}
+	in, err = decodeEntry(id, value)
+	if err != nil {
+		c.warnBad(id.Path(), err)
+		return Instance{}, false, nil
+	}
+	return in, true, nil
 }

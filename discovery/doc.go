@@ -35,5 +35,6 @@
 //
 // The JSON of an [Instance] is that of NVIDIA Dynamo's runtime, as described in
 // docs/protocol.md. The package imports only the standard library and starts no
-// goroutine.
+// goroutine; a timer closes the watch of an endpoint's models that registrations of
+// models share.
 package discovery

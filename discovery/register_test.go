@@ -75,8 +75,8 @@ func TestEventsPrintWithoutAnInstance(t *testing.T) {
 	}
 }
 
-// rival is a store in which another model appears as soon as one is
-// registered, and which may be unable to take the registration back.
+// rival is a store in which another model appears just before one is registered,
+// after the first check, and which may be unable to take the registration back.
 type rival struct {
 	discovery.Store
 	registry   *memory.Registry
@@ -89,17 +89,18 @@ type rivalLease struct {
 }
 
 func (s *rival) Register(ctx context.Context, id discovery.ID, value []byte, o discovery.RegisterOptions) (discovery.Lease, error) {
+	rival := id
+	rival.Instance++
+	other := discovery.Instance{InstanceID: rival.Instance, Spec: discovery.Model{Scope: id.Scope, Card: json.RawMessage(`{"display_name":"rival"}`)}}
+	otherValue, err := json.Marshal(other)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.registry.Open().Register(ctx, rival, otherValue, o); err != nil {
+		return nil, err
+	}
 	lease, err := s.Store.Register(ctx, id, value, o)
 	if err != nil {
-		return nil, err
-	}
-	id.Instance++
-	other := discovery.Instance{InstanceID: id.Instance, Spec: discovery.Model{Scope: id.Scope, Card: json.RawMessage(`{"display_name":"rival"}`)}}
-	value, err = json.Marshal(other)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := s.registry.Open().Register(ctx, id, value, o); err != nil {
 		return nil, err
 	}
 	return &rivalLease{lease, s.unregister}, nil

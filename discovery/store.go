@@ -272,6 +272,11 @@ type Change struct {
 	Cause Cause
 	Err   error
 
+	// More reports that changes that happened before this one may follow. Apart
+	// from that, the changes of different entries are delivered in the order in
+	// which they happened.
+	More bool
+
 	// AliveSince is set on OpProgress: a time after which the store was reached.
 	// It may be earlier than the delivery of the change, never later.
 	AliveSince time.Time

@@ -84,16 +84,12 @@ func (c *Client) WatchWithOptions(ctx context.Context, q Query, o WatchOptions) 
 }
 
 // watch returns nil once emit has returned false.
-func (c *Client) watch(ctx context.Context, q Query, o WatchOptions, emit func(Event) bool) (err error) {
+func (c *Client) watch(ctx context.Context, q Query, o WatchOptions, emit func(Event) bool) error {
 	watcher, err := c.store.Watch(ctx, q)
 	if err != nil {
 		return watchError(ctx, q, err)
 	}
-	defer func() {
-		if cerr := watcher.Close(); cerr != nil {
-			c.log.Debug("discovery: closing a watch failed", "error", cerr)
-		}
-	}()
+	defer c.closeWatcher(watcher)
 	rec := newReconciler(watcher)
 	for {
 		change, err := watcher.Next(ctx)
@@ -114,6 +110,12 @@ func (c *Client) watch(ctx context.Context, q Query, o WatchOptions, emit func(E
 				return nil
 			}
 		}
+	}
+}
+
+func (c *Client) closeWatcher(w Watcher) {
+	if err := w.Close(); err != nil {
+		c.log.Debug("discovery: closing a watch failed", "error", err)
 	}
 }
 

@@ -70,6 +70,7 @@ func (w *watcher) Next(ctx context.Context) (discovery.Change, error) {
 		if len(w.queued) > 0 {
 			ch := w.queued[0]
 			w.queued = w.queued[1:]
+			ch.More = len(w.queued) > 0 || len(w.toInspect) > 0 // a scan finds them in no order
 			return ch, nil
 		}
 		if err := w.step(ctx); err != nil && ctx.Err() == nil {

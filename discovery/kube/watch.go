@@ -150,6 +150,7 @@ func (w *watcher) Next(ctx context.Context) (discovery.Change, error) {
 	}
 	change := w.queued[0]
 	w.queued = w.queued[1:]
+	change.More = len(w.queued) > 0 // a comparison finds them in no order
 	return change, nil
 }
 

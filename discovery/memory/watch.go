@@ -88,10 +88,12 @@ func (w *watcher) nextChange() (discovery.Change, bool) {
 	defer registry.mu.Unlock()
 	for id := range w.changed {
 		delete(w.changed, id)
+		ch := discovery.Change{Op: discovery.OpDelete, ID: id, Key: id.Path(), Cause: discovery.CauseUnregistered}
 		if l := registry.entries[id]; l != nil {
-			return put(l), true
+			ch = put(l)
 		}
-		return discovery.Change{Op: discovery.OpDelete, ID: id, Key: id.Path(), Cause: discovery.CauseUnregistered}, true
+		ch.More = len(w.changed) > 0 // the map has no order
+		return ch, true
 	}
 	return discovery.Change{}, false
 }
