@@ -59,3 +59,39 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkCache measures a change of a cache of 10,000 entries, and reads.
+func BenchmarkCache(b *testing.B) {
+	const entries = 10_000
+	cache := NewCache(NewClient(&script{}, Options{}))
+	found := map[ID]*reconciledEntry{}
+	instance := func(i uint64) Instance {
+		return Instance{InstanceID: i, Spec: Endpoint{Scope: Scope{"ns", "comp", "ep"}, Transport: TCP("a")}}
+	}
+	for i := range uint64(entries) {
+		found[instance(i).ID()] = &reconciledEntry{instance: instance(i)}
+	}
+	cache.state.Store(newCacheState(1, found))
+	b.Run("change", func(b *testing.B) {
+		b.ReportAllocs()
+		for i := uint64(0); b.Loop(); i++ {
+			cache.publish(Event{Type: Added, Instance: instance(i % entries)}, false)
+		}
+	})
+	b.Run("get", func(b *testing.B) {
+		b.ReportAllocs()
+		for i := uint64(0); b.Loop(); i++ {
+			if _, ok := cache.Get(scriptID(i % entries)); !ok {
+				b.Fatal("an entry is missing")
+			}
+		}
+	})
+	b.Run("by instance", func(b *testing.B) {
+		b.ReportAllocs()
+		for i := uint64(0); b.Loop(); i++ {
+			if len(cache.ByInstance(i%entries)) != 1 {
+				b.Fatal("an entry is missing")
+			}
+		}
+	})
+}

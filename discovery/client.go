@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 )
 
@@ -27,6 +28,9 @@ type Client struct {
 	bad       atomic.Uint64
 	snapshots atomic.Uint64 // made so far
 	views     modelViews
+	caches    atomic.Pointer[[]*Cache]
+	closed    chan struct{} // closed when Shutdown begins
+	closing   sync.Once
 }
 
 // NewClient returns a client of a store. Its Shutdown shuts the store down.
@@ -34,7 +38,7 @@ func NewClient(store Store, o Options) *Client {
 	if o.InstanceID == 0 {
 		o.InstanceID = NewInstanceID()
 	}
-	return &Client{store: store, instance: o.InstanceID, log: orSilent(o.Logger)}
+	return &Client{store: store, instance: o.InstanceID, log: orSilent(o.Logger), closed: make(chan struct{})}
 }
 
 func orSilent(log *slog.Logger) *slog.Logger {
@@ -56,6 +60,8 @@ type Stats struct {
 
 // Stats returns a snapshot of the counters.
 func (c *Client) Stats() Stats { return Stats{InvalidEntries: c.bad.Load()} }
+
+func (c *Client) isClosed() bool { return isClosed(c.closed) }
 
 // Get returns the instance that is registered under id now, or an error that
 // wraps ErrNotFound.
@@ -82,6 +88,14 @@ func getError(ctx context.Context, id ID, err error) error {
 	return fmt.Errorf("discovery: get %s: %w", id, err)
 }
 
+// decode returns the instance of an OpPut.
+func (ch Change) decode() (Instance, error) {
+	if ch.instance != nil {
+		return *ch.instance, nil
+	}
+	return decodeEntry(ch.ID, ch.Value)
+}
+
 // decodeEntry decodes the value of the entry of id.
 func decodeEntry(id ID, value []byte) (Instance, error) {
 	in, err := decodeInstance(value)
@@ -96,6 +110,16 @@ func decodeEntry(id ID, value []byte) (Instance, error) {
 
 // List returns the instances that match q now, ordered by ID.
 func (c *Client) List(ctx context.Context, q Query) ([]Instance, error) {
+	if cache, run := c.runningCache(q); cache != nil && ctx.Err() == nil {
+		select {
+		case <-run.synced:
+			return cache.List(q), nil
+		case <-run.ended:
+		case <-c.closed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	found := map[ID]Instance{}
 	for ev, err := range c.Watch(ctx, q) {
 		if err != nil {
@@ -153,6 +177,7 @@ func (c *Client) warnBad(key string, err error) {
 // shuts the store down. It is idempotent. Open watches end with an error that
 // wraps ErrClosed.
 func (c *Client) Shutdown(ctx context.Context) error {
+	c.closing.Do(func() { close(c.closed) })
 	defer c.views.close()
 	if err := c.store.Shutdown(ctx); err != nil {
 		return fmt.Errorf("discovery: shutdown: %w", err)

@@ -100,3 +100,40 @@ func ExampleClient_List() {
 	// dynamo//kv-events/2a tcp://10.0.0.7:41877
 	// dynamo/backend/kv-events/2a tcp://10.0.0.7:41877
 }
+
+// A router keeps the registrations of its namespace in a cache, which one watch
+// keeps up to date.
+func ExampleCache() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	registry := memory.New()
+	worker := discovery.NewClient(registry.Open(), discovery.Options{InstanceID: 42})
+	scope := discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}
+	for _, spec := range []discovery.Spec{
+		discovery.Endpoint{Scope: scope, Transport: discovery.TCP("10.0.0.7:41231/2a/generate")},
+		discovery.Model{Scope: scope, Card: []byte(`{"display_name":"llama"}`)},
+	} {
+		if _, err := worker.Register(ctx, spec); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+
+	router := discovery.NewClient(registry.Open(), discovery.Options{})
+	cache := discovery.NewCache(router, discovery.Query{Kind: discovery.KindAny, Scope: discovery.Scope{Namespace: "dynamo"}})
+	done := make(chan error)
+	go func() { done <- cache.Run(ctx) }()
+	<-cache.Ready()
+
+	for _, model := range cache.ByModel("llama") {
+		for _, in := range cache.ByInstance(model.InstanceID) {
+			fmt.Println(in.ID().Kind, in.ID())
+		}
+	}
+	cancel()
+	fmt.Println(<-done)
+	// Output:
+	// Endpoint dynamo/backend/generate/2a
+	// Model dynamo/backend/generate/2a
+	// context canceled
+}

@@ -19,6 +19,7 @@ type modelView struct {
 	reader chan struct{} // of capacity one: full while a caller reads the watch
 
 	watcher Watcher // nil before the first read and after a failure; its owner is the reader
+	fresh   bool    // watch the store itself; its owner is the reader
 
 	mu       sync.Mutex
 	models   map[ID]viewedModel
@@ -94,6 +95,7 @@ func (v *modelView) read(ctx context.Context, ok func() bool) error {
 		}
 		if stale {
 			v.drop()
+			v.fresh = true
 		}
 		if err := v.step(ctx); err != nil {
 			if ctx.Err() == nil { // the watch has failed: the next reader begins another
@@ -106,7 +108,11 @@ func (v *modelView) read(ctx context.Context, ok func() bool) error {
 
 func (v *modelView) step(ctx context.Context) error {
 	if v.watcher == nil {
-		w, err := v.client.store.Watch(ctx, v.query)
+		open := v.client.openWatch
+		if v.fresh { // a cache may have been late
+			open = v.client.store.Watch
+		}
+		w, err := open(ctx, v.query)
 		if err != nil {
 			return err
 		}
@@ -135,7 +141,7 @@ func (v *modelView) drop() {
 func (v *modelView) apply(ch Change) {
 	identity, isModel := modelIdentity{}, false
 	if ch.Op == OpPut && v.query.Match(ch.ID) {
-		in, err := decodeEntry(ch.ID, ch.Value)
+		in, err := ch.decode()
 		if err == nil {
 			identity, err = in.Spec.(Model).identity()
 		}
@@ -178,7 +184,9 @@ func (v *modelView) apply(ch Change) {
 			}
 		}
 	case OpProgress:
-		v.alive = ch.AliveSince
+		if ch.AliveSince.After(v.alive) {
+			v.alive = ch.AliveSince
+		}
 	}
 	if v.changed != nil {
 		close(v.changed)

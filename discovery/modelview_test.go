@@ -50,14 +50,12 @@ func (s *countingStore) Register(ctx context.Context, id discovery.ID, value []b
 }
 
 func (w *countingWatcher) Next(ctx context.Context) (discovery.Change, error) {
-	for {
-		ch, err := w.Watcher.Next(ctx)
-		if err == nil && w.store.drop != nil && w.store.drop(ch) {
-			continue
-		}
-		w.store.delivered.Add(1)
-		return ch, err
+	ch, err := w.Watcher.Next(ctx)
+	w.store.delivered.Add(1)
+	if err == nil && w.store.drop != nil && w.store.drop(ch) {
+		return discovery.Change{Op: discovery.OpProgress, More: ch.More}, nil
 	}
+	return ch, err
 }
 
 func (w *countingWatcher) Close() error {

@@ -72,3 +72,30 @@ func (q Query) contains(o Query) bool {
 	}
 	return q.Scope.Contains(o.Scope)
 }
+
+// union returns the narrowest query that contains both.
+func (q Query) union(o Query) Query {
+	switch {
+	case q.contains(o):
+		return q
+	case o.contains(q):
+		return o
+	}
+	u := Query{Kind: KindAny, Exact: q.Exact && o.Exact && q.Scope == o.Scope}
+	if q.Kind == o.Kind {
+		u.Kind = q.Kind
+	}
+	if q.Topic == o.Topic {
+		u.Topic = q.Topic
+	}
+	if q.Scope.Namespace == o.Scope.Namespace {
+		u.Scope.Namespace = q.Scope.Namespace
+		if q.Scope.Component == o.Scope.Component {
+			u.Scope.Component = q.Scope.Component
+			if q.Scope.Endpoint == o.Scope.Endpoint {
+				u.Scope.Endpoint = q.Scope.Endpoint
+			}
+		}
+	}
+	return u
+}

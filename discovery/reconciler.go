@@ -18,6 +18,7 @@ import (
 // reported while the store is silent, or while its changes wait in a buffer. If the
 // watcher is a Confirmer, the entry must also be absent from the other copy.
 type reconciler struct {
+	match    func(ID) bool
 	entries  map[ID]*reconciledEntry
 	held     map[ID]struct{} // entries whose until is set
 	begun    bool            // there has been an OpReset
@@ -48,18 +49,20 @@ const (
 	defaultHold = 15 * time.Second
 )
 
-func newReconciler(w Watcher) *reconciler {
-	r := &reconciler{
+func newReconciler(match func(ID) bool) *reconciler {
+	return &reconciler{
+		match:   match,
 		entries: map[ID]*reconciledEntry{}, held: map[ID]struct{}{},
 		retry: wait.Backoff{Min: 500 * time.Millisecond, Max: 5 * time.Second},
 	}
-	r.confirmer, _ = w.(Confirmer)
-	return r
 }
+
+// use makes w the watcher whose changes follow.
+func (r *reconciler) use(w Watcher) { r.confirmer, _ = w.(Confirmer) }
 
 // apply returns the events that follow from a change. An error concerns only
 // that entry.
-func (r *reconciler) apply(q Query, ch Change, now time.Time) ([]Event, error) {
+func (r *reconciler) apply(ch Change, now time.Time) ([]Event, error) {
 	switch ch.Op {
 	case OpReset:
 		r.again, r.begun, r.listing = r.begun, true, true
@@ -67,7 +70,7 @@ func (r *reconciler) apply(q Query, ch Change, now time.Time) ([]Event, error) {
 			e.seen = false
 		}
 	case OpPut:
-		return r.put(q, ch)
+		return r.put(ch)
 	case OpDelete:
 		return r.remove(ch, now), nil
 	case OpSynced:
@@ -83,8 +86,8 @@ func (r *reconciler) apply(q Query, ch Change, now time.Time) ([]Event, error) {
 	return nil, nil
 }
 
-func (r *reconciler) put(q Query, ch Change) ([]Event, error) {
-	if !q.Match(ch.ID) {
+func (r *reconciler) put(ch Change) ([]Event, error) {
+	if !r.match(ch.ID) {
 		return nil, nil
 	}
 	e := r.entries[ch.ID]
@@ -99,7 +102,7 @@ func (r *reconciler) put(q Query, ch Change) ([]Event, error) {
 	// An invalid value leaves the last valid one in place, and held if it was:
 	// a writer that overwrites an entry shows neither that its owner is dead
 	// nor that it is alive.
-	in, err := decodeEntry(ch.ID, ch.Value)
+	in, err := ch.decode()
 	if err != nil {
 		return nil, err
 	}

@@ -150,37 +150,3 @@ func TestKindsOfAQuery(t *testing.T) {
 		}
 	}
 }
-
-// TestContainedQueries compares contains with Match over all ids of a few names.
-func TestContainedQueries(t *testing.T) {
-	t.Parallel()
-	var ids []ID
-	var queries []Query
-	for _, scope := range []Scope{{}, {"a", "", ""}, {"a", "x", ""}, {"a", "x", "e"}, {"b", "", ""}, {"b", "x", "e"}, {"", "x", ""}} {
-		for _, topic := range []string{"", "t", "u"} {
-			for _, kind := range []Kind{KindEndpoint, KindModel, KindEventChannel, KindEventSource, KindAny} {
-				for _, exact := range []bool{false, true} {
-					queries = append(queries, Query{Kind: kind, Scope: scope, Topic: topic, Exact: exact})
-				}
-				if id := (ID{Kind: kind, Scope: scope, Topic: topic}); id.validate() == nil {
-					ids = append(ids, id)
-				}
-			}
-		}
-	}
-	for _, q := range queries {
-		for _, o := range queries {
-			if !q.contains(o) {
-				continue
-			}
-			for _, id := range ids {
-				if o.Match(id) && !q.Match(id) {
-					t.Fatalf("%+v contains %+v, but does not match %v", q, o, id)
-				}
-			}
-		}
-		if !q.contains(q) || !(Query{Kind: KindAny}).contains(q) {
-			t.Errorf("%+v is not contained in itself, or in the query of everything", q)
-		}
-	}
-}

@@ -280,4 +280,6 @@ type Change struct {
 	// AliveSince is set on OpProgress: a time after which the store was reached.
 	// It may be earlier than the delivery of the change, never later.
 	AliveSince time.Time
+
+	instance *Instance // Value, if it has been decoded
 }

@@ -85,18 +85,32 @@ func (c *Client) WatchWithOptions(ctx context.Context, q Query, o WatchOptions) 
 
 // watch returns nil once emit has returned false.
 func (c *Client) watch(ctx context.Context, q Query, o WatchOptions, emit func(Event) bool) error {
-	watcher, err := c.store.Watch(ctx, q)
+	watcher, err := c.openWatch(ctx, q)
 	if err != nil {
 		return watchError(ctx, q, err)
 	}
 	defer c.closeWatcher(watcher)
-	rec := newReconciler(watcher)
+	rec := newReconciler(q.Match)
+	rec.use(watcher)
+	return c.reconcile(ctx, q, watcher, rec, func(_ Change, events []Event) bool {
+		for _, ev := range events {
+			if !emit(o.shape(ev)) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// reconcile passes each change, and the events that follow from it, to handle until
+// that returns false.
+func (c *Client) reconcile(ctx context.Context, q Query, w Watcher, rec *reconciler, handle func(Change, []Event) bool) error {
 	for {
-		change, err := watcher.Next(ctx)
+		change, err := w.Next(ctx)
 		if err != nil {
 			return watchError(ctx, q, err)
 		}
-		events, err := rec.apply(q, change, time.Now())
+		events, err := rec.apply(change, time.Now())
 		if err != nil {
 			c.warnBad(change.Key, err)
 		}
@@ -105,10 +119,8 @@ func (c *Client) watch(ctx context.Context, q Query, o WatchOptions, emit func(E
 				c.log.Warn("discovery: removals stay held until they are confirmed, retrying", "error", err)
 			}
 		}
-		for _, ev := range events {
-			if !emit(o.shape(ev)) {
-				return nil
-			}
+		if !handle(change, events) {
+			return nil
 		}
 	}
 }
