@@ -169,6 +169,14 @@ func (s *LeaseState) notify() {
 	}
 }
 
+// LastBeat returns the local time at which the last acknowledged heartbeat was
+// sent.
+func (s *LeaseState) LastBeat() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.beat
+}
+
 // Ended reports whether the lease has ended.
 func (s *LeaseState) Ended() bool {
 	select {

@@ -99,7 +99,7 @@ func put(ts *testscript.TestScript, _ bool, args []string) {
 	nc, err := nats.Connect(ts.Getenv("NATS_SERVER"))
 	ts.Check(err)
 	defer nc.Close()
-	_, err = nc.Request("$KV.dynplane."+args[0], []byte(ts.ReadFile(args[1])), waittest.Patience)
+	_, err = nc.Request("dynplane.entry.dynplane."+args[0], []byte(ts.ReadFile(args[1])), waittest.Patience)
 	ts.Check(err)
 }
 

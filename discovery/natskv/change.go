@@ -14,7 +14,7 @@ import (
 
 // change converts a message of the bucket into a Change.
 func (w *watcher) change(msg *nats.Msg, meta *nats.MsgMetadata) discovery.Change {
-	ch := discovery.Change{Op: discovery.OpPut, Key: strings.TrimPrefix(msg.Subject, w.store.opt.entrySubject(""))}
+	ch := discovery.Change{Op: discovery.OpPut, Key: strings.TrimPrefix(msg.Subject, w.prefix)}
 	id, err := decodeKey(ch.Key)
 	if err != nil && isMarker(msg.Header) {
 		ch.Op, ch.Cause = discovery.OpDelete, discovery.CauseUnregistered // an invalid key that was removed
@@ -29,7 +29,7 @@ func (w *watcher) change(msg *nats.Msg, meta *nats.MsgMetadata) discovery.Change
 		ch.Value, ch.TTL = msg.Data, ownerTTL(msg.Header)
 		return ch
 	}
-	ch.Op, ch.Cause = discovery.OpDelete, cause(msg, meta)
+	ch.Op, ch.Cause = discovery.OpDelete, cause(msg, meta, w.uncertainUntil)
 	return ch
 }
 
@@ -52,20 +52,25 @@ func isMarker(h nats.Header) bool {
 	return op == "PURGE" || op == "DEL" || h.Get(jetstream.MarkerReasonHeader) != ""
 }
 
-// lateExpiry is the delay after the deadline within which a healthy server
-// always purges. A purge with a larger delay shows that the server could not
-// receive the owner's heartbeats either.
-const lateExpiry = 750 * time.Millisecond
+// minLateExpiry is the least delay after its deadline that makes a purge uncertain.
+const minLateExpiry = 750 * time.Millisecond
+
+// isLate reports whether a purge is so late that the server may not have received
+// the owner's heartbeats either. A server that is only busy delays purges and
+// heartbeats alike, and an owner sends several within its TTL.
+func isLate(delay time.Duration, body leaseBody) bool {
+	return delay > max(minLateExpiry, min(time.Duration(body.TTL)*time.Millisecond, maxTTL)/4)
+}
 
 // cause returns why an entry was deleted, by the body of its marker.
-func cause(msg *nats.Msg, meta *nats.MsgMetadata) discovery.Cause {
+func cause(msg *nats.Msg, meta *nats.MsgMetadata, uncertainUntil time.Time) discovery.Cause {
 	var body leaseBody
 	switch {
 	case msg.Header.Get(jetstream.MarkerReasonHeader) == "MaxAge":
 		return discovery.CauseUncertain // not written under a lease; its owner decides
 	case len(msg.Data) == 0 || json.Unmarshal(msg.Data, &body) != nil || body.Deadline == 0:
 		return discovery.CauseUnregistered
-	case meta.Timestamp.Sub(time.UnixMilli(body.Deadline)) > lateExpiry:
+	case isLate(meta.Timestamp.Sub(time.UnixMilli(body.Deadline)), body) || meta.Timestamp.Before(uncertainUntil):
 		return discovery.CauseUncertain
 	}
 	return discovery.CauseExpired

@@ -15,9 +15,10 @@ const clockWarning = 500 * time.Millisecond
 type serverClock struct {
 	now func() time.Time
 
-	mu     sync.Mutex
-	local  time.Time
-	server time.Time
+	mu       sync.Mutex
+	local    time.Time
+	server   time.Time
+	measured time.Time // when set was last called, by the monotonic clock
 }
 
 // set takes a time stamp of the server that was requested at t0 and received
@@ -28,6 +29,7 @@ func (c *serverClock) set(stamp, t0, t1 time.Time) (first bool, offset time.Dura
 	local := t0.Add(rtt / 2)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.measured = time.Now()
 	first = c.local.IsZero()
 	// A stamp with a long round trip is inaccurate; the previous one is better.
 	if first || rtt < time.Second {
@@ -41,4 +43,11 @@ func (c *serverClock) serverNow() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.server.Add(now.Sub(c.local))
+}
+
+// measuredAt returns when the server's time was last received.
+func (c *serverClock) measuredAt() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.measured
 }

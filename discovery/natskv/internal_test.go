@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -61,13 +62,26 @@ func registerOne(t *testing.T, s *Store) *lease {
 	return l.(*lease)
 }
 
-func entry(t *testing.T, s *Store, l *lease) (owner string, there bool) {
+func present(t *testing.T, s *Store, l *lease) (owner string, there bool) {
 	t.Helper()
-	seq, header, err := s.readEntry(t.Context(), l.key)
+	found, err := s.readEntry(t.Context(), l.key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return header.Get(hdrOwner), seq != 0 && !isMarker(header)
+	return found.owner(), found.living()
+}
+
+// writeEntry writes the entry of a key as a client without a lease would.
+func writeEntry(t *testing.T, s *Store, key, operation, value string) {
+	t.Helper()
+	m := nats.NewMsg(s.opt.entrySubject(key))
+	m.Data = []byte(value)
+	if operation != "" {
+		m.Header.Set(hdrOperation, operation)
+	}
+	if _, err := s.js.PublishMsg(t.Context(), m); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestRecover(t *testing.T) {
@@ -83,33 +97,34 @@ func TestRecover(t *testing.T) {
 		{"nothing is wrong", func(*testing.T, *Store, *lease) {}, false, nil, true},
 		{"an acknowledgement was lost", func(t *testing.T, _ *Store, l *lease) {
 			t.Helper()
-			if _, err := l.write(t.Context(), nil); err != nil {
+			if _, err := l.write(t.Context(), t.Context(), nil); err != nil {
 				t.Error(err)
 			}
 		}, false, nil, true},
 		{"purged", func(t *testing.T, s *Store, l *lease) {
 			t.Helper()
-			if err := natstest.KV(t, s.nc, s.opt.Bucket).Purge(t.Context(), l.key); err != nil {
-				t.Error(err)
-			}
+			writeEntry(t, s, l.key, "PURGE", "")
 		}, true, nil, true},
 		{"deleted", func(t *testing.T, s *Store, l *lease) {
 			t.Helper()
-			if err := natstest.KV(t, s.nc, s.opt.Bucket).Delete(t.Context(), l.key); err != nil {
-				t.Error(err)
-			}
+			writeEntry(t, s, l.key, "DEL", "")
 		}, true, nil, true},
-		{"overwritten by a plain KV client", func(t *testing.T, s *Store, l *lease) {
+		{"overwritten by another client", func(t *testing.T, s *Store, l *lease) {
 			t.Helper()
-			if _, err := natstest.KV(t, s.nc, s.opt.Bucket).PutString(t.Context(), l.key, "junk"); err != nil {
-				t.Error(err)
-			}
+			writeEntry(t, s, l.key, "", "junk")
 		}, true, nil, true},
 		{"overwritten by a message with an unknown operation", func(t *testing.T, s *Store, l *lease) {
 			t.Helper()
-			m := nats.NewMsg(s.opt.entrySubject(l.key))
-			m.Header.Set(hdrOperation, "PUT")
-			if _, err := s.js.PublishMsg(t.Context(), m); err != nil {
+			writeEntry(t, s, l.key, "PUT", "")
+		}, true, nil, true},
+		{"the bucket was deleted", func(t *testing.T, s *Store, _ *lease) {
+			t.Helper()
+			for _, stream := range []string{s.opt.readStream(), s.opt.writeStream()} {
+				if err := s.js.DeleteStream(t.Context(), stream); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := s.ensure(t.Context()); err != nil {
 				t.Error(err)
 			}
 		}, true, nil, true},
@@ -121,15 +136,6 @@ func TestRecover(t *testing.T) {
 			t.Helper()
 			registerOne(t, s)
 		}, false, discovery.ErrTakenOver, true},
-		{"unregistered while it was written again", func(t *testing.T, _ *Store, l *lease) {
-			t.Helper()
-			if err := l.Unregister(t.Context()); err != nil {
-				t.Error(err)
-			}
-			if _, err := l.write(t.Context(), nil); err != nil {
-				t.Error(err)
-			}
-		}, false, discovery.ErrClosed, false},
 		{"unregistered", func(t *testing.T, _ *Store, l *lease) {
 			t.Helper()
 			if err := l.Unregister(t.Context()); err != nil {
@@ -147,7 +153,7 @@ func TestRecover(t *testing.T) {
 			if err != nil || again != c.again {
 				t.Fatalf("written again: %v, %v; want %v", again, err, c.again)
 			}
-			if owner, there := entry(t, s, l); there != c.there || there && (owner == l.owner) != (c.ended == nil) {
+			if owner, there := present(t, s, l); there != c.there || there && (owner == l.owner) != (c.ended == nil) {
 				t.Errorf("the entry is there: %v, and ours: %v", there, owner == l.owner)
 			}
 			if l.Ended() != (c.ended != nil) {
@@ -161,42 +167,66 @@ func TestRecover(t *testing.T) {
 			if c.ended != nil {
 				return
 			}
-			lost, err := s.awaitHeartbeats(t.Context(), s.sendHeartbeats())
-			if len(lost) != 0 || err != nil {
-				t.Errorf("the next heartbeat: %d lost, %v", len(lost), err)
+			if err := beat(t, s, l); err != nil {
+				t.Errorf("the next heartbeat: %v", err)
 			}
-			l.seq = 1 // as if the acknowledgement of the last write had been lost
+			l.setSequence(1, l.value) // as if the acknowledgement of the last write had been lost
 			if err := l.Unregister(t.Context()); err != nil {
 				t.Error(err)
 			}
-			if _, there := entry(t, s, l); there {
+			if _, there := present(t, s, l); there {
 				t.Error("the entry is there after it was given back")
 			}
 		})
 	}
 }
 
-// A server can fail to acknowledge heartbeats for a long time. They must not
-// accumulate: nats.go blocks when too many are pending.
-func TestUnansweredHeartbeatsAreForgotten(t *testing.T) {
-	t.Parallel()
-	server := natstest.Run(t)
-	s := openStore(t, server.Connect(t), Options{TTL: time.Second})
-	swallow, err := s.nc.Subscribe(s.opt.leaseSubject(">"), func(*nats.Msg) {})
+// beat sends a heartbeat and returns the error of its acknowledgement.
+func beat(t *testing.T, s *Store, l *lease) error {
+	t.Helper()
+	h, err := newHeartbeats(s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = swallow.Unsubscribe() }()
-	for instance := range uint64(10) {
-		l := s.newLease(endpointID(instance), nil)
-		s.leases[l.key] = l
+	defer h.close()
+	if err := h.send(l, l.sequence(), time.Now()); err != nil {
+		t.Fatal(err)
 	}
-	defer func() { clear(s.leases) }()
-	lost, err := s.awaitHeartbeats(t.Context(), s.sendHeartbeats())
-	if len(lost) != 0 || !isTransient(err) {
-		t.Errorf("%d lost, %v; want a transient error", len(lost), err)
+	var acked []*heartbeat
+	waittest.Eventually(t, "the heartbeat is acknowledged", func() bool {
+		acked, _ = h.collect(time.Time{})
+		return len(acked) == 1
+	})
+	return acked[0].err
+}
+
+// A server can fail to acknowledge heartbeats for a long time. They must not
+// accumulate.
+func TestUnansweredHeartbeatsAreForgotten(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	s := openStore(t, server.Connect(t), Options{TTL: time.Hour})
+	l := registerOne(t, s)
+	h, err := newHeartbeats(s)
+	if err != nil {
+		t.Fatal(err)
 	}
-	waittest.Eventually(t, "nothing is pending", func() bool { return s.js.PublishAsyncPending() == 0 })
+	defer h.close()
+	silent := h.inbox + "silent." // no subscription of h receives the answers
+	subscribed := h.inbox
+	h.inbox = silent
+	for range 10 {
+		if err := h.send(l, l.sequence(), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.inbox = subscribed
+	if acked, unanswered := h.collect(time.Now().Add(-time.Hour)); len(acked)+len(unanswered) != 0 || h.pending() != 10 {
+		t.Errorf("%d acknowledged, %d unanswered too early, %d pending", len(acked), len(unanswered), h.pending())
+	}
+	if _, unanswered := h.collect(time.Now()); len(unanswered) != 10 || h.pending() != 0 {
+		t.Errorf("%d unanswered, %d pending", len(unanswered), h.pending())
+	}
 }
 
 func TestRegisterAtTheTimeOfShutdown(t *testing.T) {
@@ -238,10 +268,10 @@ func TestClockThatIsSetBack(t *testing.T) {
 	server := natstest.Run(t)
 	var back atomic.Int64
 	now := func() time.Time { return time.Now().Add(-time.Duration(back.Load())) }
-	s := openStore(t, server.Connect(t), Options{TTL: time.Second, Now: now})
+	s := openStore(t, server.Connect(t), Options{TTL: 2 * time.Second, Now: now})
 	reader := discovery.NewClient(openStore(t, server.Connect(t), Options{}), discovery.Options{})
 	l := registerOne(t, s)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 	defer cancel()
 	for ev, err := range reader.Watch(ctx, discovery.Query{Kind: discovery.KindEndpoint}) {
 		if err == nil && ev.Type == discovery.Synced {
@@ -251,7 +281,7 @@ func TestClockThatIsSetBack(t *testing.T) {
 			t.Error("a living owner was removed")
 		}
 	}
-	if _, there := entry(t, s, l); !there {
+	if _, there := present(t, s, l); !there {
 		t.Error("the entry is gone")
 	}
 }
@@ -289,42 +319,75 @@ func TestServerClock(t *testing.T) {
 	}
 }
 
-// A server before 2.12 creates the stream, and its answer lacks the properties
-// that it does not support.
 func TestStreamsThatCannotHoldLeases(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
 	s := openStore(t, server.Connect(t), Options{})
-	if err := s.checkStream(s.opt.streamConfig()); err != nil {
+	if err := errors.Join(s.checkWriteStream(s.opt.writeConfig(7)), s.checkReadStream(s.opt.readConfig(7))); err != nil {
 		t.Errorf("our own: %v", err)
 	}
-	version := s.nc.ConnectedServerVersion()
-	for what, change := range map[string]func(*jetstream.StreamConfig){
+	type change = func(*jetstream.StreamConfig)
+	both := map[string]change{
+		"AllowMsgTTL":       func(c *jetstream.StreamConfig) { c.AllowMsgTTL = false },
+		"AllowDirect":       func(c *jetstream.StreamConfig) { c.AllowDirect = false },
+		"MaxMsgsPerSubject": func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 5 },
+		"MaxMsgs":           func(c *jetstream.StreamConfig) { c.MaxMsgs = 5 },
+		"MaxBytes":          func(c *jetstream.StreamConfig) { c.MaxBytes = 1 << 20 },
+		"MaxAge":            func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
+		"MaxMsgSize":        func(c *jetstream.StreamConfig) { c.MaxMsgSize = 100 },
+		"sealed":            func(c *jetstream.StreamConfig) { c.Sealed = true },
+		"NoAck":             func(c *jetstream.StreamConfig) { c.NoAck = true },
+		"retention":         func(c *jetstream.StreamConfig) { c.Retention = jetstream.InterestPolicy },
+		"mirror":            func(c *jetstream.StreamConfig) { c.Mirror = &jetstream.StreamSource{Name: "X"} },
+	}
+	write := map[string]change{
 		"AllowMsgSchedules":                func(c *jetstream.StreamConfig) { c.AllowMsgSchedules = false },
-		"AllowMsgTTL":                      func(c *jetstream.StreamConfig) { c.AllowMsgTTL = false },
 		"AllowRollup":                      func(c *jetstream.StreamConfig) { c.AllowRollup = false },
-		"a history of 1":                   func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 5 },
-		"no limits by bytes or age":        func(c *jetstream.StreamConfig) { c.MaxBytes = 1 << 20 },
-		"no limits by bytes or age ":       func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
+		"SubjectTransform":                 func(c *jetstream.StreamConfig) { c.SubjectTransform = &jetstream.SubjectTransformConfig{} },
 		"subject dynplane.lease.dynplane.": func(c *jetstream.StreamConfig) { c.Subjects = c.Subjects[:1] },
-	} {
-		config := s.opt.streamConfig()
-		change(&config)
-		err := s.checkStream(config)
-		if !errors.Is(err, ErrBucket) {
-			t.Errorf("%s: got %v, want ErrBucket", what, err)
-			continue
-		}
-		for _, part := range []string{strings.TrimSpace(what), version, "2.12", `"dynplane"`} {
-			if !strings.Contains(err.Error(), part) {
-				t.Errorf("%s: %v does not name %q", what, err, part)
+	}
+	read := map[string]change{
+		"source DYNPLANE_dynplane": func(c *jetstream.StreamConfig) { c.Sources = nil },
+		"source DYNPLANE_dynplane ": func(c *jetstream.StreamConfig) {
+			c.Sources = []*jetstream.StreamSource{{Name: c.Sources[0].Name}}
+		},
+	}
+	maps.Copy(write, both)
+	maps.Copy(read, both)
+	check := func(changes map[string]change, config jetstream.StreamConfig, of func(jetstream.StreamConfig) error) {
+		for what, change := range changes {
+			c := config
+			change(&c)
+			err := of(c)
+			if !errors.Is(err, ErrBucket) {
+				t.Errorf("%s: got %v, want ErrBucket", what, err)
+				continue
+			}
+			for _, part := range []string{strings.TrimSpace(what), s.nc.ConnectedServerVersion(), `"dynplane"`, c.Name} {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%s: %v does not name %q", what, err, part)
+				}
 			}
 		}
 	}
-	config := s.opt.streamConfig()
+	check(write, s.opt.writeConfig(7), s.checkWriteStream)
+	check(read, s.opt.readConfig(7), s.checkReadStream)
+	config := s.opt.writeConfig(7)
 	config.Replicas, s.opt.TTL = 3, 5*time.Second
-	if err := s.checkStream(config); !errors.Is(err, ErrBucket) || !strings.Contains(err.Error(), "TTL 5s with 3 replicas: want at least 10s") {
+	if err := s.checkWriteStream(config); !errors.Is(err, ErrBucket) || !strings.Contains(err.Error(), "TTL 5s with 3 replicas: want at least 10s") {
 		t.Errorf("a short TTL with replicas: %v", err)
+	}
+}
+
+func TestCompareVersions(t *testing.T) {
+	t.Parallel()
+	for version, want := range map[string]bool{
+		"2.14.0": true, "2.14.0-RC.1": true, "2.15.2": true, "3.0.0": true, "2.100.1": true,
+		"2.13.9": false, "2.9.25": false, "1.99.0": false, "2": false, "dev": false,
+	} {
+		if got := compareVersions(version, minServer) >= 0; got != want {
+			t.Errorf("%s is new enough: %v", version, got)
+		}
 	}
 }
 
@@ -338,13 +401,14 @@ func TestTransientErrors(t *testing.T) {
 		{jetstream.ErrNoStreamResponse, true},
 		{nats.ErrDisconnected, true},
 		{nats.ErrReconnectBufExceeded, true},
-		{jetstream.ErrAsyncPublishTimeout, true},
-		{context.DeadlineExceeded, true},
 		{errContended, true},
 		{fmt.Errorf("nats: %w", &jetstream.APIError{Code: 503}), true},
 		{&jetstream.APIError{Code: 400, ErrorCode: jetstream.JSErrCodeStreamWrongLastSequenceConstant}, true},
 		{&jetstream.APIError{Code: 429, ErrorCode: errTooMany}, true},
 		{&jetstream.APIError{Code: 400, ErrorCode: jetstream.JSErrCodeStreamWrongLastSequence}, false},
+		{&jetstream.APIError{Code: 503, ErrorCode: jetstream.JSErrCodeJetStreamNotEnabledForAccount}, false},
+		{jetstream.ErrJetStreamNotEnabled, false},
+		{context.DeadlineExceeded, false},
 		{context.Canceled, false},
 		{nats.ErrConnectionClosed, false},
 		{nats.ErrMaxPayload, false},
@@ -358,9 +422,10 @@ func TestTransientErrors(t *testing.T) {
 
 func TestRetryReturnsTheLastFailure(t *testing.T) {
 	t.Parallel()
+	s := openStore(t, natstest.Run(t).Connect(t), Options{})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	err := retry(ctx, func(context.Context) error { return nats.ErrNoResponders })
+	err := s.retry(ctx, func(context.Context) error { return nats.ErrNoResponders })
 	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, nats.ErrNoResponders) {
 		t.Errorf("got %v", err)
 	}

@@ -2,272 +2,373 @@ package natskv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 const (
 	// With three heartbeats per TTL, a stalled leader of a replicated stream
-	// cost living owners their leases.
-	heartbeatsPerTTL = 5
-	// failingInterval is the interval while heartbeats fail.
-	failingInterval = 250 * time.Millisecond
+	// cost living owners their leases. A single server has no other leader, so
+	// that more of them would only be load.
+	heartbeatsPerTTL           = 3
+	heartbeatsPerTTLReplicated = 5
+	// checksPerTTL is how often the streams are checked and the clock is
+	// measured, at least: once in six TTLs.
+	checkTTLs = 6
+	// window bounds the heartbeats without an acknowledgement.
+	window = 4096
 )
 
-// keepAlive is the one goroutine that prolongs all leases of the store.
-func (s *Store) keepAlive(ctx context.Context) {
-	defer close(s.stopped)
-	reconnected := s.nc.StatusChanged(nats.CONNECTED)
-	defer s.nc.RemoveStatusListener(reconnected)
-	k := keeper{store: s}
-	timer := time.NewTimer(s.opt.TTL / heartbeatsPerTTL)
+// keeper prolongs all leases of a store, in one goroutine. It spreads the
+// heartbeats over the interval. While heartbeats fail it sends none, but checks
+// the streams until that succeeds, and then one heartbeat. Once that one is
+// acknowledged, all are due at once.
+type keeper struct {
+	store    *Store
+	beats    *heartbeats
+	cancel   context.CancelFunc
+	done     chan struct{}
+	wake     chan struct{} // of capacity one
+	tasks    sync.WaitGroup
+	backoff  wait.Backoff
+	recovery recovery
+
+	mu        sync.Mutex
+	added     []*lease // not yet in queue
+	result    error    // of the last check
+	hasResult bool     // and not yet taken
+
+	// Only the goroutine uses the rest.
+	queue    []scheduled // ordered by the time of the next heartbeat
+	urgent   int         // so many at the front of queue are due, whatever their time
+	stepped  time.Time   // the last step
+	reviewed time.Time   // the last review
+	checked  time.Time   // the last successful check
+	checking bool
+	checkAt  time.Time // no check before
+	failing  error     // nil, or why heartbeats are not sent
+	probing  bool      // only one heartbeat is sent, until it is acknowledged
+	warned   bool      // that heartbeats fail
+	acked    time.Time // the last acknowledgement of any heartbeat
+}
+
+// scheduled is the next heartbeat of a lease.
+type scheduled struct {
+	lease *lease
+	at    time.Time
+}
+
+// startKeeper requires store.mu.
+func startKeeper(s *Store) *keeper {
+	ctx, cancel := context.WithCancel(context.Background())
+	now := time.Now()
+	k := &keeper{
+		store: s, cancel: cancel, done: make(chan struct{}), wake: make(chan struct{}, 1),
+		backoff: wait.Backoff{Min: 100 * time.Millisecond, Max: time.Second},
+		stepped: now, reviewed: now, checked: now, acked: now,
+	}
+	k.recovery.keeper, k.recovery.backoff = k, k.backoff
+	go k.run(ctx)
+	return k
+}
+
+// stop ends the goroutine and the tasks that it started, and waits for them.
+func (k *keeper) stop() {
+	k.cancel()
+	<-k.done
+}
+
+// add schedules a lease that was just written.
+func (k *keeper) add(l *lease) {
+	k.mu.Lock()
+	k.added = append(k.added, l)
+	k.mu.Unlock()
+	k.wakeUp()
+}
+
+func (k *keeper) wakeUp() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (k *keeper) run(ctx context.Context) {
+	defer close(k.done)
+	defer k.tasks.Wait()
+	defer k.cancel()
+	defer func() {
+		if k.beats != nil {
+			k.beats.close()
+		}
+	}()
+	connected := k.store.nc.StatusChanged(nats.CONNECTED)
+	defer k.store.nc.RemoveStatusListener(connected)
+	closed := k.store.nc.StatusChanged(nats.CLOSED)
+	defer k.store.nc.RemoveStatusListener(closed)
+	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-closed:
+		case <-connected: // leases may be about to expire
+			k.disconnected()
+		case <-k.wake:
 		case <-timer.C:
-		case <-reconnected: // at once: a lease may be about to expire
-			k.unmeasured = heartbeatsPerTTL
 		}
-		timer.Reset(k.round(ctx))
-	}
-}
-
-// keeper is the state of keepAlive.
-type keeper struct {
-	store      *Store
-	unmeasured int  // rounds since the clock was measured
-	failing    bool // and logged
-	recovered  int  // registrations that were lost and written again, not yet logged
-}
-
-// round sends one heartbeat for every lease and returns the time until the
-// next round.
-func (k *keeper) round(ctx context.Context) time.Duration {
-	s := k.store
-	beats := s.sendHeartbeats()
-	err := k.measure(ctx)
-	lost, berr := s.awaitHeartbeats(ctx, beats)
-	if err == nil {
-		err = berr
-	}
-	if len(lost) > 0 {
-		k.unmeasured = heartbeatsPerTTL // a server clock that was set back loses leases too
-		rerr := k.measure(ctx)
-		if rerr == nil {
-			rerr = k.recoverAll(ctx, lost)
+		if k.store.nc.IsClosed() {
+			k.endAll(k.closedError())
+			return
 		}
-		if err == nil {
-			err = rerr
-		}
-	}
-	if ctx.Err() != nil {
-		return 0
-	}
-	k.report(err)
-	interval := s.opt.TTL / heartbeatsPerTTL
-	if err == nil || hasCode(err, errTooMany) {
-		return interval
-	}
-	k.unmeasured = heartbeatsPerTTL
-	return min(failingInterval, interval)
-}
-
-// measure measures the clock every few rounds and after each failure, while
-// the acknowledgements of the heartbeats are on their way. It also detects a
-// deleted bucket and creates it again.
-func (k *keeper) measure(ctx context.Context) error {
-	if k.unmeasured++; k.unmeasured < heartbeatsPerTTL {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, ackWait(k.store.opt.TTL))
-	defer cancel()
-	if err := k.store.ensure(ctx); err != nil {
-		return err
-	}
-	k.unmeasured = 0
-	return nil
-}
-
-func (k *keeper) report(err error) {
-	if failing := err != nil; failing != k.failing {
-		k.failing = failing
-		if failing {
-			k.store.log.Warn("natskv: keep-alive failed, retrying", "bucket", k.store.opt.Bucket, "error", err)
-		} else {
-			k.store.log.Info("natskv: keep-alive recovered", "bucket", k.store.opt.Bucket)
-		}
+		k.step(ctx, time.Now())
+		timer.Reset(k.pause())
 	}
 }
 
-// ackWait bounds each wait of a round. A round has up to three of them, and
-// every lease must be prolonged within its TTL.
-func ackWait(ttl time.Duration) time.Duration {
-	return min(ttl/4, 2*time.Second)
-}
-
-// heartbeat is one that was sent and may not be acknowledged yet.
-type heartbeat struct {
-	lease *lease
-	ack   jetstream.PubAckFuture
-	err   error
-}
-
-func (s *Store) sendHeartbeats() []heartbeat {
-	s.mu.Lock()
-	beats := make([]heartbeat, 0, len(s.leases))
-	seqs := make([]uint64, 0, len(s.leases))
-	for _, l := range s.leases {
-		beats = append(beats, heartbeat{lease: l})
-		seqs = append(seqs, l.seq)
-	}
-	s.mu.Unlock()
-	for i := range beats {
-		b := &beats[i]
-		b.ack, b.err = s.js.PublishMsgAsync(b.lease.heartbeatMsg(seqs[i]), jetstream.WithRetryAttempts(0))
-	}
-	return beats
-}
-
-// awaitHeartbeats waits for the acknowledgements. It returns the leases whose
-// entry is no longer the one they wrote, and one of the other failures.
-func (s *Store) awaitHeartbeats(ctx context.Context, beats []heartbeat) (lost []*lease, failure error) {
-	ctx, cancel := context.WithTimeout(ctx, ackWait(s.opt.TTL))
-	defer cancel()
-	for _, b := range beats {
-		err := b.err
-		if err == nil {
-			select {
-			case <-b.ack.Ok():
-			case err = <-b.ack.Err():
-			case <-ctx.Done():
-				err = ctx.Err()
-			}
-		}
-		if isWrongSequence(err) {
-			lost = append(lost, b.lease)
-		} else if err != nil {
-			failure = fmt.Errorf("heartbeat of %s: %w", b.lease.key, err)
-		}
-	}
-	return lost, failure
-}
-
-// recoverAll recovers leases whose entry was lost. The next round continues
-// what does not finish in time, since recovered leases need their heartbeats.
-// It logs one warning for all of them.
-func (k *keeper) recoverAll(ctx context.Context, lost []*lease) error {
-	var rewritten atomic.Int64
-	ctx, cancel := context.WithTimeout(ctx, ackWait(k.store.opt.TTL))
-	defer cancel()
-	err := each(lost, func(l *lease) error {
-		ok, err := l.recover(ctx)
-		if ok {
-			rewritten.Add(1)
-		}
-		return err
-	})
-	k.recovered += int(rewritten.Load())
-	if err == nil && k.recovered > 0 {
-		k.store.log.Warn("natskv: registrations were lost and have been written again", "count", k.recovered, "example", lost[0].key)
-		k.recovered = 0
+func (k *keeper) closedError() error {
+	err := nats.ErrConnectionClosed
+	if last := k.store.nc.LastError(); last != nil && !errors.Is(last, err) {
+		return fmt.Errorf("%w: %w", err, last)
 	}
 	return err
 }
 
-// recover finds out why an entry is no longer the one that this lease wrote.
-// It reports whether it wrote the entry again.
-func (l *lease) recover(ctx context.Context) (rewritten bool, err error) {
-	s := l.store
-	for {
-		seq, header, err := s.readEntry(ctx, l.key)
-		if err != nil {
-			return false, fmt.Errorf("read %s: %w", l.key, err)
+// disconnected makes everything due: what was sent before may be lost.
+func (k *keeper) disconnected() {
+	k.fail(nats.ErrDisconnected)
+	k.checkAt = time.Time{}
+	k.backoff.Reset()
+}
+
+func (k *keeper) interval() time.Duration {
+	k.store.mu.Lock()
+	defer k.store.mu.Unlock()
+	if k.store.replicas > 1 {
+		return k.store.opt.TTL / heartbeatsPerTTLReplicated
+	}
+	return k.store.opt.TTL / heartbeatsPerTTL
+}
+
+// pause is the time between two steps.
+func (k *keeper) pause() time.Duration {
+	if k.urgent > 0 {
+		return 5 * time.Millisecond
+	}
+	if len(k.queue)+k.beatsPending()+k.recovery.running+len(k.recovery.lost) == 0 {
+		return time.Second
+	}
+	return min(max(k.interval()/32, 10*time.Millisecond), 100*time.Millisecond)
+}
+
+// step does what is due.
+func (k *keeper) step(ctx context.Context, now time.Time) {
+	k.takeAdded(now)
+	k.takeAcks(now)
+	k.takeCheck(now)
+	if k.failing == nil && now.Sub(k.checked) > checkTTLs*k.store.opt.TTL || k.failing != nil {
+		k.check(ctx, now)
+	}
+	if k.failing == nil {
+		k.sendDue(now)
+	}
+	k.recovery.step(ctx, now)
+	k.removeOrphans(ctx)
+	if now.Sub(k.reviewed) > k.interval()/2 {
+		k.reviewed = now
+		k.review(now)
+	}
+	k.stepped = now
+}
+
+func (k *keeper) takeAdded(now time.Time) {
+	k.mu.Lock()
+	added := k.added
+	k.added = nil
+	k.mu.Unlock()
+	for _, l := range added {
+		k.schedule(l, now.Add(k.interval()))
+	}
+}
+
+// schedule appends a lease to the queue, which stays ordered.
+func (k *keeper) schedule(l *lease, at time.Time) {
+	if n := len(k.queue); n > 0 && at.Before(k.queue[n-1].at) {
+		at = k.queue[n-1].at
+	}
+	k.queue = append(k.queue, scheduled{l, at})
+}
+
+// sendDue sends the heartbeats that are due. So that those of many leases that were
+// registered, or recovered, at once do not stay together, it sends few more in a
+// step than an even distribution would.
+func (k *keeper) sendDue(now time.Time) {
+	interval := k.interval()
+	even := len(k.queue) + k.beatsPending()
+	quota := 1 + int(1.5*float64(even)*float64(now.Sub(k.stepped))/float64(interval))
+	quota = max(quota, k.urgent)
+	if k.probing {
+		quota = 1 - min(k.beatsPending(), 1)
+		k.urgent = 1
+	}
+	n := 0
+	for ; n < len(k.queue) && n < quota && k.beatsPending() < window; n++ {
+		next := k.queue[n]
+		if n >= k.urgent && next.at.After(now) {
+			break
 		}
-		owner := header.Get(hdrOwner)
+		if err := k.send(next.lease, now); err != nil {
+			k.fail(err)
+			break
+		}
+	}
+	k.queue = k.queue[n:]
+	k.urgent = max(k.urgent-n, 0)
+}
+
+func (k *keeper) beatsPending() int {
+	if k.beats == nil {
+		return 0
+	}
+	return k.beats.pending()
+}
+
+// send sends the heartbeat of a lease, unless it has ended.
+func (k *keeper) send(l *lease, now time.Time) (err error) {
+	if l.Ended() {
+		return nil
+	}
+	if k.beats == nil {
+		if k.beats, err = newHeartbeats(k.store); err != nil {
+			return err
+		}
+	}
+	return k.beats.send(l, l.sequence(), now)
+}
+
+// overdue is how long a heartbeat waits for its acknowledgement before the lease
+// gets another one.
+func (k *keeper) overdue() time.Duration { return k.store.opt.TTL / 4 }
+
+func (k *keeper) takeAcks(now time.Time) {
+	if k.beats == nil {
+		return
+	}
+	acked, unanswered := k.beats.collect(now.Add(-k.overdue()))
+	interval := k.interval()
+	for _, b := range acked {
 		switch {
-		case seq == 0 || isMarker(header):
-			// Deleted.
-		case owner == l.owner:
-			// Our own write, whose acknowledgement was lost.
-			l.setSequence(ctx, seq)
-			return false, nil
-		case owner != "":
-			s.mu.Lock()
-			if !l.Ended() {
-				s.log.Warn("natskv: another owner took over a registration; it is no longer kept alive here", "key", l.key, "owner", owner)
-				l.end(discovery.ErrTakenOver)
-			}
-			s.mu.Unlock()
-			return false, nil
+		case b.err == nil:
+			k.alive(now)
+			b.lease.Beat(b.at)
+			k.schedule(b.lease, b.at.Add(interval))
+		case isWrongSequence(b.err):
+			k.alive(now)
+			k.recovery.add(b, now)
+		case hasCode(b.err, errTooMany) || isWriteInFlight(b.err):
+			k.schedule(b.lease, now.Add(interval/4))
 		default:
-			s.log.Warn("natskv: a writer that holds no lease overwrote a registration", "key", l.key)
+			k.schedule(b.lease, now)
+			k.fail(b.err)
+			if k.probing {
+				k.warn(b.err)
+			}
 		}
-		if l.Ended() {
-			return false, nil
-		}
-		written, err := l.write(ctx, &seq)
-		if err == nil {
-			l.setSequence(ctx, written)
-			return true, nil
-		}
-		if !isWrongSequence(err) {
-			return false, fmt.Errorf("register %s again: %w", l.key, err)
+	}
+	for _, b := range unanswered {
+		k.schedule(b.lease, now)
+		if k.acked.Before(b.at) { // the server is silent, rather than slow
+			k.fail(errNoAck)
 		}
 	}
 }
 
-// setSequence records the new sequence of the entry. If the lease has been
-// unregistered meanwhile, it removes the entry again.
-func (l *lease) setSequence(ctx context.Context, seq uint64) {
-	l.store.mu.Lock()
-	ended := l.Ended()
-	l.seq = seq
-	l.store.mu.Unlock()
-	if ended {
-		if err := l.purge(ctx, seq); err != nil {
-			l.store.log.Warn("natskv: an unregistered entry stays until its lease expires", "key", l.key, "error", err)
-		}
+var errNoAck = errors.New("no acknowledgement of heartbeats")
+
+// fail stops the heartbeats until a check succeeds. Those without an
+// acknowledgement are sent again then.
+func (k *keeper) fail(err error) {
+	if k.failing == nil && !k.probing {
+		k.checkAt = time.Time{}
 	}
+	k.failing = err
 }
 
-// each calls do for all leases, a few at a time, and returns one of the errors
-// and their number.
-func each(leases []*lease, do func(*lease) error) error {
-	const concurrency = 16
-	var (
-		wg     sync.WaitGroup
-		mu     sync.Mutex
-		failed int
-		last   error
-		next   = make(chan *lease)
-	)
-	for range min(concurrency, len(leases)) {
-		wg.Go(func() {
-			for l := range next {
-				if err := do(l); err != nil {
-					mu.Lock()
-					failed, last = failed+1, err
-					mu.Unlock()
-				}
+// removeOrphans removes entries that failed calls may have left.
+func (k *keeper) removeOrphans(ctx context.Context) {
+	s := k.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for l := range s.orphans {
+		delete(s.orphans, l)
+		k.tasks.Go(func() {
+			l.End(discovery.ErrClosed)
+			bounded, cancel := context.WithTimeout(ctx, s.opt.TTL)
+			defer cancel()
+			if err := l.Unregister(bounded); err != nil && ctx.Err() != nil {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.orphans[l] = struct{}{} // for Shutdown
 			}
 		})
 	}
-	for _, l := range leases {
-		next <- l
+}
+
+// review reports leases that may have expired, and ends those that can never be
+// prolonged again.
+func (k *keeper) review(now time.Time) {
+	s := k.store
+	final := k.finalError()
+	for _, l := range s.registered() {
+		age := now.Sub(l.LastBeat())
+		if final != nil && age > s.opt.TTL*3/4 {
+			s.release(l, final)
+		} else if age > s.opt.TTL {
+			l.Lose(fmt.Errorf("natskv: not prolonged for %v: %w", age.Round(time.Second), k.reason()))
+		}
 	}
-	close(next)
-	wg.Wait()
-	if failed > 1 {
-		return fmt.Errorf("%d of %d registrations: %w", failed, len(leases), last)
+}
+
+func (k *keeper) reason() error {
+	if k.failing != nil {
+		return k.failing
 	}
-	return last
+	return errNoAck
+}
+
+// finalError returns why the leases can never be prolonged again, or nil.
+func (k *keeper) finalError() error {
+	if k.failing == nil {
+		return nil
+	}
+	if errors.Is(k.failing, ErrBucket) || errors.Is(k.failing, nats.ErrPermissionViolation) {
+		return k.failing
+	}
+	return k.store.refusal()
+}
+
+func (k *keeper) endAll(cause error) {
+	s := k.store
+	for _, l := range s.registered() {
+		s.release(l, cause)
+	}
+}
+
+// release ends a lease whose entry is no longer in the store's power.
+func (s *Store) release(l *lease, cause error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.End(cause)
+	l.removed = true
+	if s.leases[l.key] == l {
+		delete(s.leases, l.key)
+	}
 }

@@ -73,6 +73,61 @@ func decodeToken(t string) (string, error) {
 }
 
 func decodeKey(key string) (discovery.ID, error) {
+	if id, ok := decodePlainKey(key); ok {
+		return id, nil
+	}
+	return decodeAnyKey(key)
+}
+
+// decodePlainKey is decodeKey for keys without encoded bytes, which nearly all
+// are. It reports false for all others, valid or not.
+func decodePlainKey(key string) (id discovery.ID, ok bool) {
+	var tokens [6]string
+	n := 0
+	for rest, more := key, true; more; n++ {
+		if n == len(tokens) {
+			return id, false
+		}
+		tokens[n], rest, more = strings.Cut(rest, ".")
+		if tokens[n] == noToken {
+			tokens[n] = ""
+		} else if !isPlainToken(tokens[n]) {
+			return id, false
+		}
+	}
+	id.Kind = kindOf(tokens[0])
+	id.Scope = discovery.Scope{Namespace: tokens[1], Component: tokens[2], Endpoint: tokens[3]}
+	instance := tokens[4]
+	switch {
+	case id.Kind.HasTopic():
+		id.Topic, instance = tokens[4], tokens[5]
+		ok = n == 6
+	case n == 6:
+		id.Suffix = tokens[5]
+		ok = id.Kind == discovery.KindModel && id.Suffix != ""
+	default:
+		ok = n == 5
+	}
+	if !ok || id.Kind == 0 {
+		return id, false
+	}
+	var err error
+	id.Instance, err = strconv.ParseUint(instance, 16, 64)
+	canonical := err == nil && instance == strings.ToLower(instance) && (instance[0] != '0' || instance == "0")
+	return id, canonical && id.Validate() == nil
+}
+
+func isPlainToken(t string) bool {
+	for i := range len(t) {
+		c := t[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return t != ""
+}
+
+func decodeAnyKey(key string) (discovery.ID, error) {
 	tokens := strings.Split(key, ".")
 	id := discovery.ID{Kind: kindOf(tokens[0])}
 	least, most := 5, 5
@@ -114,10 +169,15 @@ func decodeKey(key string) (discovery.ID, error) {
 
 // kindOf returns the kind of a key by its first token, or 0.
 func kindOf(word string) discovery.Kind {
-	for kind, w := range keyKinds {
-		if w == word {
-			return kind
-		}
+	switch word {
+	case "endpoints":
+		return discovery.KindEndpoint
+	case "models":
+		return discovery.KindModel
+	case "channels":
+		return discovery.KindEventChannel
+	case "sources":
+		return discovery.KindEventSource
 	}
 	return 0
 }
@@ -126,21 +186,26 @@ func kindOf(word string) discovery.Kind {
 // consumer cost the server far more than one that matches a few keys too many.
 func keyFilter(q discovery.Query) string {
 	word, ok := keyKinds[q.Kind]
-	if !ok {
+	switch {
+	case q.Kind == discovery.KindAny:
+		word = "*"
+	case !ok:
 		word = noToken // matches no key
 	}
-	tokens := []string{word, wildcard(q.Scope.Namespace), wildcard(q.Scope.Component), wildcard(q.Scope.Endpoint)}
-	if q.Kind.HasTopic() {
-		tokens = append(tokens, wildcard(q.Topic), "*")
-	} else {
+	part := func(name string) string {
+		if name == "" && !q.Exact {
+			return "*"
+		}
+		return token(name)
+	}
+	tokens := []string{word, part(q.Scope.Namespace), part(q.Scope.Component), part(q.Scope.Endpoint)}
+	switch {
+	case q.Topic != "":
+		tokens = append(tokens, encodeToken(q.Topic), "*")
+	case q.Kind.HasTopic():
+		tokens = append(tokens, "*", "*")
+	default:
 		tokens = append(tokens, ">")
 	}
 	return strings.Join(tokens, ".")
-}
-
-func wildcard(name string) string {
-	if name == "" {
-		return "*"
-	}
-	return encodeToken(name)
 }

@@ -1,89 +1,40 @@
 package natskv
 
 import (
+	"bytes"
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strconv"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/dynplane/dynplane/discovery"
-	"github.com/dynplane/dynplane/internal/wait"
-)
-
-// Headers for which nats.go exports no constant.
-const (
-	hdrOperation = "KV-Operation"
-	hdrOwner     = "Dynplane-Owner"
-	hdrOwnerTTL  = "Dynplane-TTL" // milliseconds
 )
 
 const (
-	// markerTTL is how long the marker of a deleted entry stays in the bucket.
-	markerTTL = "1h"
-	// headerRoom is for the headers of an entry, which count towards
-	// max_payload.
-	headerRoom = 4096
+	// settleTime is how long a call that ctx has ended waits for the outcome of a
+	// write that it has sent, and settleTimeClosed is the same after Shutdown.
+	settleTime       = 2 * time.Second
+	settleTimeClosed = 500 * time.Millisecond
+	// electionTime is how long a stream that exists may receive nothing.
+	electionTime = 15 * time.Second
 )
-
-// leaseBody is the body of a lease, and therefore of the purge that the server
-// publishes at its deadline. An intentional purge has no body.
-type leaseBody struct {
-	Deadline int64 `json:"deadline_ms"` // Unix time of the server
-	TTL      int64 `json:"ttl_ms"`
-}
 
 // lease is one registration: an entry, and the message scheduled to purge it.
+// Calls that write its key hold the lock of the key.
 type lease struct {
 	*discovery.LeaseState
 	store *Store
 	key   string
 	owner string // random; marks the entries that this lease wrote
-	value []byte
 
-	seq uint64 // stream sequence of the entry; guarded by store.mu
-}
-
-// Register implements discovery.Store.
-func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte, _ discovery.RegisterOptions) (discovery.Lease, error) {
-	l := s.newLease(id, value)
-	if err := checkKey(l.key); err != nil {
-		return nil, err
-	}
-	if err := s.open(ctx); err != nil {
-		return nil, err
-	}
-	if limit := s.nc.MaxPayload() - headerRoom; int64(len(value)) > limit {
-		return nil, fmt.Errorf("value of %d bytes: the server accepts %d (raise its max_payload)", len(value), limit)
-	}
-	var seq uint64
-	err := retry(ctx, func(ctx context.Context) (err error) {
-		seq, err = l.write(ctx, nil)
-		if isWrongSequence(err) { // another write came in between; a random pause breaks the step
-			if serr := wait.Sleep(ctx, rand.N(20*time.Millisecond)); serr != nil {
-				return serr
-			}
-			return errContended
-		}
-		if errors.Is(err, jetstream.ErrNoStreamResponse) { // the bucket was deleted, or an election is under way
-			if eerr := s.ensure(ctx); eerr != nil {
-				return eerr
-			}
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	if err := s.keep(l, seq); err != nil {
-		return nil, errors.Join(err, l.purge(ctx, seq))
-	}
-	return l, nil
+	// Guarded by store.mu.
+	value   []byte
+	seq     uint64 // stream sequence of the entry
+	removed bool   // from the store, or another owner's
 }
 
 func (s *Store) newLease(id discovery.ID, value []byte) *lease {
@@ -93,180 +44,300 @@ func (s *Store) newLease(id discovery.ID, value []byte) *lease {
 	}
 }
 
-// errContended is transient.
-var errContended = fmt.Errorf("another writer registers the same id: %w", context.DeadlineExceeded)
+// Register implements discovery.Store.
+func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte, o discovery.RegisterOptions) (discovery.Lease, error) {
+	l := s.newLease(id, value)
+	if err := checkKey(l.key); err != nil {
+		return nil, err
+	}
+	ctx, end, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.checkSize(value); err != nil {
+		return nil, err
+	}
+	unlock, err := s.keys.lock(ctx, l.key)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := l.register(ctx, o.IfAbsent); err != nil {
+		return nil, err
+	}
+	return l, s.keep(l)
+}
+
+func (s *Store) checkSize(value []byte) error {
+	if limit := s.nc.MaxPayload() - headerRoom; int64(len(value)) > limit && s.nc.IsConnected() {
+		return fmt.Errorf("value of %d bytes: the server accepts %d (raise its max_payload): %w", len(value), limit, discovery.ErrUnstorable)
+	}
+	return nil
+}
+
+// register writes lease and entry. Once it has sent the entry it no longer ends
+// with ctx at once: an entry that no lease stands for would stay for a TTL, and
+// would have ended the registration of its former owner.
+func (l *lease) register(ctx context.Context, ifAbsent bool) error {
+	begun := time.Now()
+	err := l.store.retry(ctx, func(attempt context.Context) error {
+		var fence *uint64
+		if ifAbsent {
+			found, err := l.store.readEntry(attempt, l.key)
+			if err != nil {
+				return err
+			}
+			if found.living() && found.owner() != l.owner {
+				return discovery.ErrExists
+			}
+			fence = &found.seq
+		}
+		seq, err := l.write(ctx, attempt, fence)
+		if errors.Is(err, jetstream.ErrNoStreamResponse) { // the stream was deleted, or an election is under way
+			if rerr := l.store.reopen(attempt); rerr != nil || time.Since(begun) > electionTime {
+				return cmp.Or(rerr, fmt.Errorf("no stream receives %s, though %s exists: is the subject imported?",
+					l.store.opt.entrySubject(l.key), l.store.opt.writeStream()))
+			}
+		}
+		if isWrongSequence(err) {
+			return errContended
+		}
+		if err == nil {
+			l.setSequence(seq, l.value)
+		}
+		return err
+	})
+	if err == nil {
+		l.store.awaitBucket(ctx, l.key, l.sequence())
+	}
+	return err
+}
 
 // write publishes the lease and then the entry, and returns the sequence of
 // the entry. In this order no entry is ever without a lease. With a fence it
 // writes only if the entry's subject is still at that sequence; without one it
 // takes over an existing entry. A heartbeat of the former owner in between
 // would replace the new lease; the fence of the entry, which is on the lease,
-// detects it.
-func (l *lease) write(ctx context.Context, fence *uint64) (uint64, error) {
+// detects it. attempt bounds the first step, which leaves nothing that matters.
+func (l *lease) write(ctx, attempt context.Context, fence *uint64) (uint64, error) {
 	msg := l.leaseMsg()
 	if fence != nil {
 		expect(msg, l.store.opt.entrySubject(l.key), *fence)
 	}
-	ack, err := l.store.publish(ctx, msg)
+	ack, err := l.store.publish(attempt, msg)
 	if err != nil {
 		return 0, err
 	}
-	entry := l.entryMsg()
+	entry := l.entryMsg(l.value)
 	expect(entry, msg.Subject, ack.Sequence)
-	if ack, err = l.store.publish(ctx, entry); err != nil {
-		return 0, err
-	}
-	return ack.Sequence, nil
+	return l.settle(ctx, entry, l.value)
 }
 
-func (s *Store) publish(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, error) {
-	return s.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
-}
-
-// entryMsg is the entry itself. It is written once for a registration and
-// never by a heartbeat, since every write is an event for every watcher.
-func (l *lease) entryMsg() *nats.Msg {
-	m := nats.NewMsg(l.store.opt.entrySubject(l.key))
-	m.Data = l.value
-	m.Header.Set(hdrOwner, l.owner)
-	m.Header.Set(hdrOwnerTTL, strconv.FormatInt(l.store.opt.TTL.Milliseconds(), 10))
-	return m
-}
-
-// leaseMsg is the lease: a schedule by which the server purges the entry at
-// the deadline. A later lease replaces an earlier one.
-func (l *lease) leaseMsg() *nats.Msg {
-	opt := l.store.opt
-	deadline := l.store.clock.serverNow().Add(opt.TTL)
-	m := nats.NewMsg(opt.leaseSubject(l.key))
-	// jetstream.WithScheduleAt would truncate the deadline to whole seconds.
-	m.Header.Set(jetstream.ScheduleHeader, "@at "+deadline.UTC().Format(time.RFC3339Nano))
-	m.Header.Set(jetstream.ScheduleTargetHeader, opt.entrySubject(l.key))
-	m.Header.Set(jetstream.ScheduleTTLHeader, markerTTL)
-	m.Header.Set(hdrOperation, "PURGE")
-	m.Data, _ = json.Marshal(leaseBody{deadline.UnixMilli(), opt.TTL.Milliseconds()})
-	return m
-}
-
-// heartbeatMsg prolongs the lease if the entry is still the one at seq.
-func (l *lease) heartbeatMsg(seq uint64) *nats.Msg {
-	m := l.leaseMsg()
-	expect(m, l.store.opt.entrySubject(l.key), seq)
-	return m
-}
-
-// purgeMsg removes the entry intentionally and cancels its lease, in one step.
-func (l *lease) purgeMsg(seq uint64) *nats.Msg {
-	m := nats.NewMsg(l.store.opt.entrySubject(l.key))
-	m.Header.Set(hdrOperation, "PURGE")
-	m.Header.Set(jetstream.SchedulerHeader, l.store.opt.leaseSubject(l.key))
-	m.Header.Set(jetstream.ScheduleNextHeader, "purge")
-	m.Header.Set(jetstream.MsgTTLHeader, markerTTL)
-	expect(m, m.Subject, seq)
-	return m
-}
-
-// expect fences m: the server refuses it unless the last message on subject is
-// at seq. Zero means that there must be none.
-func expect(m *nats.Msg, subject string, seq uint64) {
-	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(seq, 10))
-	if m.Subject != subject {
-		m.Header.Set(jetstream.ExpectedLastSubjSeqSubjHeader, subject)
-	}
-}
-
-// keep hands a written lease to the keep-alive, which it starts if necessary.
-func (s *Store) keep(l *lease, seq uint64) error {
+// keep hands a written lease to the keep-alive, which it starts if necessary. If
+// Shutdown has begun, it will remove the entry.
+func (s *Store) keep(l *lease) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	former := s.leases[l.key]
+	s.leases[l.key] = l
+	if former != nil {
+		former.removed = true
+		former.End(discovery.ErrTakenOver)
+	}
 	if s.closed {
 		return discovery.ErrClosed
 	}
-	if former := s.leases[l.key]; former != nil {
-		former.end(discovery.ErrTakenOver)
+	if s.keeper == nil {
+		s.keeper = startKeeper(s)
 	}
-	l.seq = seq
-	s.leases[l.key] = l
-	if s.stop == nil {
-		ctx, cancel := context.WithCancel(context.Background())
-		s.stop, s.stopped = cancel, make(chan struct{})
-		go s.keepAlive(ctx)
-	}
+	s.keeper.add(l)
 	return nil
 }
 
-// end requires store.mu.
-func (l *lease) end(err error) {
-	if l.store.leases[l.key] == l {
-		delete(l.store.leases, l.key)
+// Update implements discovery.Lease.
+func (l *lease) Update(ctx context.Context, value []byte) error {
+	s := l.store
+	ctx, end, err := s.begin(ctx)
+	if err != nil {
+		return err
 	}
-	l.End(err)
+	defer end()
+	if err := s.checkSize(value); err != nil {
+		return err
+	}
+	unlock, err := s.keys.lock(ctx, l.key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for {
+		if l.Ended() {
+			return l.Wait(context.WithoutCancel(ctx))
+		}
+		seq := l.sequence()
+		entry := l.entryMsg(value)
+		expect(entry, entry.Subject, seq)
+		written, err := l.settle(ctx, entry, value)
+		if err == nil {
+			l.setSequence(written, value)
+			s.awaitBucket(ctx, l.key, written)
+			return nil
+		}
+		if !isWrongSequence(err) {
+			return err
+		}
+		// The entry is lost, another owner's, or ours with a lost acknowledgement.
+		if _, err := l.recover(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// settle publishes an entry, and returns once the outcome is known: the server
+// may store it although the call fails. The fence makes a repetition harmless.
+// After the end of ctx it waits a little longer; if the outcome is unknown even
+// then, the keep-alive or Shutdown removes an entry that no lease stands for.
+func (l *lease) settle(ctx context.Context, entry *message, value []byte) (seq uint64, err error) {
+	s := l.store
+	if ctx.Err() != nil {
+		return 0, stopped(ctx, nil)
+	}
+	lingering, cancel := s.linger(ctx)
+	defer cancel()
+	attempts := 0
+	err = s.retry(lingering, func(ctx context.Context) error {
+		attempts++
+		ack, err := s.publish(ctx, entry)
+		if err == nil {
+			seq = ack.Sequence
+		}
+		if errors.Is(err, jetstream.ErrNoStreamResponse) { // the stream was deleted, or an election is under way
+			if err := s.reopen(ctx); err != nil {
+				return err
+			}
+		}
+		return err
+	})
+	if isWrongSequence(err) && attempts > 1 {
+		found, rerr := l.readSettled(lingering)
+		if rerr != nil {
+			err = rerr
+		} else if found.owner() == l.owner && bytes.Equal(found.data, value) {
+			return found.seq, nil // the acknowledgement of an earlier attempt was lost
+		}
+	}
+	if lingering.Err() != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.leases[l.key] != l {
+			s.orphans[l] = struct{}{}
+		}
+		return 0, stopped(ctx, err)
+	}
+	return seq, err
+}
+
+func (l *lease) readSettled(ctx context.Context) (found entry, err error) {
+	err = l.store.retry(ctx, func(ctx context.Context) error {
+		found, err = l.store.readEntry(ctx, l.key)
+		return err
+	})
+	return found, err
+}
+
+// linger returns a context that ends a little later than ctx.
+func (s *Store) linger(ctx context.Context) (context.Context, context.CancelFunc) {
+	lingering, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		pause := min(settleTime, s.opt.TTL)
+		if s.life.Err() != nil {
+			pause = settleTimeClosed
+		}
+		time.AfterFunc(pause, func() { cancel(context.Cause(ctx)) })
+	})
+	return lingering, func() { stop(); cancel(nil) }
+}
+
+func (l *lease) sequence() uint64 {
+	l.store.mu.Lock()
+	defer l.store.mu.Unlock()
+	return l.seq
+}
+
+// setSequence records what was written, or found, at a sequence.
+func (l *lease) setSequence(seq uint64, value []byte) {
+	l.store.mu.Lock()
+	defer l.store.mu.Unlock()
+	l.seq, l.value = seq, value
 }
 
 // Unregister implements discovery.Lease.
 func (l *lease) Unregister(ctx context.Context) error {
-	l.store.mu.Lock()
-	ended, seq := l.Ended(), l.seq
-	l.end(discovery.ErrClosed)
-	l.store.mu.Unlock()
-	if ended {
-		return nil
-	}
-	return l.purge(ctx, seq)
-}
-
-// purge removes the entry from the bucket if this lease wrote it.
-func (l *lease) purge(ctx context.Context, seq uint64) error {
-	err := retry(ctx, func(ctx context.Context) error {
-		_, err := l.store.publish(ctx, l.purgeMsg(seq))
-		if !isWrongSequence(err) {
-			return err
-		}
-		// The entry is another owner's, or deleted, or ours with a lost
-		// acknowledgement.
-		now, header, err := l.store.readEntry(ctx, l.key)
-		if err != nil || now == seq || header.Get(hdrOwner) != l.owner {
-			return err
-		}
-		seq = now
-		return errContended
-	})
+	unlock, err := l.store.keys.lock(ctx, l.key)
 	if err != nil {
+		return err
+	}
+	defer unlock()
+	l.End(discovery.ErrClosed)
+	if err := l.purge(ctx); err != nil {
 		return fmt.Errorf("%w; the entry is removed when its lease expires, within %v", err, l.store.opt.TTL)
 	}
 	return nil
 }
 
-// readEntry reads the entry of a key from the stream's leader: a direct get may
-// be answered by a replica that lags. The sequence is 0 if there is no entry.
-func (s *Store) readEntry(ctx context.Context, key string) (uint64, nats.Header, error) {
-	request, err := json.Marshal(map[string]string{"last_by_subj": s.opt.entrySubject(key)})
-	if err != nil {
-		return 0, nil, err
+// purge removes the entry if this lease wrote it, unless that is done.
+func (l *lease) purge(ctx context.Context) error {
+	s := l.store
+	s.mu.Lock()
+	removed, seq, purged := l.removed, l.seq, uint64(0)
+	s.mu.Unlock()
+	if removed {
+		return nil
 	}
-	reply, err := s.nc.RequestWithContext(ctx, s.opt.apiSubject("STREAM.MSG.GET"), request)
-	if err != nil {
-		return 0, nil, err
-	}
-	var answer struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Seq    uint64 `json:"seq"`
-			Header []byte `json:"hdrs"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return 0, nil, err
-	}
-	if e := answer.Error; e != nil {
-		if e.ErrorCode == jetstream.JSErrCodeMessageNotFound {
-			return 0, nil, nil
+	err := s.retry(ctx, func(ctx context.Context) error {
+		if seq != 0 { // zero: the outcome of the write is unknown
+			ack, err := s.publish(ctx, l.purgeMsg(seq))
+			if err == nil {
+				purged = ack.Sequence
+			}
+			if err == nil || errors.Is(err, jetstream.ErrNoStreamResponse) && s.isGone(ctx) {
+				return nil
+			}
+			if !isWrongSequence(err) {
+				return err
+			}
 		}
-		return 0, nil, e
+		// The entry is another owner's, or deleted, or ours with a lost
+		// acknowledgement.
+		found, err := s.readEntry(ctx, l.key)
+		if err != nil || found.owner() != l.owner || !found.living() {
+			return err
+		}
+		seq = found.seq
+		return errContended
+	})
+	if err != nil {
+		return err
 	}
-	if len(answer.Message.Header) == 0 {
-		return answer.Message.Seq, nil, nil
+	if purged != 0 {
+		s.awaitBucket(ctx, l.key, purged)
 	}
-	header, err := nats.DecodeHeadersMsg(answer.Message.Header)
-	return answer.Message.Seq, header, err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.removed = true
+	delete(s.orphans, l)
+	if s.leases[l.key] == l {
+		delete(s.leases, l.key)
+	}
+	return nil
+}
+
+// isGone reports whether the write stream was deleted, and all entries with it.
+func (s *Store) isGone(ctx context.Context) bool {
+	_, err := s.info(ctx, s.opt.writeStream())
+	return errors.Is(err, jetstream.ErrStreamNotFound)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,7 +14,8 @@ import (
 // Options are the settings of a [Store]. The zero value is useful.
 type Options struct {
 	// Bucket names the KV bucket: letters, digits, _ and -. Empty means
-	// "dynplane".
+	// "dynplane". The entries are in the stream KV_<Bucket>, and are written to
+	// the stream DYNPLANE_<Bucket>.
 	Bucket string
 
 	// TTL is how long a registration outlives its owner: whole seconds, at
@@ -121,32 +123,74 @@ func (o Options) checkTTL(replicas int) error {
 	return nil
 }
 
-func (o Options) stream() string                 { return "KV_" + o.Bucket }
-func (o Options) entrySubject(key string) string { return "$KV." + o.Bucket + "." + key }
+// All writes go to the write stream. The bucket is a second stream that the server
+// fills from it with the entries: readers search no heartbeats, and heartbeats
+// wait for no reader.
+func (o Options) writeStream() string { return "DYNPLANE_" + o.Bucket }
+func (o Options) readStream() string  { return "KV_" + o.Bucket }
+
+func (o Options) entrySubject(key string) string { return "dynplane.entry." + o.Bucket + "." + key }
 func (o Options) leaseSubject(key string) string { return "dynplane.lease." + o.Bucket + "." + key }
 
-// apiSubject returns the subject of a JetStream API request on the stream.
-func (o Options) apiSubject(operation string) string {
-	return o.APIPrefix + "." + operation + "." + o.stream()
+// readSubject is the subject of an entry in the bucket.
+func (o Options) readSubject(key string) string { return "$KV." + o.Bucket + "." + key }
+
+// apiSubject returns the subject of a JetStream API request on a stream.
+func (o Options) apiSubject(operation, stream string) string {
+	return o.APIPrefix + "." + operation + "." + stream
 }
 
-// streamConfig is the stream of the bucket. The KV API cannot set all of it.
-func (o Options) streamConfig() jetstream.StreamConfig {
-	storage := jetstream.FileStorage
+func (o Options) storage() jetstream.StorageType {
 	if o.Memory {
-		storage = jetstream.MemoryStorage
+		return jetstream.MemoryStorage
 	}
+	return jetstream.FileStorage
+}
+
+// writeConfig is the stream of entries and leases. Its sequences begin at first,
+// which identifies it among streams of the same name that were deleted.
+func (o Options) writeConfig(first uint64) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
-		Name:              o.stream(),
+		Name:              o.writeStream(),
+		Description:       "entries and leases of the dynplane bucket " + o.Bucket,
 		Subjects:          []string{o.entrySubject(">"), o.leaseSubject(">")},
 		MaxMsgsPerSubject: 1,
 		Discard:           jetstream.DiscardOld,
-		Storage:           storage,
+		Storage:           o.storage(),
 		Replicas:          o.Replicas,
+		FirstSeq:          first,
 		AllowMsgTTL:       true,
 		AllowMsgSchedules: true,
 		AllowDirect:       true,
 		AllowRollup:       true,
 		DenyDelete:        true,
+	}
+}
+
+// writeStreamKey is the key in the metadata of the bucket under which the first
+// sequence of its write stream is stored.
+const writeStreamKey = "dynplane.write_stream"
+
+// readConfig is the stream of the bucket. It has no subjects, so that only its
+// source writes to it: other KV clients can read it, and their writes fail.
+func (o Options) readConfig(first uint64) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:              o.readStream(),
+		Description:       "entries of living owners, sourced from " + o.writeStream(),
+		MaxMsgsPerSubject: 1,
+		Discard:           jetstream.DiscardOld,
+		Storage:           o.storage(),
+		Replicas:          o.Replicas,
+		AllowMsgTTL:       true,
+		AllowDirect:       true,
+		AllowRollup:       true,
+		DenyDelete:        true,
+		Metadata:          map[string]string{writeStreamKey: strconv.FormatUint(first, 10)},
+		Sources: []*jetstream.StreamSource{{
+			Name: o.writeStream(),
+			SubjectTransforms: []jetstream.SubjectTransformConfig{{
+				Source: o.entrySubject(">"), Destination: o.readSubject(">"),
+			}},
+		}},
 	}
 }

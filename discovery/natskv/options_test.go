@@ -80,14 +80,13 @@ accounts {
   HUB {
     jetstream: enabled
     users: [{user: hub, password: hub}]
-    exports: [{service: "$JS.API.>", response: stream}, {service: "$KV.>"}, {service: "dynplane.lease.>"}]
+    exports: [{service: "$JS.API.>", response: stream}, {service: "dynplane.>"}]
   }
   LEAF {
     users: [{user: leaf, password: leaf}]
     imports: [
       {service: {account: HUB, subject: "$JS.API.>"}, to: "from_hub.API.>"}
-      {service: {account: HUB, subject: "$KV.>"}}
-      {service: {account: HUB, subject: "dynplane.lease.>"}}
+      {service: {account: HUB, subject: "dynplane.>"}}
     ]
   }
 }

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/nats-io/nats.go"
@@ -26,16 +25,22 @@ type Store struct {
 	opt   Options
 	log   *slog.Logger
 	clock serverClock
+	keys  keyLocks
 
-	shutdown sync.Once
-	err      error // of Shutdown
+	life    context.Context // done since the beginning of Shutdown
+	endLife context.CancelFunc
+	opening chan struct{} // of capacity one; held while the streams are created or checked
+	closing chan struct{} // of capacity one; held by Shutdown
 
 	mu       sync.Mutex
-	leases   map[string]*lease // by key
-	watchers map[*watcher]struct{}
-	closed   bool
-	stop     context.CancelFunc // of the keep-alive; nil until the first lease
-	stopped  chan struct{}
+	calls    sync.WaitGroup    // under way; no call is added once closed
+	closed   bool              // since the beginning of Shutdown
+	finished bool              // everything is removed and released
+	opened   bool              // the streams exist and fit
+	replicas int               // of the write stream
+	leases   map[string]*lease // by key; those that have ended too, until they are removed
+	orphans  map[*lease]struct{}
+	keeper   *keeper // nil until the first lease
 }
 
 // Dial connects to NATS and returns a store that owns the connection: its
@@ -71,145 +76,104 @@ func New(nc *nats.Conn, o Options) (*Store, error) {
 	if nc.Opts.ReconnectBufSize >= 0 {
 		return nil, errors.New("natskv: the NATS connection buffers messages while it is disconnected: make it with nats.ReconnectBufSize(-1), or with natsconn.Connect")
 	}
-	js, err := jetstream.NewWithAPIPrefix(nc, o.APIPrefix,
-		jetstream.WithPublishAsyncMaxPending(1<<20),
-		// Without a timeout, unacknowledged heartbeats would accumulate.
-		jetstream.WithPublishAsyncTimeout(ackWait(o.TTL)))
+	js, err := jetstream.NewWithAPIPrefix(nc, o.APIPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("natskv: %w", err)
 	}
+	life, endLife := context.WithCancel(context.Background())
 	return &Store{
 		nc: nc, js: js, opt: o, log: o.Logger,
-		clock:    serverClock{now: o.Now},
-		leases:   map[string]*lease{},
-		watchers: map[*watcher]struct{}{},
+		clock: serverClock{now: o.Now},
+		life:  life, endLife: endLife,
+		opening: make(chan struct{}, 1), closing: make(chan struct{}, 1),
+		replicas: o.Replicas,
+		leases:   map[string]*lease{}, orphans: map[*lease]struct{}{},
 	}, nil
 }
 
-// Shutdown implements discovery.Store. It closes the connection only if Dial
-// made it. Concurrent and later calls wait for the first and return its error.
+// Shutdown implements discovery.Store. It blocks for one TTL at most: by then the
+// entries that it could not remove have expired. It closes the connection only if
+// Dial made it. A call during another one waits for it, and continues if it
+// failed.
 func (s *Store) Shutdown(ctx context.Context) error {
-	s.shutdown.Do(func() {
-		s.err = s.shutdownOnce(ctx)
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.endLife()
+	select {
+	case s.closing <- struct{}{}:
+		defer func() { <-s.closing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if s.finished {
+		return nil
+	}
+	s.calls.Wait() // they end with life
+	if s.keeper != nil {
+		s.keeper.stop()
+	}
+	bound, cancel := context.WithTimeout(ctx, s.opt.TTL)
+	defer cancel()
+	err := s.removeAll(bound)
+	if err == nil || bound.Err() != nil && ctx.Err() == nil || s.nc.IsClosed() {
+		s.finished = true
 		if s.owns {
 			s.nc.Close()
 		}
-	})
-	return s.err
-}
-
-func (s *Store) shutdownOnce(ctx context.Context) error {
-	s.mu.Lock()
-	stop := s.stop
-	s.closed = true
-	for w := range s.watchers {
-		w.interrupt()
 	}
-	s.mu.Unlock()
-	if stop != nil {
-		stop()
-		<-s.stopped
-	}
-	s.mu.Lock()
-	leases := slices.Collect(maps.Values(s.leases))
-	for _, l := range leases {
-		l.end(discovery.ErrClosed)
-	}
-	s.mu.Unlock()
-	err := each(leases, func(l *lease) error { return l.purge(ctx, l.seq) })
-	s.js.CleanupPublisher()
 	return err
 }
 
-// open ensures that the bucket exists and fits, unless this was done before.
-func (s *Store) open(ctx context.Context) error {
+func (s *Store) removeAll(ctx context.Context) error {
+	leases := s.registered()
 	s.mu.Lock()
-	opened, closed := s.stop != nil, s.closed
+	leases = slices.AppendSeq(leases, maps.Keys(s.orphans))
 	s.mu.Unlock()
-	if closed {
-		return discovery.ErrClosed
+	for _, l := range leases {
+		l.End(discovery.ErrClosed)
 	}
-	if opened {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	return retry(ctx, func(ctx context.Context) error {
-		err := s.ensure(ctx)
-		if errors.Is(err, nats.ErrNoResponders) && s.nc.IsConnected() {
-			err = s.noJetStream(err)
-		}
-		return err
-	})
+	return each(leases, func(l *lease) error { return l.Unregister(ctx) })
 }
 
-func (s *Store) noJetStream(err error) error {
-	return fmt.Errorf("JetStream does not answer on %s; is it enabled (nats-server -js)?: %w", s.nc.ConnectedUrlRedacted(), err)
+// registered returns the leases that are not removed.
+func (s *Store) registered() []*lease {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.leases))
 }
 
-// ensure creates the stream unless it exists, checks that it can hold leases,
-// and measures the clock offset.
-func (s *Store) ensure(ctx context.Context) error {
-	err := s.measure(ctx)
-	if !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return err
-	}
-	// Create, never update: another process may have created it since.
-	_, err = s.js.CreateStream(ctx, s.opt.streamConfig())
-	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		return fmt.Errorf("create bucket %q: %w", s.opt.Bucket, err)
-	}
-	if err == nil {
-		s.log.Info("natskv: created the bucket", "bucket", s.opt.Bucket, "replicas", s.opt.Replicas)
-	}
-	return s.measure(ctx)
-}
+// concurrency bounds the requests of one kind that are under way at once.
+const concurrency = 512
 
-// measure requests the stream's info, which carries the server's time.
-func (s *Store) measure(ctx context.Context) error {
-	t0 := s.opt.Now()
-	stream, err := s.js.Stream(ctx, s.opt.stream())
-	if err != nil {
-		return err
+// each calls do for all leases, many at a time, and returns one of the errors
+// and their number.
+func each(leases []*lease, do func(*lease) error) error {
+	var (
+		wg     sync.WaitGroup
+		mu     sync.Mutex
+		failed int
+		last   error
+		next   = make(chan *lease)
+	)
+	for range min(concurrency, len(leases)) {
+		wg.Go(func() {
+			for l := range next {
+				if err := do(l); err != nil {
+					mu.Lock()
+					failed, last = failed+1, err
+					mu.Unlock()
+				}
+			}
+		})
 	}
-	info := stream.CachedInfo()
-	if first, off := s.clock.set(info.TimeStamp, t0, s.opt.Now()); first {
-		if off.Abs() > clockWarning {
-			s.log.Warn("natskv: the local clock differs from the server's; deadlines are in the server's time", "offset", off)
-		}
-		s.warnDifferences(info.Config)
+	for _, l := range leases {
+		next <- l
 	}
-	return s.checkStream(info.Config)
-}
-
-func (s *Store) warnDifferences(have jetstream.StreamConfig) {
-	if want := s.opt.streamConfig(); have.Replicas != want.Replicas || have.Storage != want.Storage {
-		s.log.Warn("natskv: the bucket exists with other settings and is used as it is", "bucket", s.opt.Bucket,
-			"replicas", have.Replicas, "wanted", want.Replicas, "storage", have.Storage.String(), "wanted_storage", want.Storage.String())
+	close(next)
+	wg.Wait()
+	if failed > 1 {
+		return fmt.Errorf("%d of %d registrations: %w", failed, len(leases), last)
 	}
-}
-
-func (s *Store) checkStream(have jetstream.StreamConfig) error {
-	var missing []string
-	need := func(ok bool, what string) {
-		if !ok {
-			missing = append(missing, what)
-		}
-	}
-	need(have.AllowMsgSchedules, "scheduled messages (AllowMsgSchedules)")
-	need(have.AllowMsgTTL, "message TTLs (AllowMsgTTL)")
-	need(have.AllowRollup, "roll-ups (AllowRollup)")
-	need(have.MaxMsgsPerSubject == 1, "a history of 1")
-	need(have.MaxBytes <= 0 && have.MaxAge == 0, "no limits by bytes or age")
-	for _, subject := range s.opt.streamConfig().Subjects {
-		need(slices.Contains(have.Subjects, subject), "the subject "+subject)
-	}
-	if len(missing) > 0 {
-		return fmt.Errorf("bucket %q on NATS server %s lacks %s: scheduled messages need a server of 2.12 or later, and a bucket made by other means must be removed (or name another bucket): %w",
-			s.opt.Bucket, s.nc.ConnectedServerVersion(), strings.Join(missing, ", "), ErrBucket)
-	}
-	if err := s.opt.checkTTL(have.Replicas); err != nil {
-		return fmt.Errorf("bucket %q: %w: %w", s.opt.Bucket, err, ErrBucket)
-	}
-	return nil
+	return last
 }

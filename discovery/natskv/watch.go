@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/internal/wait"
@@ -23,41 +22,54 @@ import (
 //
 // Each pull is answered within pullExpiry at the latest, on a subject of its
 // own. The answer proves that the server was reachable after that pull was
-// sent, and that all earlier messages have been delivered. If an answer or a
-// consumer sequence is missing, the watcher lists again.
+// sent, and that all earlier messages have been delivered. If a message was lost,
+// or the connection was, the watcher lists again. If an answer is only late, it
+// first requests how much the server has sent, and continues if it has it all.
 type watcher struct {
-	store  *Store
-	query  discovery.Query
-	begun  bool               // the first listing has been delivered or is under way
-	queued []discovery.Change // delivered before anything else
+	store    *Store
+	query    discovery.Query
+	prefix   string             // of the subjects of the bucket, before the key
+	begun    bool               // the first listing has been delivered or is under way
+	queued   []discovery.Change // delivered before anything else
+	since    time.Time          // the first call of Next
+	absent   bool               // there is no bucket
+	created  *nats.Subscription // of the advisory that a bucket was created; nil while there is one
+	backoff  wait.Backoff
+	patience time.Duration // for the next answer
 
-	sub         *nats.Subscription // nil while there is no consumer
-	consumer    string
-	inbox       string
-	pulls       uint64    // number of the current pull
-	pulledAt    time.Time // when it was sent
-	pulled      int       // messages that it has delivered
-	last        uint64    // consumer sequence
-	pending     uint64    // messages still to come in the listing
-	listing     bool
-	absent      bool          // there is no bucket
-	listTimeout time.Duration // of the next listing
+	sub        *nats.Subscription // nil while there is no consumer
+	msgs       chan *nats.Msg
+	consumer   string
+	inbox      string
+	reconnects uint64    // of the connection, when the consumer was created
+	pulls      uint64    // number of the current pull
+	pulledAt   time.Time // when it was sent
+	pulled     int       // messages that it has delivered
+	last       uint64    // consumer sequence
+	pending    uint64    // messages still to come in the listing
+	listing    bool
+
+	uncertainUntil time.Time // in the server's time: leases that expire earlier may have living owners
 }
 
 const (
-	pullExpiry = 500 * time.Millisecond
-	pullGrace  = time.Second // after the expiry, before the answer counts as missing
+	pullExpiry = 1100 * time.Millisecond
 	pullBatch  = 5000
 	pullBytes  = 16 << 20
-	// How long a listing may take to begin. The server that received the
-	// request may be shutting down and never answer; after each time-out the
-	// next attempt gets twice as long.
-	minListTimeout = time.Second
-	maxListTimeout = 2 * time.Second
+	// The patience for an answer doubles from least to most while answers are
+	// late: a server that is slow must not get more requests for it.
+	leastPatience = pullExpiry + 1500*time.Millisecond
+	mostPatience  = 30 * time.Second
+	// How often a watcher that waits for messages checks whether the connection was
+	// closed for good.
+	closedPoll = 500 * time.Millisecond
 	// How often a disconnected watcher checks the connection.
 	reconnectPoll = 50 * time.Millisecond
-	// How often a watcher looks for a bucket that does not exist.
-	absentPoll = 200 * time.Millisecond
+	// How long a first listing may fail to begin while there is no connection.
+	connectTimeout = 10 * time.Second
+	// How often a watcher looks for a bucket that does not exist. It also receives
+	// the server's advisory that one was created, where that is permitted.
+	absentPoll = 10 * time.Second
 	// The server deletes a consumer without a pull after this time; its watcher
 	// then lists again.
 	consumerThreshold = 30 * time.Second
@@ -68,18 +80,20 @@ func (s *Store) Watch(_ context.Context, q discovery.Query) (discovery.Watcher, 
 	if err := checkKey(keyFilter(q)); err != nil {
 		return nil, err
 	}
-	w := &watcher{store: s, query: q, listTimeout: minListTimeout}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
+	if s.life.Err() != nil {
 		return nil, discovery.ErrClosed
 	}
-	s.watchers[w] = struct{}{}
-	return w, nil
+	return &watcher{
+		store: s, query: q, prefix: s.opt.readSubject(""), patience: leastPatience,
+		backoff: wait.Backoff{Min: 50 * time.Millisecond, Max: 5 * time.Second},
+	}, nil
 }
 
 // Next implements discovery.Watcher.
 func (w *watcher) Next(ctx context.Context) (discovery.Change, error) {
+	if w.since.IsZero() {
+		w.since = time.Now()
+	}
 	for {
 		if err := ctx.Err(); err != nil {
 			return discovery.Change{}, err
@@ -89,123 +103,43 @@ func (w *watcher) Next(ctx context.Context) (discovery.Change, error) {
 			w.queued = w.queued[1:]
 			return ch, nil
 		}
-		if w.isClosed() {
+		err := w.step(ctx)
+		if w.store.life.Err() != nil {
 			return discovery.Change{}, discovery.ErrClosed
 		}
-		err := w.step(ctx)
-		if err != nil && ctx.Err() == nil {
-			if w.isClosed() {
-				return discovery.Change{}, discovery.ErrClosed
-			}
-			if !w.begun || errors.Is(err, nats.ErrConnectionClosed) {
-				return discovery.Change{}, err
-			}
-			w.dropConsumer(err)
+		if err == nil || ctx.Err() != nil {
+			continue
 		}
+		if errors.Is(err, nats.ErrConnectionClosed) || !w.begun && !w.mayBegin(err) {
+			return discovery.Change{}, err
+		}
+		w.dropConsumer(err)
+		_ = w.sleep(ctx, w.backoff.Next())
 	}
 }
 
-func (w *watcher) isClosed() bool {
-	w.store.mu.Lock()
-	defer w.store.mu.Unlock()
-	return w.store.closed
+// mayBegin reports whether a first listing that has failed may succeed later.
+func (w *watcher) mayBegin(err error) bool {
+	if !w.store.nc.IsConnected() {
+		return time.Since(w.since) < connectTimeout
+	}
+	return isTransient(err) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// sleep ends early with ctx, and with the store.
+func (w *watcher) sleep(ctx context.Context, d time.Duration) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(w.store.life, cancel)()
+	return wait.Sleep(ctx, d)
 }
 
 // step performs one action that may queue changes.
 func (w *watcher) step(ctx context.Context) error {
-	if w.subscription() == nil {
+	if w.sub == nil {
 		return w.list(ctx)
 	}
 	return w.receive(ctx)
-}
-
-// subscription and all other accesses to sub hold the store's lock, since
-// interrupt is called by another goroutine.
-func (w *watcher) subscription() *nats.Subscription {
-	w.store.mu.Lock()
-	defer w.store.mu.Unlock()
-	return w.sub
-}
-
-// list begins a listing with a new consumer. The first one fails if the server
-// refuses it or does not answer for long; later ones retry until ctx is done.
-func (w *watcher) list(ctx context.Context) error {
-	if w.begun {
-		return w.listOnce(ctx)
-	}
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	err := retry(ctx, w.listOnce)
-	if err == nil {
-		w.begun = true
-	}
-	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrJetStreamNotEnabled) {
-		return w.store.noJetStream(err)
-	}
-	return err
-}
-
-func (w *watcher) listOnce(ctx context.Context) error {
-	if !w.store.nc.IsConnected() {
-		_ = wait.Sleep(ctx, reconnectPoll)
-		return nats.ErrDisconnected
-	}
-	ctx, cancel := context.WithTimeout(ctx, w.listTimeout)
-	defer cancel()
-	w.listTimeout = min(2*w.listTimeout, maxListTimeout)
-	requested := time.Now()
-	consumer, err := w.store.js.CreateConsumer(ctx, w.store.opt.stream(), jetstream.ConsumerConfig{
-		DeliverPolicy:     jetstream.DeliverLastPerSubjectPolicy,
-		AckPolicy:         jetstream.AckNonePolicy,
-		FilterSubject:     w.store.opt.entrySubject(keyFilter(w.query)),
-		MemoryStorage:     true,
-		Replicas:          1,
-		InactiveThreshold: consumerThreshold,
-	})
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return w.waitForBucket(ctx, requested)
-	}
-	if err != nil {
-		_ = wait.Sleep(ctx, retryWait)
-		return err
-	}
-	info := consumer.CachedInfo()
-	if err := w.subscribe(info.Name); err != nil {
-		return err
-	}
-	w.listTimeout = minListTimeout
-	w.absent, w.last, w.pending, w.listing = false, 0, info.NumPending, true
-	w.queued = append(w.queued, discovery.Change{Op: discovery.OpReset})
-	w.finishListing(w.pending == 0)
-	return w.pull()
-}
-
-// waitForBucket treats a missing bucket as an empty one.
-func (w *watcher) waitForBucket(ctx context.Context, requested time.Time) error {
-	w.listTimeout = minListTimeout
-	if w.absent {
-		w.queued = append(w.queued, discovery.Change{Op: discovery.OpProgress, AliveSince: requested})
-		return wait.Sleep(ctx, absentPoll)
-	}
-	w.absent = true
-	w.queued = append(w.queued, discovery.Change{Op: discovery.OpReset}, discovery.Change{Op: discovery.OpSynced})
-	return nil
-}
-
-func (w *watcher) subscribe(consumer string) error {
-	w.inbox, w.consumer = nats.NewInbox(), consumer
-	sub, err := w.store.nc.SubscribeSync(w.inbox + ".*")
-	if err != nil {
-		return err
-	}
-	// Each pull bounds what can be pending.
-	if err := sub.SetPendingLimits(-1, -1); err != nil {
-		return err
-	}
-	w.store.mu.Lock()
-	defer w.store.mu.Unlock()
-	w.sub = sub
-	return nil
 }
 
 // pull requests the next messages, with a limit in bytes that any one message
@@ -221,24 +155,43 @@ func (w *watcher) pull() error {
 	}
 	w.pulls++
 	w.pulled, w.pulledAt = 0, time.Now()
-	return w.store.nc.PublishRequest(w.store.opt.apiSubject("CONSUMER.MSG.NEXT")+"."+w.consumer, w.pullInbox(), request)
+	subject := w.store.opt.apiSubject("CONSUMER.MSG.NEXT", w.store.opt.readStream()) + "." + w.consumer
+	return w.store.nc.PublishRequest(subject, w.pullInbox(), request)
 }
 
 // pullInbox is the subject on which the current pull is answered.
 func (w *watcher) pullInbox() string { return w.inbox + "." + strconv.FormatUint(w.pulls, 10) }
 
 func (w *watcher) receive(ctx context.Context) error {
+	select {
+	case msg := <-w.msgs:
+		return w.take(ctx, msg)
+	default:
+	}
 	// A slow reader finds the answer in the buffer, however late it calls.
-	due := w.pulledAt.Add(pullExpiry + pullGrace)
-	if soonest := time.Now().Add(pullExpiry); due.Before(soonest) {
-		due = soonest
+	due := time.Now().Add(max(time.Until(w.pulledAt)+w.patience, pullExpiry))
+	timer := time.NewTicker(closedPoll)
+	defer timer.Stop()
+	for {
+		select {
+		case msg := <-w.msgs:
+			return w.take(ctx, msg)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-w.store.life.Done():
+			return discovery.ErrClosed
+		case now := <-timer.C:
+			if w.store.nc.IsClosed() {
+				return nats.ErrConnectionClosed
+			}
+			if now.After(due) {
+				return w.overdue(ctx)
+			}
+		}
 	}
-	waiting, cancel := context.WithDeadline(ctx, due)
-	defer cancel()
-	msg, err := w.subscription().NextMsgWithContext(waiting)
-	if err != nil {
-		return err
-	}
+}
+
+func (w *watcher) take(ctx context.Context, msg *nats.Msg) error {
 	// The subject decides, since any writer can put any header on an entry.
 	if strings.HasPrefix(msg.Subject, w.inbox) {
 		return w.status(ctx, msg, msg.Header.Get("Status"))
@@ -281,52 +234,72 @@ func (w *watcher) status(ctx context.Context, msg *nats.Msg, status string) erro
 	if status != "408" && !full {
 		return fmt.Errorf("the consumer ended the pull: %s %s", status, text)
 	}
+	if w.reconnects != w.store.nc.Stats().Reconnects {
+		return errors.New("messages may have been sent to a connection that was lost")
+	}
 	// The server counts what it sends, which reveals messages lost on the way.
 	if left := msg.Header.Get("Nats-Pending-Messages"); left != strconv.Itoa(pullBatch-w.pulled) {
 		return fmt.Errorf("a pull of %d messages delivered %d, and the server has %q left to send", pullBatch, w.pulled, left)
 	}
+	w.patience = leastPatience
+	w.backoff.Reset()
 	if full {
 		return w.pull() // more messages wait, and they may be older than the pull
 	}
 	if w.listing {
-		info, err := w.store.js.Consumer(ctx, w.store.opt.stream(), w.consumer)
+		_, pending, err := w.progress(ctx)
 		if err != nil {
 			return err
 		}
-		w.finishListing(info.CachedInfo().NumPending == 0)
+		w.finishListing(pending == 0)
 	}
 	w.queued = append(w.queued, discovery.Change{Op: discovery.OpProgress, AliveSince: w.pulledAt})
 	return w.pull()
 }
 
-// dropConsumer deletes the consumer; the next step lists again.
-func (w *watcher) dropConsumer(why error) {
-	w.store.mu.Lock()
-	sub := w.sub
-	w.sub = nil
-	w.store.mu.Unlock()
-	if sub == nil {
-		return
+// overdue continues with a new pull if the answer to the last one is late, but
+// everything that the server has sent was received.
+func (w *watcher) overdue(ctx context.Context) error {
+	if !w.store.nc.IsConnected() || w.reconnects != w.store.nc.Stats().Reconnects {
+		return nats.ErrDisconnected
 	}
-	w.store.log.Debug("natskv: watch failed, listing again with a new consumer", "filter", keyFilter(w.query), "error", why)
-	// Errors mean that the server is unreachable; then both end by themselves.
-	_ = sub.Unsubscribe()
-	_ = w.store.nc.Publish(w.store.opt.apiSubject("CONSUMER.DELETE")+"."+w.consumer, nil)
+	delivered, _, err := w.progress(ctx)
+	if err != nil {
+		return err
+	}
+	w.patience = min(2*w.patience, mostPatience)
+	// Owners may have been unable to reach the server as well.
+	w.uncertainUntil = w.store.clock.serverNow().Add(w.store.opt.TTL)
+	if len(w.msgs) > 0 {
+		return nil
+	}
+	if delivered != w.last {
+		return fmt.Errorf("the consumer has delivered %d messages, and %d were received", delivered, w.last)
+	}
+	return w.pull()
 }
 
-// interrupt wakes Next, which then returns ErrClosed. It requires the store's
-// lock.
-func (w *watcher) interrupt() {
-	if w.sub != nil {
-		_ = w.sub.Unsubscribe()
+// progress returns how many messages the consumer has delivered, and how many it
+// has not.
+func (w *watcher) progress(ctx context.Context) (delivered, pending uint64, err error) {
+	ctx, end, err := w.store.begin(ctx)
+	if err != nil {
+		return 0, 0, err
 	}
+	defer end()
+	ctx, cancel := context.WithTimeout(ctx, w.patience)
+	defer cancel()
+	consumer, err := w.store.js.Consumer(ctx, w.store.opt.readStream(), w.consumer)
+	if err != nil {
+		return 0, 0, err
+	}
+	info := consumer.CachedInfo()
+	return info.Delivered.Consumer, info.NumPending, nil
 }
 
 // Close implements discovery.Watcher.
 func (w *watcher) Close() error {
 	w.dropConsumer(nil)
-	w.store.mu.Lock()
-	defer w.store.mu.Unlock()
-	delete(w.store.watchers, w)
+	w.unsubscribeCreated()
 	return nil
 }

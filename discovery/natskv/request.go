@@ -1,0 +1,187 @@
+package natskv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/internal/wait"
+)
+
+const (
+	// A request waits for its answer for minPatience at first, and twice as long
+	// each time that it is repeated: a server that is slow must not get more
+	// requests for it.
+	minPatience = 2 * time.Second
+	maxPatience = 30 * time.Second
+	// Repeated requests are up to firstBackoff apart at first, and up to
+	// lastBackoff later, with full jitter.
+	firstBackoff = 10 * time.Millisecond
+	lastBackoff  = time.Second
+	// refusalPoll is how often a request that waits for its answer looks whether
+	// the server has refused it: that error arrives outside of the answer.
+	refusalPoll = 50 * time.Millisecond
+	// silence is how long a connected server may have no JetStream at all before
+	// a call fails: it may be joining its cluster or domain.
+	silence = 500 * time.Millisecond
+)
+
+// begin starts a call that ends with ErrClosed as soon as Shutdown begins. The
+// caller must call end.
+func (s *Store) begin(ctx context.Context) (bound context.Context, end func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, nil, discovery.ErrClosed
+	}
+	s.calls.Add(1)
+	bound, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.life, func() { cancel(discovery.ErrClosed) })
+	return bound, func() {
+		stop()
+		cancel(nil)
+		s.calls.Done()
+	}, nil
+}
+
+// retry calls try until it succeeds, fails permanently, or ctx is done; the error
+// then includes the last failure.
+func (s *Store) retry(ctx context.Context, try func(context.Context) error) error {
+	backoff := wait.Backoff{Min: firstBackoff, Max: lastBackoff}
+	patience := minPatience
+	for {
+		attempt, cancel := context.WithTimeout(ctx, patience)
+		err := s.request(attempt, try)
+		overdue := attempt.Err() != nil
+		cancel()
+		if err != nil && ctx.Err() != nil {
+			return stopped(ctx, err)
+		}
+		if err == nil || !isTransient(err) && (!overdue || !errors.Is(err, context.DeadlineExceeded)) {
+			return err
+		}
+		if overdue {
+			patience = min(2*patience, maxPatience)
+		}
+		if wait.Sleep(ctx, backoff.Next()) != nil {
+			return stopped(ctx, err)
+		}
+	}
+}
+
+// stopped returns the error of a call whose ctx is done, with its last failure.
+func stopped(ctx context.Context, last error) error {
+	if cause := context.Cause(ctx); errors.Is(cause, discovery.ErrClosed) {
+		return cause
+	}
+	if last == nil || errors.Is(last, ctx.Err()) {
+		return ctx.Err()
+	}
+	return fmt.Errorf("%w (last failure: %w)", ctx.Err(), last)
+}
+
+// request calls do, and ends it as soon as the server has refused it for missing
+// permissions, with the server's own words.
+func (s *Store) request(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.pollRefusal(ctx, s.nc.LastError(), cancel)
+	err := do(ctx)
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, nats.ErrPermissionViolation) {
+		return cause
+	}
+	return err
+}
+
+// pollRefusal cancels a request that was begun when the last error of the
+// connection was before.
+func (s *Store) pollRefusal(ctx context.Context, before error, cancel context.CancelCauseFunc) {
+	time.AfterFunc(refusalPoll, func() {
+		if ctx.Err() != nil {
+			return
+		}
+		if err := s.refusal(); err != nil && err != before { //nolint:errorlint // an equal error again is a new one
+			cancel(err)
+			return
+		}
+		s.pollRefusal(ctx, before, cancel)
+	})
+}
+
+// refusal returns the last error of the connection if it is a missing permission
+// that concerns this store.
+func (s *Store) refusal() error {
+	err := s.nc.LastError()
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		return nil
+	}
+	text := err.Error()
+	for _, part := range []string{s.opt.writeStream(), s.opt.readStream(), s.opt.entrySubject(""), s.opt.leaseSubject(""), "_INBOX."} {
+		if strings.Contains(text, part) {
+			return err
+		}
+	}
+	return nil
+}
+
+// answers turns the error of a JetStream request to which no server responds into
+// one that is permanent, once that has lasted since a time.
+func (s *Store) answers(since time.Time, err error) error {
+	if !errors.Is(err, nats.ErrNoResponders) || !s.nc.IsConnected() || time.Since(since) < silence {
+		return err
+	}
+	return fmt.Errorf("%w on %s (%s); is it enabled (nats-server -js), and for this account?", errNoJetStream, s.nc.ConnectedUrlRedacted(), err)
+}
+
+var errNoJetStream = errors.New("JetStream does not answer")
+
+// isTransient reports whether a request may succeed later, as during an
+// election or while the connection is down.
+func isTransient(err error) bool {
+	for _, transient := range []error{
+		nats.ErrNoResponders, jetstream.ErrNoStreamResponse, nats.ErrTimeout,
+		nats.ErrReconnectBufExceeded, nats.ErrDisconnected, nats.ErrConnectionReconnecting,
+		errContended,
+	} {
+		if errors.Is(err, transient) {
+			return true
+		}
+	}
+	if hasCode(err, jetstream.JSErrCodeJetStreamNotEnabled) || hasCode(err, jetstream.JSErrCodeJetStreamNotEnabledForAccount) {
+		return false
+	}
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.Code == 503 {
+		return true // no leader, or no resources yet
+	}
+	return isWriteInFlight(err) || hasCode(err, errTooMany)
+}
+
+// errContended reports that another write came in between.
+var errContended = errors.New("another writer registers the same id")
+
+// errTooMany is the server's code for "too many requests", for which nats.go
+// has no constant.
+const errTooMany jetstream.ErrorCode = 10167
+
+// isWriteInFlight reports that another write on the subject is being replicated.
+// On a replicated stream the server refuses a fenced write with it instead of
+// deciding the fence, so the call is repeated.
+func isWriteInFlight(err error) bool {
+	return hasCode(err, jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}
+
+// isWrongSequence reports that the fence of a write did not hold.
+func isWrongSequence(err error) bool {
+	return hasCode(err, jetstream.JSErrCodeStreamWrongLastSequence)
+}
+
+func hasCode(err error, code jetstream.ErrorCode) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && api.ErrorCode == code
+}

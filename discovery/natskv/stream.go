@@ -1,0 +1,210 @@
+package natskv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// minServer is the oldest server that can hold leases: 2.12 refuses to source the
+// purge of an expired lease, and older ones never publish it.
+const minServer = "2.14"
+
+// open ensures that the streams exist and fit, unless this was done before.
+func (s *Store) open(ctx context.Context) error {
+	s.mu.Lock()
+	opened := s.opened
+	s.mu.Unlock()
+	if opened {
+		return nil
+	}
+	return s.reopen(ctx)
+}
+
+// reopen ensures that the streams exist and fit. Callers that wait for each other
+// need one check.
+func (s *Store) reopen(ctx context.Context) error {
+	begun := time.Now()
+	select {
+	case s.opening <- struct{}{}:
+		defer func() { <-s.opening }()
+	case <-ctx.Done():
+		return stopped(ctx, nil)
+	}
+	if s.clock.measuredAt().After(begun) {
+		return nil
+	}
+	err := s.retry(ctx, func(ctx context.Context) error { return s.answers(begun, s.ensure(ctx)) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opened = s.opened || err == nil
+	return err
+}
+
+// ensure creates the two streams unless they exist, checks that they can hold
+// leases, and measures the clock offset. The bucket names its write stream. If
+// that one was deleted, and there is a new one of the same name, the bucket has
+// entries that nothing will ever purge, and is replaced.
+func (s *Store) ensure(ctx context.Context) error {
+	if err := s.checkServer(); err != nil {
+		return err
+	}
+	write, err := s.info(ctx, s.opt.writeStream())
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if write, err = s.create(ctx, s.opt.writeConfig(uint64(s.opt.Now().UnixMicro()))); err == nil {
+			s.log.Info("natskv: created the bucket", "bucket", s.opt.Bucket, "replicas", s.opt.Replicas)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.checkWriteStream(write.Config); err != nil {
+		return err
+	}
+	want := s.opt.readConfig(write.Config.FirstSeq)
+	read, err := s.info(ctx, want.Name)
+	if err == nil && read.Config.Metadata[writeStreamKey] != "" && read.Config.Metadata[writeStreamKey] != want.Metadata[writeStreamKey] {
+		s.log.Warn("natskv: the bucket was filled from a write stream that was deleted; replacing it", "bucket", s.opt.Bucket)
+		if err = s.js.DeleteStream(ctx, want.Name); err == nil || errors.Is(err, jetstream.ErrStreamNotFound) {
+			err = jetstream.ErrStreamNotFound
+		}
+	}
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		read, err = s.create(ctx, want)
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.replicas = write.Config.Replicas
+	s.mu.Unlock()
+	return s.checkReadStream(read.Config)
+}
+
+// create creates a stream. It never updates one: another client may have created
+// it since.
+func (s *Store) create(ctx context.Context, config jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
+	_, err := s.js.CreateStream(ctx, config)
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		return nil, fmt.Errorf("create stream %s: %w", config.Name, err)
+	}
+	return s.info(ctx, config.Name)
+}
+
+// info requests the info of a stream, which carries the server's time.
+func (s *Store) info(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
+	t0 := s.opt.Now()
+	stream, err := s.js.Stream(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	info := stream.CachedInfo()
+	if first, off := s.clock.set(info.TimeStamp, t0, s.opt.Now()); first && off.Abs() > clockWarning {
+		s.log.Warn("natskv: the local clock differs from the server's; deadlines are in the server's time", "offset", off)
+	}
+	return info, nil
+}
+
+// checkServer refuses the server of the connection if it is too old.
+func (s *Store) checkServer() error {
+	version := s.nc.ConnectedServerVersion()
+	if version == "" || compareVersions(version, minServer) >= 0 {
+		return nil // or not connected
+	}
+	return fmt.Errorf("NATS server %s at %s: want %s or later, which purges expired leases: %w",
+		version, s.nc.ConnectedUrlRedacted(), minServer, ErrBucket)
+}
+
+// compareVersions compares the numbers of two versions, as far as both have them.
+func compareVersions(a, b string) int {
+	return slices.CompareFunc(versionNumbers(a), versionNumbers(b)[:2], func(x, y int) int { return x - y })
+}
+
+func versionNumbers(version string) []int {
+	numbers := make([]int, 2)
+	for i, part := range strings.SplitN(version, ".", 3) {
+		if i < len(numbers) {
+			numbers[i], _ = strconv.Atoi(part)
+		}
+	}
+	return numbers
+}
+
+// lacks collects the properties that a stream must have and does not.
+type lacks []string
+
+func (l *lacks) unless(ok bool, what string) {
+	if !ok {
+		*l = append(*l, what)
+	}
+}
+
+// limits reports everything by which a stream can lose or refuse entries.
+func (l *lacks) limits(have jetstream.StreamConfig) {
+	l.unless(have.MaxMsgsPerSubject == 1, "a history of 1 (MaxMsgsPerSubject)")
+	l.unless(have.MaxMsgs <= 0, "no limit of messages (MaxMsgs)")
+	l.unless(have.MaxBytes <= 0, "no limit of bytes (MaxBytes)")
+	l.unless(have.MaxAge == 0, "no limit of age (MaxAge)")
+	l.unless(have.MaxMsgSize <= 0, "no limit of the size of a message (MaxMsgSize)")
+	l.unless(have.Retention == jetstream.LimitsPolicy, "retention by limits")
+	l.unless(!have.Sealed, "writes (it is sealed)")
+	l.unless(!have.NoAck, "acknowledgements (it has NoAck)")
+	l.unless(have.Mirror == nil, "writes of its own (it is a mirror)")
+	l.unless(have.AllowMsgTTL, "message TTLs (AllowMsgTTL)")
+	l.unless(have.AllowDirect, "direct gets (AllowDirect)")
+}
+
+func (l *lacks) err(s *Store, stream string) error {
+	if len(*l) == 0 {
+		return nil
+	}
+	return fmt.Errorf("stream %s of bucket %q on NATS server %s lacks %s: remove it, if it was made by other means, or name another bucket: %w",
+		stream, s.opt.Bucket, s.nc.ConnectedServerVersion(), strings.Join(*l, ", "), ErrBucket)
+}
+
+func (s *Store) checkWriteStream(have jetstream.StreamConfig) error {
+	var l lacks
+	want := s.opt.writeConfig(0)
+	l.limits(have)
+	l.unless(have.AllowMsgSchedules, "scheduled messages (AllowMsgSchedules)")
+	l.unless(have.AllowRollup, "roll-ups (AllowRollup)")
+	l.unless(have.SubjectTransform == nil, "unchanged subjects (it has a SubjectTransform)")
+	for _, subject := range want.Subjects {
+		l.unless(slices.Contains(have.Subjects, subject), "the subject "+subject)
+	}
+	if err := l.err(s, want.Name); err != nil {
+		return err
+	}
+	if err := s.opt.checkTTL(have.Replicas); err != nil {
+		return fmt.Errorf("bucket %q: %w: %w", s.opt.Bucket, err, ErrBucket)
+	}
+	s.warnDifferences(have, want)
+	return nil
+}
+
+func (s *Store) checkReadStream(have jetstream.StreamConfig) error {
+	var l lacks
+	want := s.opt.readConfig(0)
+	l.limits(have)
+	sourced := slices.ContainsFunc(have.Sources, func(source *jetstream.StreamSource) bool {
+		return source.Name == want.Sources[0].Name && slices.Equal(source.SubjectTransforms, want.Sources[0].SubjectTransforms)
+	})
+	l.unless(sourced, "the source "+s.opt.writeStream())
+	return l.err(s, want.Name)
+}
+
+func (s *Store) warnDifferences(have, want jetstream.StreamConfig) {
+	s.mu.Lock()
+	warned := s.opened
+	s.mu.Unlock()
+	if !warned && (have.Replicas != want.Replicas || have.Storage != want.Storage) {
+		s.log.Warn("natskv: the bucket exists with other settings and is used as it is", "bucket", s.opt.Bucket,
+			"replicas", have.Replicas, "wanted", want.Replicas, "storage", have.Storage.String(), "wanted_storage", want.Storage.String())
+	}
+}
