@@ -2,12 +2,10 @@ package etcd
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/dynplane/dynplane/discovery"
@@ -19,111 +17,197 @@ type lease struct {
 	*discovery.LeaseState
 	store *Store
 	key   string
-	value string
 
-	leaseID clientv3.LeaseID // of the last write; guarded by store.mu once registered
+	// The following are guarded by store.mu, and changed by the holder of the
+	// key's lock.
+
+	value    string
+	leaseID  clientv3.LeaseID // of the last write
+	revision int64            // of the last write
+	lost     bool             // the entry does not exist, as far as is known
+	suspect  bool             // the entry may have another value
+	removed  bool             // the entry does not exist any more, or is another owner's
+	refused  refusal          // to write it again
 }
 
-// Register implements discovery.Store. One put both creates an entry and takes
-// over an existing one.
-func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte, _ discovery.RegisterOptions) (discovery.Lease, error) {
-	bucket, err := discovery.DynamoBucket(id.Kind)
+var errUnstorable = discovery.ErrUnstorable
+
+// Register implements discovery.Store. It takes over an entry of another owner, or
+// one that was written without a lease.
+func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte, o discovery.RegisterOptions) (discovery.Lease, error) {
+	key, other, err := s.keysOf(id)
 	if err != nil {
 		return nil, err
 	}
-	key, err := discovery.DynamoKey(id, s.opt.Wire)
+	done, err := s.call()
 	if err != nil {
 		return nil, err
 	}
-	l := &lease{store: s, key: bucket + "/" + key, value: string(value), LeaseState: discovery.NewLeaseState(time.Now())}
-	if err := s.beginRegister(l.key); err != nil {
-		return nil, err
+	defer done()
+	ctx, cancel := s.untilShutdown(ctx)
+	defer cancel()
+	unlock, err := s.locks.lock(ctx, key)
+	if err != nil {
+		return nil, s.closedOr(err)
 	}
-	lost := clientv3.NoLease
-	err = s.retry(ctx, func(ctx context.Context) (err error) {
-		if l.leaseID, err = s.ensureLease(ctx, lost); err != nil {
-			return err
+	defer unlock()
+	if err := s.settle(ctx, key); err != nil {
+		return nil, s.located(s.closedOr(err))
+	}
+	w := &write{key: key, value: string(value), replace: func(*mvccpb.KeyValue) error { return nil }}
+	if present := s.lease(key); present != nil {
+		if o.IfAbsent {
+			return nil, discovery.ErrExists
 		}
-		_, err = s.client.Put(ctx, l.key, l.value, clientv3.WithLease(l.leaseID))
-		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-			lost, err = l.leaseID, errLeaseLost
+		w.expected = present.revision
+	}
+	if o.IfAbsent {
+		w.absent = other
+		w.replace = func(kv *mvccpb.KeyValue) error {
+			if clientv3.LeaseID(kv.Lease) == w.leaseID {
+				return nil // the remainder of a request of this store
+			}
+			return discovery.ErrExists
 		}
-		return err
-	})
-	if err := s.finishRegister(l, s.located(err)); err != nil {
-		return nil, err
+	}
+	err = s.put(ctx, w)
+	l, err := s.finishRegister(w, err)
+	if err != nil {
+		return nil, s.located(unstorable(err))
 	}
 	return l, nil
 }
 
-// beginRegister and finishRegister enclose a registration, so that the
-// keep-alive does not remove an entry that is being written as an orphan.
-func (s *Store) beginRegister(key string) error {
+// lease returns the registration of a key, or nil.
+func (s *Store) lease(key string) *lease {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.shutdown {
-		return discovery.ErrClosed
-	}
-	s.pending[key]++
-	return nil
+	return s.leases[key]
 }
 
-// finishRegister hands a written entry to the keep-alive, which it starts if
-// necessary.
-func (s *Store) finishRegister(l *lease, err error) error {
+// settle removes what an earlier request that got no answer may have left. It
+// requires the lock of the key.
+func (s *Store) settle(ctx context.Context, key string) error {
+	s.mu.Lock()
+	left := s.orphans[key]
+	s.mu.Unlock()
+	if left == nil {
+		return nil
+	}
+	err := s.retry(ctx, func(ctx context.Context) error {
+		return s.removeOrphans(ctx, s.client, map[string]*orphan{key: left})
+	})
+	if err == nil {
+		s.mu.Lock()
+		delete(s.orphans, key)
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// finishRegister hands a written entry to the keep-alive, and one that may have
+// been written as an orphan. It starts the keep-alive if necessary.
+func (s *Store) finishRegister(w *write, err error) (*lease, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.pending[l.key]--; s.pending[l.key] == 0 {
-		delete(s.pending, l.key)
+	if s.leaseID != clientv3.NoLease {
+		s.startKeepAlive()
 	}
-	// Start it after a failure too: the put may have been executed although it
-	// failed, and the keep-alive removes such orphans. After a shutdown they
-	// expire.
-	if s.stop == nil && s.leaseID != clientv3.NoLease && !s.shutdown {
-		ctx, cancel := context.WithCancel(context.Background())
-		s.stop, s.stopped = cancel, make(chan struct{})
-		go s.keepAlive(ctx)
+	present := s.leases[w.key]
+	if err != nil {
+		switch {
+		case !w.uncertain:
+		case present != nil:
+			present.suspect = true
+		default:
+			s.orphans[w.key] = w.orphan(time.Now().Add(max(s.opt.TTL, maxExecution)))
+		}
+		return nil, err
 	}
+	if present != nil {
+		present.removed = true
+		present.end(discovery.ErrTakenOver)
+	}
+	l := &lease{
+		LeaseState: discovery.NewLeaseState(w.sent), store: s,
+		key: w.key, value: w.value, leaseID: w.leaseID, revision: w.revision,
+	}
+	s.leases[w.key] = l
+	return l, nil
+}
+
+// maxExecution is longer than etcd takes to execute a request, or to drop it.
+const maxExecution = 20 * time.Second
+
+// orphan returns the entry that may have been written.
+func (w *write) orphan(until time.Time) *orphan {
+	o := &orphan{leaseID: w.leaseID, until: until}
+	if kv := w.replaced; kv != nil && clientv3.LeaseID(kv.Lease) != w.leaseID {
+		o.former = &former{value: string(kv.Value), leaseID: clientv3.LeaseID(kv.Lease)}
+	}
+	return o
+}
+
+// Update implements discovery.Lease.
+func (l *lease) Update(ctx context.Context, value []byte) error {
+	s := l.store
+	done, err := s.call()
 	if err != nil {
 		return err
 	}
-	if s.shutdown {
-		return discovery.ErrClosed
+	defer done()
+	ctx, cancel := s.untilShutdown(ctx)
+	defer cancel()
+	unlock, err := s.locks.lock(ctx, l.key)
+	if err != nil {
+		return s.closedOr(err)
 	}
-	if former := s.leases[l.key]; former != nil {
-		former.end(discovery.ErrTakenOver)
+	defer unlock()
+	if l.Ended() {
+		return l.Wait(context.Background())
 	}
-	s.leases[l.key] = l
+	s.mu.Lock()
+	w := &write{key: l.key, value: string(value), expected: l.revision, replace: l.mayReplace}
+	s.mu.Unlock()
+	err = s.put(ctx, w)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		l.suspect = l.suspect || w.uncertain
+		return s.located(unstorable(err))
+	}
+	l.value = w.value
+	l.written(w.leaseID, w.revision, w.sent)
 	return nil
 }
 
-// ensureLease returns the etcd lease of the store. It grants a new one if there
-// is none, or if the present one is lost.
-func (s *Store) ensureLease(ctx context.Context, lost clientv3.LeaseID) (clientv3.LeaseID, error) {
-	select {
-	case s.granting <- struct{}{}:
-	case <-ctx.Done():
-		return clientv3.NoLease, ctx.Err()
-	}
-	defer func() { <-s.granting }()
-	if have := s.currentLease(); have != lost && have != clientv3.NoLease {
-		return have, nil
-	}
-	granted, err := s.client.Grant(ctx, int64(s.opt.TTL.Seconds()))
-	if err != nil {
-		return clientv3.NoLease, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.leaseID = granted.ID
-	return s.leaseID, nil
+// written records a write. It requires store.mu.
+func (l *lease) written(leaseID clientv3.LeaseID, revision int64, sent time.Time) {
+	l.leaseID, l.revision = leaseID, revision
+	l.lost, l.suspect, l.refused = false, false, refusal{}
+	l.Beat(sent)
 }
 
-// currentLease returns NoLease before the first registration.
-func (s *Store) currentLease() clientv3.LeaseID {
+// mayReplace returns an error if an entry that was found in the place of the
+// lease's is another owner's. The lease has ended then.
+func (l *lease) mayReplace(kv *mvccpb.KeyValue) error {
+	s := l.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.leaseID
+	switch clientv3.LeaseID(kv.Lease) {
+	case s.leaseID, l.leaseID: // the former lease may be in a store that was restored from a backup
+		return nil
+	case clientv3.NoLease:
+		s.log.Warn("etcd: a writer that holds no lease overwrote a registration", "key", l.key)
+		return nil
+	}
+	if !l.Ended() {
+		s.log.Warn("etcd: another owner took over a registration; it is no longer kept alive here",
+			"key", l.key, "lease", fmt.Sprintf("%x", kv.Lease))
+		l.removed = true
+		l.end(discovery.ErrTakenOver)
+	}
+	return discovery.ErrTakenOver
 }
 
 // end requires store.mu.
@@ -134,46 +218,52 @@ func (l *lease) end(err error) {
 	l.End(err)
 }
 
-// Unregister implements discovery.Lease.
+// Unregister implements discovery.Lease. The lease ends at once. After a failure
+// the keep-alive removes the entry as soon as it can.
 func (l *lease) Unregister(ctx context.Context) error {
-	l.store.mu.Lock()
-	ended := l.Ended()
-	l.end(discovery.ErrClosed)
-	l.store.mu.Unlock()
-	if ended {
+	s := l.store
+	if l.isRemoved() {
 		return nil
 	}
-	if err := l.store.remove(ctx, l); err != nil {
-		return fmt.Errorf("%w; the entry is removed as soon as etcd is reachable, or expires within %v", l.store.located(err), l.store.opt.TTL)
+	done, err := s.call()
+	if err != nil {
+		return s.Shutdown(ctx) // which removes all entries
+	}
+	err = l.unregister(ctx)
+	done()
+	if err != nil && s.isClosed() {
+		return s.Shutdown(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("%w; the entry is removed as soon as etcd is reachable, or expires within %v", s.located(err), s.opt.TTL)
 	}
 	return nil
 }
 
-// removeOp deletes the entry unless another owner has written it.
-func (l *lease) removeOp() clientv3.Op {
+func (l *lease) isRemoved() bool {
 	l.store.mu.Lock()
 	defer l.store.mu.Unlock()
-	ours := clientv3.Compare(clientv3.LeaseValue(l.key), "=", l.leaseID)
-	return clientv3.OpTxn([]clientv3.Cmp{ours}, []clientv3.Op{clientv3.OpDelete(l.key)}, nil)
+	return l.removed
 }
 
-// opsPerTxn is below the limit that etcd has by default, 128.
-const opsPerTxn = 64
-
-// remove deletes the entries of leases.
-func (s *Store) remove(ctx context.Context, leases ...*lease) error {
-	for chunk := range slices.Chunk(leases, opsPerTxn) {
-		var ops []clientv3.Op
-		for _, l := range chunk {
-			ops = append(ops, l.removeOp())
-		}
-		err := s.retry(ctx, func(ctx context.Context) error {
-			_, err := s.client.Txn(ctx).Then(ops...).Commit()
-			return err
-		})
-		if err != nil {
-			return err
-		}
+func (l *lease) unregister(ctx context.Context) error {
+	s := l.store
+	ctx, cancel := s.untilShutdown(ctx)
+	defer cancel()
+	unlock, err := s.locks.lock(ctx, l.key)
+	if err != nil {
+		return err
 	}
-	return nil
+	defer unlock()
+	if l.isRemoved() { // by another call meanwhile
+		return nil
+	}
+	s.mu.Lock()
+	l.end(discovery.ErrClosed)
+	left := &orphan{leaseID: l.leaseID, lease: l}
+	s.orphans[l.key] = left
+	s.mu.Unlock()
+	return s.retry(ctx, func(ctx context.Context) error {
+		return s.removeOrphans(ctx, s.client, map[string]*orphan{l.key: left})
+	})
 }

@@ -6,12 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -23,20 +22,29 @@ import (
 
 // Store implements [discovery.Store] on etcd. It is safe for concurrent use.
 type Store struct {
-	client   *clientv3.Client
-	opt      Options
-	log      *slog.Logger
-	outage   outage
-	closed   chan struct{} // at the end of Shutdown
-	granting chan struct{} // of capacity one; held while an etcd lease is granted
+	client      *clientv3.Client
+	opt         Options
+	log         *slog.Logger
+	outage      outage
+	connections connections
+	locks       keyLocks
+	granting    chan struct{} // of capacity one; held while an etcd lease is granted
 
-	mu       sync.Mutex
-	leaseID  clientv3.LeaseID   // of all entries; NoLease until the first one
-	leases   map[string]*lease  // by key
-	pending  map[string]int     // registrations under way, by key
-	shutdown bool               // since the beginning of Shutdown
-	stop     context.CancelFunc // of the keep-alive; nil until the first lease
-	stopped  chan struct{}
+	life      context.Context // until a Shutdown begins
+	endLife   context.CancelFunc
+	running   sync.WaitGroup // the keep-alive
+	calls     sync.WaitGroup // that write; none begins after a Shutdown has
+	removing  chan struct{}  // of capacity one; held by the Shutdown that removes the entries
+	finished  bool           // a Shutdown has succeeded; guarded by removing
+	connected bool           // client is open; guarded by removing
+
+	mu        sync.Mutex
+	leaseID   clientv3.LeaseID   // of all entries; NoLease until the first one
+	acked     time.Time          // when the last request was sent that prolonged it
+	leases    map[string]*lease  // by key
+	orphans   map[string]*orphan // by key
+	keepAlive bool               // the keep-alive has been started
+	revoke    bool               // the lease must be revoked to exclude late writes
 }
 
 // Dial connects to etcd and returns a store whose Shutdown closes the connection.
@@ -48,24 +56,33 @@ func Dial(ctx context.Context, o Options) (*Store, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	s := &Store{
-		opt: o, log: o.Logger, outage: outage{log: o.Logger, watchers: map[*watcher]struct{}{}},
-		closed: make(chan struct{}), granting: make(chan struct{}, 1),
-		leases: map[string]*lease{}, pending: map[string]int{},
-	}
-	if s.client, err = newClient(ctx, o); err != nil {
+	s := newStore(o)
+	if s.client, err = s.connect(ctx); err != nil {
+		s.endLife()
 		return nil, fmt.Errorf("etcd: connect to %s: %w", o.addresses(), cmp.Or(ctx.Err(), err))
 	}
 	if err := s.retry(ctx, s.probe); err != nil {
+		s.endLife()
 		_ = s.client.Close()
 		return nil, fmt.Errorf("etcd: connect to %s: %w", o.addresses(), err)
 	}
 	return s, nil
 }
 
-// newClient returns a client of etcd. If there is a user, it requests a token.
-func newClient(ctx context.Context, o Options) (*clientv3.Client, error) {
+func newStore(o Options) *Store {
+	life, endLife := context.WithCancel(context.Background())
+	return &Store{
+		opt: o, log: o.Logger, outage: outage{log: o.Logger, watchers: map[*watcher]struct{}{}},
+		locks: keyLocks{keys: map[string]*keyLock{}}, granting: make(chan struct{}, 1),
+		life: life, endLife: endLife, removing: make(chan struct{}, 1), connected: true,
+		leases: map[string]*lease{}, orphans: map[string]*orphan{},
+	}
+}
+
+// connect returns a client of etcd. If there is a user, it requests a token.
+func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
 	deadline, _ := ctx.Deadline()
+	o := s.opt
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer context.AfterFunc(ctx, end)()
 	return clientv3.New(clientv3.Config{
@@ -84,7 +101,7 @@ func newClient(ctx context.Context, o Options) (*clientv3.Client, error) {
 			// outage, until long after its leases have expired.
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 2 * time.Second,
-		})},
+		}), grpc.WithStatsHandler(&s.connections)},
 	})
 }
 
@@ -100,42 +117,86 @@ func (s *Store) probe(ctx context.Context) error {
 	return err
 }
 
-// Shutdown implements discovery.Store. It deletes the entries and lets the empty
-// lease expire. If it revoked the lease, watchers that have just recovered from a
-// fault could not distinguish that from the death of the owner, and would
-// hold the removals.
-func (s *Store) Shutdown(ctx context.Context) error {
+// call begins a call that writes, which a Shutdown waits for. The call must end
+// soon after life does.
+func (s *Store) call() (done func(), err error) {
 	s.mu.Lock()
-	first, stop := !s.shutdown, s.stop
-	s.shutdown = true
-	s.mu.Unlock()
-	if stop != nil {
-		stop()
-		<-s.stopped
+	defer s.mu.Unlock()
+	if s.isClosed() {
+		return nil, discovery.ErrClosed
 	}
-	if !first {
-		return nil
-	}
-	s.mu.Lock()
-	leases := slices.Collect(maps.Values(s.leases))
-	for _, l := range leases {
-		l.end(discovery.ErrClosed)
-	}
-	s.mu.Unlock()
-	err := s.remove(ctx, leases...)
-	if err != nil {
-		err = fmt.Errorf("%w; the entries stay until their lease expires, within %v", s.located(err), s.opt.TTL)
-	}
-	close(s.closed)
-	_ = s.client.Close() // its error is that of a request that no longer matters
-	return err
+	s.calls.Add(1)
+	return s.calls.Done, nil
 }
 
-func (s *Store) isClosed() bool {
-	select {
-	case <-s.closed:
-		return true
-	default:
-		return false
+// isClosed reports whether a Shutdown has begun.
+func (s *Store) isClosed() bool { return s.life.Err() != nil }
+
+// Get implements discovery.Store. If the id has keys of both generations, it
+// returns the value that was written last.
+func (s *Store) Get(ctx context.Context, id discovery.ID) ([]byte, error) {
+	key, other, err := s.keysOf(id)
+	if err != nil {
+		return nil, err
 	}
+	gets := []clientv3.Op{clientv3.OpGet(key)}
+	if other != "" {
+		gets = append(gets, clientv3.OpGet(other))
+	}
+	if s.isClosed() {
+		return nil, discovery.ErrClosed
+	}
+	ctx, cancel := s.untilShutdown(ctx)
+	defer cancel()
+	var newest *mvccpb.KeyValue
+	err = s.retry(ctx, func(ctx context.Context) error {
+		newest = nil
+		resp, err := s.client.Txn(ctx).Then(gets...).Commit()
+		if err != nil {
+			return err
+		}
+		for _, r := range resp.Responses {
+			for _, kv := range r.GetResponseRange().Kvs {
+				if newest == nil || kv.ModRevision > newest.ModRevision {
+					newest = kv
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, s.located(err)
+	}
+	if newest == nil {
+		return nil, fmt.Errorf("key %s: %w", key, discovery.ErrNotFound)
+	}
+	return newest.Value, nil
+}
+
+// keysOf returns the key under which an id is written, and its key in the other
+// generation of Dynamo, or "" if there is none.
+func (s *Store) keysOf(id discovery.ID) (key, other string, err error) {
+	bucket, err := discovery.DynamoBucket(id.Kind)
+	if err != nil {
+		return "", "", err
+	}
+	keys := map[discovery.WireFormat]string{}
+	for _, wire := range []discovery.WireFormat{discovery.WireGen1, discovery.WireGen2} {
+		k, kerr := discovery.DynamoKey(id, wire)
+		if kerr == nil {
+			keys[wire] = bucket + "/" + k
+		} else if wire == s.opt.Wire {
+			err = kerr
+		}
+	}
+	if err != nil {
+		return "", "", err
+	}
+	key = keys[s.opt.Wire]
+	for wire, k := range keys {
+		if wire != s.opt.Wire && k != key {
+			other = k
+		}
+	}
+	return key, other, nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -125,22 +126,26 @@ func TestIsTransient(t *testing.T) {
 // TestCausesOfRemovals covers the causes that are found without a request to the server.
 func TestCausesOfRemovals(t *testing.T) {
 	t.Parallel()
+	const never = 24 * time.Hour
 	for _, c := range []struct {
-		name     string
-		lease    int64
-		relisted bool
-		answered time.Duration // ago
-		want     discovery.Cause
+		name                     string
+		lease                    int64
+		answered, relisted, slow time.Duration // ago
+		want                     discovery.Cause
 	}{
-		{"without a lease", 0, false, 0, discovery.CauseUnregistered},
-		{"without a lease, after a fault", 0, true, time.Hour, discovery.CauseUnregistered},
-		{"without a fault", 7, false, 0, discovery.CauseExpired},
-		{"read late", 7, false, time.Hour, discovery.CauseUncertain},
-		{"of an unknown lease", -1, false, 0, discovery.CauseUncertain},
-		{"of an unknown lease, after a fault", -1, true, 0, discovery.CauseUncertain},
+		{"without a lease", 0, 0, never, never, discovery.CauseUnregistered},
+		{"without a lease, after a fault", 0, time.Hour, 0, 0, discovery.CauseUnregistered},
+		{"without a fault", 7, 0, never, never, discovery.CauseExpired},
+		{"long after a fault", 7, 0, time.Minute, time.Minute, discovery.CauseExpired},
+		{"soon after a fault", 7, 0, time.Second, never, 0},
+		{"of a slow store", 7, 0, never, time.Second, 0},
+		{"read late", 7, time.Hour, never, never, discovery.CauseUncertain},
+		{"of an unknown lease", -1, 0, never, never, discovery.CauseUncertain},
+		{"of an unknown lease, after a fault", -1, 0, 0, never, discovery.CauseUncertain},
 	} {
-		w := &watcher{relisted: c.relisted, answered: time.Now().Add(-c.answered)}
-		if got := w.cause(t.Context(), c.lease); got != c.want {
+		now := time.Now()
+		w := &watcher{faults: faults{answered: now.Add(-c.answered), relisted: now.Add(-c.relisted), slow: now.Add(-c.slow)}}
+		if got := w.cause(c.lease); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}
@@ -148,7 +153,12 @@ func TestCausesOfRemovals(t *testing.T) {
 
 func TestKeysOfBothGenerationsAreOneEntry(t *testing.T) {
 	t.Parallel()
-	w := &watcher{query: discovery.Query{Kind: discovery.KindEventChannel}, bucket: "v1/event_channels/", answered: time.Now()}
+	w := &watcher{
+		store:   newStore(Options{}),
+		query:   discovery.Query{Kind: discovery.KindEventChannel},
+		buckets: []bucket{{discovery.KindEventChannel, "v1/event_channels/"}},
+		faults:  faults{answered: time.Now()},
+	}
 	id := discovery.EventChannel{Scope: discovery.Scope{Namespace: "ns", Component: "c"}, Topic: "t"}.ID(42)
 	older, newer := "v1/event_channels/ns/c/t/2a", "v1/event_channels/namespace/ns/component/c/topic/t/2a"
 	event := func(typ mvccpb.Event_EventType, key string) *clientv3.Event {
@@ -178,23 +188,61 @@ func TestKeysOfBothGenerationsAreOneEntry(t *testing.T) {
 // reached yet.
 func TestProgressWaitsForTheWatch(t *testing.T) {
 	t.Parallel()
-	requested := time.Now()
-	w := &watcher{reached: 5, awaited: 7, awaitedAt: requested}
-	if w.reportProgress() || len(w.queued) > 0 {
-		t.Fatal("progress before the watch has reached the revision")
+	w := &watcher{store: newStore(Options{})}
+	w.reached, w.progressed = 5, time.Now()
+	sent := time.Now()
+	pong := pong{sent: sent, revision: 7}
+	if err := w.observePong(pong); err != nil || len(w.queued) > 0 {
+		t.Fatalf("%v, %+v: progress before the watch has reached the revision", err, w.queued)
+	}
+	pong.sent = sent.Add(time.Second) // which is not the one that is awaited
+	if err := w.observePong(pong); err != nil || len(w.queued) > 0 {
+		t.Fatalf("%v, %+v: progress before the watch has reached the revision", err, w.queued)
 	}
 	w.reached = 7
-	if !w.reportProgress() || len(w.queued) != 1 || w.queued[0].Op != discovery.OpProgress || !w.queued[0].AliveSince.Equal(requested) {
+	w.reportProgress()
+	if len(w.queued) != 1 || w.queued[0].Op != discovery.OpProgress || !w.queued[0].AliveSince.Equal(sent) {
 		t.Fatalf("%+v", w.queued)
 	}
-	if !w.reportProgress() || len(w.queued) != 1 {
+	if w.reportProgress(); len(w.queued) != 1 {
 		t.Fatal("the same progress twice")
+	}
+}
+
+// TestSlowPingsDoNotStartOver: a watch lists again after a connection has ended, or
+// when the store has lost its data, but not while the store is slow.
+func TestSlowPingsDoNotStartOver(t *testing.T) {
+	t.Parallel()
+	long := time.Now().Add(-time.Hour)
+	for _, c := range []struct {
+		name       string
+		pong       pong
+		progressed time.Time
+		ended      int64
+		again      bool
+	}{
+		{"in time", pong{sent: time.Now(), revision: 9}, time.Now(), 0, false},
+		{"slow", pong{sent: long, took: time.Hour, revision: 9}, time.Now(), 0, false},
+		{"without an answer", pong{sent: long, err: context.DeadlineExceeded}, time.Now(), 0, false},
+		{"during an election", pong{sent: long, err: rpctypes.ErrNoLeader}, time.Now(), 0, false},
+		{"refused", pong{sent: long, err: rpctypes.ErrPermissionDenied}, time.Now(), 0, true},
+		{"of another server", pong{sent: time.Now(), revision: 9}, time.Now(), 1, true},
+		{"after a loss of data", pong{sent: time.Now(), revision: 6}, time.Now(), 0, true},
+		{"of a watch that is stuck", pong{sent: time.Now(), revision: 9}, long, 0, true},
+	} {
+		w := &watcher{store: newStore(Options{Logger: slog.New(slog.DiscardHandler)})}
+		w.pinger = newPinger()
+		w.latest, w.reached, w.awaited, w.awaitedAt, w.progressed = 7, 7, 8, long, c.progressed
+		w.store.connections.ended.Store(c.ended)
+		if err := w.observePong(c.pong); (err != nil) != c.again {
+			t.Errorf("%s: %v, want an error: %v", c.name, err, c.again)
+		}
 	}
 }
 
 func TestWatchOfNothing(t *testing.T) {
 	t.Parallel()
-	s := &Store{closed: make(chan struct{})}
+	s := newStore(Options{})
 	w, err := s.Watch(t.Context(), discovery.Query{Scope: discovery.Scope{Namespace: "ns"}})
 	if err != nil {
 		t.Fatal(err)
@@ -204,11 +252,44 @@ func TestWatchOfNothing(t *testing.T) {
 			t.Fatalf("%+v, %v; want %v", ch, err, want)
 		}
 	}
-	close(s.closed)
+	s.endLife()
 	if _, err := w.Next(t.Context()); !errors.Is(err, discovery.ErrClosed) {
 		t.Fatalf("after shutdown: %v", err)
 	}
 	if _, err := s.Watch(t.Context(), discovery.Query{Kind: 77}); err == nil {
 		t.Fatal("watch after shutdown, of an unknown kind")
+	}
+}
+
+// TestRangeOfKinds: several kinds are one range of keys, in which other keys are
+// skipped.
+func TestRangeOfKinds(t *testing.T) {
+	t.Parallel()
+	scope := discovery.Scope{Namespace: "ns"}
+	for _, c := range []struct {
+		q        discovery.Query
+		from, to string
+	}{
+		{discovery.Query{Kind: discovery.KindEndpoint, Scope: scope}, "v1/instances/ns/", "v1/instances/ns0"},
+		{discovery.Query{Kind: discovery.KindEventChannel, Scope: scope}, "v1/event_channels/", "v1/event_channels0"},
+		{discovery.Query{Kind: discovery.KindAny, Scope: scope}, "v1/event_channels/", "v1/mdc0"},
+		{discovery.Query{Kind: discovery.KindAny, Topic: "t"}, "v1/event_channels/", "v1/event_sources0"},
+	} {
+		watch, err := newStore(Options{}).Watch(t.Context(), c.q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := watch.(*watcher)
+		if w.from != c.from || w.to != c.to {
+			t.Errorf("%+v: from %s to %s, want %s to %s", c.q, w.from, w.to, c.from, c.to)
+		}
+		if c.q.Kind == discovery.KindAny && c.q.Topic == "" {
+			for _, key := range []string{"v1/other/x", "v1/instances/ns/c/e/1", "v1/mdc/other/c/e/1", "v1/mdc/x"} {
+				w.put(&mvccpb.KeyValue{Key: []byte(key)})
+			}
+			if len(w.queued) != 2 || w.queued[0].Op != discovery.OpPut || w.queued[1].Op != discovery.OpInvalid {
+				t.Errorf("%+v, want an endpoint and an invalid model", w.queued)
+			}
+		}
 	}
 }

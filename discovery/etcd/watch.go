@@ -3,8 +3,8 @@ package etcd
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -14,77 +14,96 @@ import (
 	"github.com/dynplane/dynplane/internal/wait"
 )
 
-const (
-	pageSize     = 500
-	pingInterval = 500 * time.Millisecond
-	// pingTimeout is the response time above which the store counts as
-	// faulty: leases of running owners may have expired meanwhile.
-	pingTimeout = 1500 * time.Millisecond
-	// staleAfter is the time since the last successful ping after which a
-	// deletion may be older than a fault that the next ping will detect.
-	staleAfter = pingInterval + pingTimeout
-	// maxStalledPings is the number of pings without progress of the watch
-	// after which it counts as broken.
-	maxStalledPings = 4
-)
-
 // watcher lists page by page and then follows from the revision of the listing.
 //
 // The client library resumes a broken watch silently and forever, so the watch
 // itself does not reveal an outage. Twice a second the watcher therefore pings
 // the store with a linearizable read. Once the watch has reached the revision of
-// that read, all earlier changes have been delivered. If a ping fails, is slow,
-// or returns an older revision than before (the store has lost its data), the
-// watcher lists again.
+// that read, all earlier changes have been delivered.
+//
+// The watcher lists again if a connection has ended, since the server at the other
+// end of the next one may have lost its data, if a ping returns an older revision
+// than before, or if the watch makes no progress for long. It does not if the
+// store is merely slow, which listings would make worse; leases may expire then,
+// and their removals are uncertain.
 type watcher struct {
-	store  *Store
-	query  discovery.Query
-	bucket string // with a slash at its end; empty if the query matches nothing
-	prefix string // of the keys, that of the bucket included
+	store   *Store
+	query   discovery.Query
+	buckets []bucket // of the kinds of the query; none if it matches nothing
+	from    string   // the first key of the range that is read
+	to      string   // the first key after it
 
 	begun    bool               // the first page has been read
-	relisted bool               // a fault has occurred
+	since    time.Time          // when the first listing was requested
 	queued   []discovery.Change // delivered before anything else
+	requests patience
+	backoff  wait.Backoff // between listings, and between attempts at a page
 
 	revision int64  // of the listing; zero before its first page
 	nextKey  string // at which the next page begins
+	ended    int64  // connections that had ended when the listing began
+	faults          // that make removals uncertain
 
-	// While following:
+	following                // nil events while listing
+	running   sync.WaitGroup // pings
+}
+
+// bucket is the place of a kind.
+type bucket struct {
+	kind   discovery.Kind
+	prefix string // with a slash at its end
+}
+
+// following is the state of a watch after its listing.
+type following struct {
 	stream clientv3.Watcher   // its own, so that no other watch delays it
 	cancel context.CancelFunc // of the stream
 	events clientv3.WatchChan // nil while listing
+	pinger
 
-	pinged    time.Time // when the last ping was sent
-	answered  time.Time // when the last successful ping was sent
-	latest    int64     // the revision that it returned
-	reached   int64     // the revision up to which the watch has delivered all changes
-	awaited   int64     // the revision that the watch must reach; zero if there is none
-	awaitedAt time.Time // when the ping that returned it was sent
-	stalled   int       // pings since then
+	reached    int64     // the revision up to which the watch has delivered all changes
+	progressed time.Time // when it delivered something
 }
 
-// Watch implements discovery.Store.
+// Watch implements discovery.Store. Several kinds are one range of keys, so that
+// their listing is consistent; other keys in that range are skipped.
 func (s *Store) Watch(_ context.Context, q discovery.Query) (discovery.Watcher, error) {
 	if s.isClosed() {
 		return nil, discovery.ErrClosed
 	}
-	w := &watcher{store: s, query: q}
-	if q.Kind == 0 { // matches nothing
+	w := &watcher{store: s, query: q, since: time.Now(), backoff: wait.Backoff{Min: 500 * time.Millisecond, Max: 5 * time.Second}}
+	for _, kind := range q.Kinds() {
+		name, err := discovery.DynamoBucket(kind)
+		if err != nil {
+			return nil, err
+		}
+		b := bucket{kind, name + "/"}
+		w.buckets = append(w.buckets, b)
+		if end := clientv3.GetPrefixRangeEnd(b.prefix); end > w.to {
+			w.to = end
+		}
+		if w.from == "" || b.prefix < w.from {
+			w.from = b.prefix
+		}
+	}
+	if len(w.buckets) == 1 && w.query.Kind == w.buckets[0].kind {
+		w.from += discovery.DynamoPrefix(q)
+		w.to = clientv3.GetPrefixRangeEnd(w.from)
+	}
+	if len(w.buckets) == 0 {
 		w.queued = []discovery.Change{{Op: discovery.OpReset}, {Op: discovery.OpSynced}}
-		return w, nil
 	}
-	bucket, err := discovery.DynamoBucket(q.Kind)
-	if err != nil {
-		return nil, err
-	}
-	w.bucket = bucket + "/"
-	w.prefix = w.bucket + discovery.DynamoPrefix(q)
 	return w, nil
 }
 
 // Next implements discovery.Watcher.
 func (w *watcher) Next(ctx context.Context) (discovery.Change, error) {
+	bounded, cancel := w.store.untilShutdown(ctx)
+	defer cancel()
 	for {
+		if w.store.isClosed() {
+			return discovery.Change{}, discovery.ErrClosed
+		}
 		if err := ctx.Err(); err != nil {
 			return discovery.Change{}, err
 		}
@@ -93,133 +112,63 @@ func (w *watcher) Next(ctx context.Context) (discovery.Change, error) {
 			w.queued = w.queued[1:]
 			return ch, nil
 		}
-		listing := w.events == nil
-		err := w.step(ctx)
-		if err == nil || ctx.Err() != nil {
+		err := w.step(bounded)
+		if err == nil || bounded.Err() != nil {
 			continue
 		}
-		if w.store.isClosed() {
-			return discovery.Change{}, discovery.ErrClosed
-		}
-		if !w.begun {
+		listing := w.events == nil
+		if !w.begun && !w.mayBegin(err) {
 			return discovery.Change{}, w.store.located(err)
 		}
-		w.store.log.Debug("etcd: watch failed, listing again", "prefix", w.prefix, "error", err)
+		w.store.log.Debug("etcd: watch failed, retrying", "from", w.from, "error", err)
 		if isOutage(err, listing) {
 			w.store.outage.begin(w, w.store.located(err))
 		}
-		w.dropStream()
-		_ = wait.Sleep(ctx, retryWait)
+		if !listing || !isTransient(err) {
+			w.startOver()
+		}
+		_ = wait.Sleep(bounded, w.backoff.Next())
 	}
 }
 
 // step performs one action that may queue changes.
 func (w *watcher) step(ctx context.Context) error {
 	switch {
-	case w.store.isClosed():
-		return discovery.ErrClosed
-	case w.bucket == "":
-		return w.waitForEnd(ctx)
+	case len(w.buckets) == 0: // matches nothing
+		<-ctx.Done()
+		return nil
 	case w.events != nil:
 		return w.receive(ctx)
-	case !w.begun: // the first listing fails if etcd refuses it, or does not answer for long
-		return w.store.retry(ctx, w.list)
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	return w.list(ctx)
+	err := w.requests.request(ctx, w.list)
+	if err == nil {
+		w.backoff.Reset()
+	}
+	return err
 }
 
-// waitForEnd is the whole watch of a query that matches nothing.
-func (w *watcher) waitForEnd(ctx context.Context) error {
-	select {
-	case <-w.store.closed:
-		return discovery.ErrClosed
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// list reads one page. All pages are read at the revision of the first one.
-func (w *watcher) list(ctx context.Context) error {
-	options := []clientv3.OpOption{
-		clientv3.WithRange(clientv3.GetPrefixRangeEnd(w.prefix)), clientv3.WithLimit(pageSize), clientv3.WithRev(w.revision),
-	}
-	if w.revision == 0 {
-		w.nextKey = w.prefix
-	}
-	requested := time.Now()
-	resp, err := w.store.client.Get(ctx, w.nextKey, options...)
-	if err != nil {
-		return err
-	}
-	if w.revision == 0 {
-		w.relisted, w.begun = w.begun, true
-		w.revision, w.latest, w.answered = resp.Header.Revision, resp.Header.Revision, requested
-		w.queued = append(w.queued, discovery.Change{Op: discovery.OpReset})
-	}
-	for _, kv := range resp.Kvs {
-		w.queued = append(w.queued, w.put(kv))
-	}
-	if resp.More {
-		w.nextKey = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
-		return nil
-	}
-	if err := w.follow(ctx); err != nil {
-		return err
-	}
-	w.queued = append(w.queued, discovery.Change{Op: discovery.OpSynced})
-	w.store.outage.end(w)
-	return nil
-}
-
-// streamContext returns the context of a watch stream. The client library finds
-// the stream of a request by the metadata of its context, so every request on a
-// stream needs such a context.
-func streamContext() (context.Context, context.CancelFunc) {
-	return context.WithCancel(clientv3.WithRequireLeader(context.Background()))
-}
-
-// follow opens the watch. ctx bounds only the opening.
-func (w *watcher) follow(ctx context.Context) error {
-	watching, cancel := streamContext()
-	w.stream, w.cancel = clientv3.NewWatcher(w.store.client), cancel
-	stop := context.AfterFunc(ctx, cancel)
-	w.events = w.stream.Watch(watching, w.prefix, clientv3.WithPrefix(), clientv3.WithRev(w.revision+1), clientv3.WithPrevKV())
-	w.reached, w.awaited, w.pinged = w.revision, 0, time.Now()
-	if !stop() {
-		w.dropStream()
-		return ctx.Err()
-	}
-	return nil
-}
-
-// dropStream ends the watch; the next step lists again.
-func (w *watcher) dropStream() {
-	if w.events != nil {
-		w.cancel()
-		_ = w.stream.Close() // returns the error of the context just cancelled
-	}
-	w.events, w.revision = nil, 0
-}
-
-// receive waits for the next response of the watch, and pings when it is time.
+// receive waits for the next response of the watch or of a ping, and pings when it
+// is time.
 func (w *watcher) receive(ctx context.Context) error {
-	timer := time.NewTimer(time.Until(w.pinged.Add(pingInterval)))
+	timer := time.NewTimer(time.Until(w.nextPing))
 	defer timer.Stop()
+	due := timer.C
+	if w.pinging {
+		due = nil
+	}
 	select {
 	case resp, ok := <-w.events:
 		if !ok {
 			return errors.New("the watch ended")
 		}
 		return w.apply(ctx, &resp)
-	case <-timer.C:
-		return w.ping(ctx)
-	case <-w.store.closed:
-		return discovery.ErrClosed
+	case r := <-w.pongs:
+		return w.observePong(r)
+	case <-due:
+		w.ping()
 	case <-ctx.Done():
-		return ctx.Err()
 	}
+	return nil
 }
 
 // apply queues the changes of a response.
@@ -227,24 +176,21 @@ func (w *watcher) apply(ctx context.Context, resp *clientv3.WatchResponse) error
 	if err := resp.Err(); err != nil {
 		return err
 	}
-	causes := map[int64]discovery.Cause{} // by lease
+	if err := w.sameConnections(); err != nil {
+		return err // before removals that an outage may have caused
+	}
+	w.progressed = time.Now()
+	causes := w.causes(ctx, resp.Events)
 	for _, ev := range resp.Events {
 		if ev.Type == clientv3.EventTypePut {
-			w.queued = append(w.queued, w.put(ev.Kv))
+			w.put(ev.Kv)
 			continue
 		}
 		id, err := w.parse(ev.Kv.Key)
-		if err != nil {
+		if err != nil || !w.query.Match(id) {
 			continue // an invalid key that was removed
 		}
-		lease := unknownLease
-		if ev.PrevKv != nil {
-			lease = ev.PrevKv.Lease
-		}
-		if causes[lease] == 0 {
-			causes[lease] = w.cause(ctx, lease)
-		}
-		w.queued = append(w.queued, discovery.Change{Op: discovery.OpDelete, ID: id, Key: string(ev.Kv.Key), Cause: causes[lease]})
+		w.queue(discovery.Change{Op: discovery.OpDelete, ID: id, Key: string(ev.Kv.Key), Cause: causes[leaseOf(ev)]})
 	}
 	if resp.IsProgressNotify() {
 		w.reached = resp.Header.Revision
@@ -253,96 +199,37 @@ func (w *watcher) apply(ctx context.Context, resp *clientv3.WatchResponse) error
 	return nil
 }
 
-// reportProgress queues an OpProgress if the watch has reached the revision that
-// is awaited. It reports whether none is awaited any more.
-func (w *watcher) reportProgress() bool {
-	if w.awaited > w.reached {
-		return false
-	}
-	if w.awaited > 0 {
-		w.queued = append(w.queued, discovery.Change{Op: discovery.OpProgress, AliveSince: w.awaitedAt})
-		w.awaited = 0
-	}
-	return true
-}
+func (w *watcher) queue(ch discovery.Change) { w.queued = append(w.queued, ch) }
+
+// errOtherKey is the error of a key between the buckets of several kinds.
+var errOtherKey = errors.New("in none of the buckets")
 
 // parse returns the id of a key of either generation of Dynamo.
 func (w *watcher) parse(key []byte) (discovery.ID, error) {
-	return discovery.ParseDynamoKey(w.query.Kind, strings.TrimPrefix(string(key), w.bucket))
+	for _, b := range w.buckets {
+		if rest, ok := strings.CutPrefix(string(key), b.prefix); ok {
+			return discovery.ParseDynamoKey(b.kind, rest)
+		}
+	}
+	return discovery.ID{}, errOtherKey
 }
 
-// put converts an entry into a Change, which is an OpInvalid if its key is invalid.
-func (w *watcher) put(kv *mvccpb.KeyValue) discovery.Change {
-	ch := discovery.Change{Op: discovery.OpPut, Key: string(kv.Key), Value: kv.Value}
-	if ch.ID, ch.Err = w.parse(kv.Key); ch.Err != nil {
-		ch.Op = discovery.OpInvalid
-	}
-	return ch
-}
-
-// unknownLease is that of an entry whose former value was compacted before the
-// watch read it.
-const unknownLease int64 = -1
-
-// cause returns why an entry that was attached to a lease is gone. etcd does not
-// report whether it was deleted or its lease expired, and as long as the store is
-// reachable the difference does not matter: the removal is reported at once.
-// After a fault, a lease that still exists shows that the entry was deleted
-// on purpose.
-func (w *watcher) cause(ctx context.Context, lease int64) discovery.Cause {
+// put queues an entry, or an OpInvalid if its key is invalid.
+func (w *watcher) put(kv *mvccpb.KeyValue) {
+	id, err := w.parse(kv.Key)
 	switch {
-	case lease == int64(clientv3.NoLease):
-		return discovery.CauseUnregistered
-	case time.Since(w.answered) > staleAfter:
-		return discovery.CauseUncertain
-	case !w.relisted && lease != unknownLease:
-		return discovery.CauseExpired
-	case lease == unknownLease:
-		return discovery.CauseUncertain
-	}
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
-	defer cancel()
-	info, err := w.store.client.TimeToLive(ctx, clientv3.LeaseID(lease))
-	switch {
+	case errors.Is(err, errOtherKey):
 	case err != nil:
-		return discovery.CauseUncertain
-	case info.TTL < 0:
-		return discovery.CauseExpired
+		w.queue(discovery.Change{Op: discovery.OpInvalid, Key: string(kv.Key), Err: err})
+	case w.query.Match(id):
+		w.queue(discovery.Change{Op: discovery.OpPut, ID: id, Key: string(kv.Key), Value: kv.Value})
 	}
-	return discovery.CauseUnregistered
-}
-
-// ping reads the store's revision, and requests the watch's progress towards it.
-func (w *watcher) ping(ctx context.Context) error {
-	w.pinged = time.Now()
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
-	defer cancel()
-	resp, err := w.store.client.Get(ctx, w.prefix, clientv3.WithKeysOnly())
-	if err != nil {
-		return err
-	}
-	if resp.Header.Revision < w.latest {
-		return fmt.Errorf("revision %d after %d: the store has lost its data", resp.Header.Revision, w.latest)
-	}
-	w.latest, w.answered = resp.Header.Revision, w.pinged
-	if w.awaited == 0 {
-		w.awaited, w.awaitedAt, w.stalled = w.latest, w.pinged, 0
-	} else if w.stalled++; w.stalled > maxStalledPings {
-		return fmt.Errorf("the watch does not reach revision %d", w.awaited)
-	}
-	if w.reportProgress() {
-		return nil
-	}
-	// etcd sends no progress of its own accord for a watch without changes.
-	request, cancelRequest := streamContext()
-	defer cancelRequest()
-	defer context.AfterFunc(ctx, cancelRequest)()
-	return w.stream.RequestProgress(request)
 }
 
 // Close implements discovery.Watcher.
 func (w *watcher) Close() error {
 	w.store.outage.forget(w)
-	w.dropStream()
+	w.startOver()
+	w.running.Wait()
 	return nil
 }
