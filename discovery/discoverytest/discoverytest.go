@@ -47,7 +47,7 @@ func Run(t *testing.T, open Opener, without ...string) {
 		{"many at once", manyAtOnce},
 		{"a single entry", singleEntry},
 		{"if absent", ifAbsent},
-		{"if absent, of others", ifAbsentOfOthers},
+		{"if absent beside another owner", ifAbsentOfOthers},
 		{"an update in place", updateInPlace},
 		{"an update after the end", updateAfterTheEnd},
 		{"an update after a take-over", updateAfterTakenOver},

@@ -22,5 +22,5 @@ func TestConformance(t *testing.T) {
 			}
 			return store
 		}
-	}, "if absent", "if absent, of others", "an update in place", "an update after the end", "an update after a take-over", "exact scope and any kind", "a canceled register", "the same id at once") // until the store has them
+	})
 }
