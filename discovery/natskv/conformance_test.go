@@ -1,6 +1,7 @@
 package natskv_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/dynplane/dynplane/discovery"
@@ -14,7 +15,7 @@ func TestConformance(t *testing.T) {
 	server := natstest.Run(t)
 	discoverytest.Run(t, func(t *testing.T) func() discovery.Store {
 		t.Helper()
-		bucket := "bucket-" + t.Name()[len("TestConformance/"):]
+		bucket := "bucket-" + strings.ReplaceAll(t.Name()[len("TestConformance/"):], ",", "")
 		return func() discovery.Store {
 			store, err := natskv.New(server.Connect(t), natskv.Options{Bucket: bucket, Memory: true})
 			if err != nil {
