@@ -279,6 +279,31 @@ func modelConflictOfTwoAtOnce(ctx context.Context, f *fixture) {
 	}
 }
 
+// manyModelsAtOnce: compatible models of one endpoint that many clients register at the
+// same time are all registered.
+func manyModelsAtOnce(ctx context.Context, f *fixture) {
+	const owners, each = 6, 8
+	errs := make(chan error)
+	var want []discovery.ID
+	for o := range owners {
+		c := f.client()
+		for i := range each {
+			id := uint64(o*each + i)
+			want = append(want, model(f, "m").ID(id))
+			go func() {
+				_, err := c.RegisterAs(ctx, id, model(f, "m"))
+				errs <- err
+			}()
+		}
+	}
+	for range want {
+		if err := <-errs; err != nil {
+			f.t.Error(err)
+		}
+	}
+	f.expectIDs(f.list(ctx, f.client(), discovery.Query{Kind: discovery.KindModel}), want...)
+}
+
 // manyAtOnce: registrations of many owners at the same time are all listed, and each is
 // Added once.
 func manyAtOnce(ctx context.Context, f *fixture) {

@@ -44,6 +44,7 @@ func Run(t *testing.T, open Opener, without ...string) {
 		{"a watch ends with its context", watchEndsWithItsContext},
 		{"model conflict", modelConflict},
 		{"model conflict of two at once", modelConflictOfTwoAtOnce},
+		{"many models at once", manyModelsAtOnce},
 		{"many at once", manyAtOnce},
 		{"a single entry", singleEntry},
 		{"if absent", ifAbsent},
