@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 const (
@@ -19,29 +20,27 @@ const (
 	tempPrefix = ".tmp_"
 )
 
-// publish creates the file name in dir with all of its content at once, and
-// creates the directory if it is missing. An existing file is replaced if
-// replace is set; otherwise the error wraps fs.ErrExist. The file is returned
-// open for reading.
-func publish(ctx context.Context, dir, name string, value []byte, replace bool) (*os.File, error) {
+// publish writes a temporary file beside path, and calls commit while the directory
+// is locked, which renames or links it to path: no reader finds a part of it.
+// publish creates the directory if it is missing. The file stays open, for reading,
+// if commit returns nil. If commit is not called, or fails, nothing is left.
+func publish(ctx context.Context, path string, value []byte, commit func(temp *os.File) error) error {
 	for attempt := 0; ; attempt++ {
-		if err := os.MkdirAll(dir, 0o777); err != nil { // less the umask, as Dynamo does
-			return nil, err
+		if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil { // less the umask, as Dynamo does
+			return err
 		}
-		f, err := publishIn(ctx, dir, name, value, replace)
+		err := publishOnce(ctx, filepath.Dir(path), value, commit)
 		// Another process may be removing the directory, but not forever.
 		if attempt == 2 || !errors.Is(err, fs.ErrNotExist) {
-			return f, err
+			return err
 		}
 	}
 }
 
-// publishIn writes a temporary file and links or renames it while the directory is
-// locked, so that no reader finds a part of it.
-func publishIn(ctx context.Context, dir, name string, value []byte, replace bool) (_ *os.File, err error) {
+func publishOnce(ctx context.Context, dir string, value []byte, commit func(*os.File) error) (err error) {
 	temp, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("%s%016x", tempPrefix, rand.Uint64())), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() {
 		os.Remove(temp.Name()) // fails if it was renamed
@@ -50,19 +49,18 @@ func publishIn(ctx context.Context, dir, name string, value []byte, replace bool
 		}
 	}()
 	if _, err := temp.Write(value); err != nil {
-		return nil, err
+		return err
 	}
-	unlock, err := lock(ctx, dir)
+	unlock, err := lock(ctx, dir, exclusive)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer unlock()
-	path := filepath.Join(dir, name)
-	err = os.Link(temp.Name(), path)
-	if replace && errors.Is(err, fs.ErrExist) {
-		err = os.Rename(temp.Name(), path)
+	// The lock may have been awaited for longer than the TTL.
+	if err := os.Chtimes(temp.Name(), time.Time{}, time.Now()); err != nil {
+		return err
 	}
-	return temp, err
+	return commit(temp)
 }
 
 var errTooLarge = fmt.Errorf("the file is larger than %d bytes", maxValue)

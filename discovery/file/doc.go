@@ -25,7 +25,9 @@
 // as unregistered unless it was older than the TTL; if its owner still runs, it
 // registers again within a third of the TTL and logs a warning. A file that
 // another process replaces or overwrites has been taken over: its former owner
-// leaves it alone and its lease ends with discovery.ErrTakenOver.
+// leaves it alone and its lease ends with discovery.ErrTakenOver. If the files can
+// be neither touched nor written for half a TTL, because permissions are missing or
+// something else is in the place of a directory, the leases end with that reason.
 //
 // After the machine was suspended, this process was stopped or the clock was
 // set, the ages of files prove nothing: for one TTL expired files are not

@@ -13,7 +13,7 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// record is what the watcher has found under a name. A name is in one of three
+// record is what the watcher has found under a path. A path is in one of three
 // states: unknown (it has no record), present (the last change was an OpPut) or
 // invalid (it was an OpInvalid).
 //
@@ -58,35 +58,33 @@ type examined struct {
 	err    error  // of invalid
 }
 
-// inspect examines a name and queues what follows from it. Content that is no
+// inspect examines a file and queues what follows from it. Content that is no
 // JSON is reported only if the file is settled, as in a scan; otherwise a later
 // scan finds it complete.
-func (w *watcher) inspect(name string, settled bool) {
+func (w *watcher) inspect(path string, settled bool) {
 	now := time.Now()
-	switch e := w.examine(name, settled, now); e.finding {
+	switch e := w.examine(path, settled, now); e.finding {
 	case ignored, unchanged, incomplete:
 	case missing, expired:
-		w.remove(name, e.info, now)
+		w.remove(path, e.info, now)
 	case heartbeat:
-		w.files[name] = e.record
+		w.files[path] = e.record
 	case invalid:
-		w.put(name, e.record)
-		w.queue(discovery.Change{Op: discovery.OpInvalid, ID: e.id, Key: w.path(name), Err: e.err})
+		w.put(path, e.record)
+		w.queue(discovery.Change{Op: discovery.OpInvalid, ID: e.id, Key: path, Err: e.err})
 	case newValue:
-		w.put(name, e.record)
-		w.queue(discovery.Change{Op: discovery.OpPut, ID: e.id, Key: w.path(name), Value: e.value, TTL: w.store.opt.TTL})
+		w.put(path, e.record)
+		w.queue(discovery.Change{Op: discovery.OpPut, ID: e.id, Key: path, Value: e.value, TTL: w.store.opt.TTL})
 	}
 }
 
-func (w *watcher) path(name string) string { return filepath.Join(w.dir, name) }
-
 // examine reads as little as it can: the content only of a file that has been
 // touched and that the query matches.
-func (w *watcher) examine(name string, settled bool, now time.Time) (e examined) {
-	if strings.HasPrefix(name, tempPrefix) {
+func (w *watcher) examine(path string, settled bool, now time.Time) (e examined) {
+	if strings.HasPrefix(filepath.Base(path), tempPrefix) {
 		return examined{finding: ignored}
 	}
-	info, err := os.Lstat(w.path(name))
+	info, err := os.Lstat(path)
 	if err != nil {
 		return examined{finding: missing}
 	}
@@ -95,17 +93,17 @@ func (w *watcher) examine(name string, settled bool, now time.Time) (e examined)
 		e.finding = expired
 		return e
 	}
-	before, known := w.files[name]
+	before, known := w.files[path]
 	if known && sameVersion(before.info, info) {
 		e.finding = unchanged
 		return e
 	}
-	if e.id, e.err = w.parse(name); e.err == nil {
+	if e.id, e.err = w.parse(path); e.err == nil {
 		if !w.query.Match(e.id) {
 			e.finding = ignored
 			return e
 		}
-		e.value, e.err = read(w.path(name))
+		e.value, e.err = read(path)
 	}
 	e.sum = w.sum(e.value, e.err)
 	switch {
@@ -123,13 +121,17 @@ func (w *watcher) examine(name string, settled bool, now time.Time) (e examined)
 	return e
 }
 
-// parse returns the id that a file name stands for.
-func (w *watcher) parse(name string) (discovery.ID, error) {
-	key, err := decodeKey(name)
+// parse returns the id that a path stands for.
+func (w *watcher) parse(path string) (discovery.ID, error) {
+	d := w.directory(filepath.Dir(path))
+	if d == nil {
+		return discovery.ID{}, errors.New("in none of the directories")
+	}
+	key, err := decodeKey(filepath.Base(path))
 	if err != nil {
 		return discovery.ID{}, err
 	}
-	return discovery.ParseDynamoKey(w.query.Kind, key)
+	return discovery.ParseDynamoKey(d.kind, key)
 }
 
 // sameVersion reports whether a file has neither been replaced nor touched. A write in
@@ -147,28 +149,28 @@ func (w *watcher) sum(value []byte, err error) uint64 {
 }
 
 // put records a file that is new or has changed.
-func (w *watcher) put(name string, r record) {
-	if _, known := w.files[name]; !known && r.id != (discovery.ID{}) {
+func (w *watcher) put(path string, r record) {
+	if _, known := w.files[path]; !known && r.id != (discovery.ID{}) {
 		w.filesOf[r.id]++
 	}
-	w.files[name] = r
+	w.files[path] = r
 }
 
-// remove deletes the record of a name, and queues an OpDelete if no other file
+// remove deletes the record of a file, and queues an OpDelete if no other file
 // has the same id. last is the file as it is, or nil if it is missing.
-func (w *watcher) remove(name string, last fs.FileInfo, now time.Time) {
-	before, known := w.files[name]
+func (w *watcher) remove(path string, last fs.FileInfo, now time.Time) {
+	before, known := w.files[path]
 	if !known {
 		return
 	}
 	if last == nil {
-		if !w.sameDirectory() { // the whole directory was removed, which is not its owner's doing
+		if d := w.directory(filepath.Dir(path)); d == nil || !d.isSame() { // the whole directory was removed, which is not its owner's doing
 			w.unfollow()
 			return
 		}
 		last = before.info
 	}
-	delete(w.files, name)
+	delete(w.files, path)
 	if before.id == (discovery.ID{}) {
 		return
 	}
@@ -178,7 +180,7 @@ func (w *watcher) remove(name string, last fs.FileInfo, now time.Time) {
 	}
 	delete(w.filesOf, before.id)
 	w.queue(discovery.Change{
-		Op: discovery.OpDelete, ID: before.id, Key: w.path(name),
+		Op: discovery.OpDelete, ID: before.id, Key: path,
 		TTL: w.store.opt.TTL, Cause: w.cause(last, now),
 	})
 }
@@ -198,11 +200,11 @@ func (w *watcher) cause(last fs.FileInfo, now time.Time) discovery.Cause {
 // inspectOther reports another file of the same id as a new value, in the place
 // of one that is gone.
 func (w *watcher) inspectOther(id discovery.ID) {
-	for name, r := range w.files {
+	for path, r := range w.files {
 		if r.id == id {
-			delete(w.files, name)
+			delete(w.files, path)
 			w.filesOf[id]--
-			w.inspect(name, true)
+			w.inspect(path, true)
 			return
 		}
 	}

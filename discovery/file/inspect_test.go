@@ -5,6 +5,7 @@ package file
 import (
 	"hash/maphash"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -26,20 +27,21 @@ func TestInspect(t *testing.T) {
 	}
 	w := &watcher{
 		store: s, query: discovery.Query{Kind: discovery.KindEndpoint, Scope: discovery.Scope{Namespace: "ns"}},
-		dir: s.opt.Root, seed: maphash.MakeSeed(), followed: info,
+		dirs: []*directory{{discovery.KindEndpoint, s.opt.Root, info}}, seed: maphash.MakeSeed(), following: true,
 		files: map[string]record{}, filesOf: map[discovery.ID]int{},
 	}
+	pathOf := func(name string) string { return filepath.Join(s.opt.Root, name) }
 	const entry = "ns%2Fcomp%2Fep%2F1"
 	write := func(name, content string) func() error {
-		return func() error { return os.WriteFile(w.path(name), []byte(content), 0o666) }
+		return func() error { return os.WriteFile(pathOf(name), []byte(content), 0o666) }
 	}
 	touch := func(age time.Duration) func() error {
-		return func() error { return os.Chtimes(w.path(entry), time.Time{}, time.Now().Add(-age)) }
+		return func() error { return os.Chtimes(pathOf(entry), time.Time{}, time.Now().Add(-age)) }
 	}
 	truncate := func(size int64) func() error {
-		return func() error { return os.Truncate(w.path(entry), size) }
+		return func() error { return os.Truncate(pathOf(entry), size) }
 	}
-	remove := func(name string) func() error { return func() error { return os.Remove(w.path(name)) } }
+	remove := func(name string) func() error { return func() error { return os.Remove(pathOf(name)) } }
 	nothing := func() error { return nil }
 	none := discovery.Op(0)
 	for _, step := range []struct {
@@ -78,7 +80,7 @@ func TestInspect(t *testing.T) {
 		if err := step.do(); err != nil {
 			t.Fatal(err)
 		}
-		w.inspect(step.file, step.settled)
+		w.inspect(pathOf(step.file), step.settled)
 		var got []discovery.Op
 		for _, ch := range w.queued {
 			got = append(got, ch.Op)

@@ -59,7 +59,7 @@ func FuzzKeys(f *testing.F) {
 				t.Errorf("%q is written %q and read %q, %v", s, name, back, err)
 			}
 		}
-		w := watcher{query: discovery.Query{Kind: discovery.KindEventChannel}}
+		w := watcher{dirs: []*directory{{kind: discovery.KindEventChannel, path: "."}}}
 		if id, err := w.parse(s); err == nil {
 			if _, err := discovery.DynamoKey(id, discovery.WireGen2); err != nil {
 				t.Errorf("the name %q is read as %v: %v", s, id, err)
@@ -84,7 +84,11 @@ func newStore(t *testing.T) *Store {
 // openWatch returns a watch that is synced.
 func openWatch(t *testing.T, s *Store) *watcher {
 	t.Helper()
-	if err := os.MkdirAll(s.dir(discovery.KindEndpoint), 0o777); err != nil {
+	dir, err := s.dir(discovery.KindEndpoint)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o777)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	watch, err := s.Watch(t.Context(), discovery.Query{Kind: discovery.KindEndpoint})
@@ -127,7 +131,7 @@ func TestWithoutKernel(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	w := openWatch(t, s)
-	if err := w.events.Remove(w.dir); err != nil {
+	if err := w.events.Remove(w.dirs[0].path); err != nil {
 		t.Fatal(err)
 	}
 	for _, value := range []string{`{"a":1}`, `{"a":2}`} {
@@ -138,7 +142,7 @@ func TestWithoutKernel(t *testing.T) {
 			t.Errorf("got %+v", ch)
 		}
 	}
-	if err := s.leases[filepath.Join(w.dir, "ns%2Fcomp%2Fep%2F1")].Unregister(t.Context()); err != nil {
+	if err := s.leases[filepath.Join(w.dirs[0].path, "ns%2Fcomp%2Fep%2F1")].Unregister(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if ch := expect(t, w, discovery.OpDelete); ch.Cause != discovery.CauseUnregistered {
@@ -152,7 +156,7 @@ func TestDroppedEventsOfTheKernel(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	w := openWatch(t, s)
-	paths := []string{filepath.Join(w.dir, ".tmp_0"), filepath.Join(w.dir, ".tmp_1")}
+	paths := []string{filepath.Join(w.dirs[0].path, ".tmp_0"), filepath.Join(w.dirs[0].path, ".tmp_1")}
 	for _, path := range paths {
 		if err := os.WriteFile(path, nil, 0o666); err != nil {
 			t.Fatal(err)
@@ -176,7 +180,7 @@ func TestCausesOfRemovals(t *testing.T) {
 	s := newStore(t)
 	s.clock.lastFault = time.Now().Add(time.Hour) // before the keep-alive starts, so that it sees nothing else
 	w := openWatch(t, s)
-	if err := s.start(w.dir); err != nil { // as if it had registered something there
+	if err := s.start(w.dirs[0].path); err != nil { // as if it had registered something there
 		t.Fatal(err)
 	}
 	keepAlive := keeper{store: s}
@@ -211,7 +215,7 @@ func TestCausesOfRemovals(t *testing.T) {
 
 	file.write()
 	file.remove()
-	w.remove(filepath.Base(file.path()), nil, time.Now().Add(2*s.opt.TTL))
+	w.remove(file.path(), nil, time.Now().Add(2*s.opt.TTL))
 	gone(discovery.CauseExpired, "removed after it expired")
 }
 
@@ -221,7 +225,7 @@ type testFile struct {
 	w *watcher
 }
 
-func (f testFile) path() string { return filepath.Join(f.w.dir, "ns%2Fcomp%2Fep%2F1") }
+func (f testFile) path() string { return filepath.Join(f.w.dirs[0].path, "ns%2Fcomp%2Fep%2F1") }
 
 // write writes the file as Dynamo does: under the lock, so that no keep-alive
 // removes it at this moment, and at once.
@@ -230,10 +234,10 @@ func (f testFile) write() {
 	var unlock func()
 	waittest.Eventually(f.t, "the directory is unlocked", func() bool {
 		var err error
-		unlock, err = lock(f.t.Context(), f.w.dir)
+		unlock, err = lock(f.t.Context(), f.w.dirs[0].path, exclusive)
 		return err == nil
 	})
-	temp := filepath.Join(f.w.dir, tempPrefix+"0")
+	temp := filepath.Join(f.w.dirs[0].path, tempPrefix+"0")
 	err := os.WriteFile(temp, []byte(`{}`), 0o666)
 	err = errors.Join(err, os.Rename(temp, f.path()))
 	unlock()
@@ -274,7 +278,7 @@ func TestReadersRemoveNoFiles(t *testing.T) {
 	file.setAge(0) // fails if the file was removed
 	expect(t, w, discovery.OpPut)
 
-	if err := s.start(w.dir); err != nil { // as if it had registered something there
+	if err := s.start(w.dirs[0].path); err != nil { // as if it had registered something there
 		t.Fatal(err)
 	}
 	file.setAge(2 * s.opt.TTL)

@@ -18,7 +18,6 @@ func (s *Store) heartbeatInterval() time.Duration { return min(s.opt.TTL, dynamo
 // keepAlive is the one goroutine of a store. It touches the store's files and
 // removes the expired files of all processes.
 func (s *Store) keepAlive(ctx context.Context) {
-	defer close(s.stopped)
 	ticker := time.NewTicker(s.heartbeatInterval())
 	defer ticker.Stop()
 	k := keeper{store: s}
@@ -40,19 +39,29 @@ type keeper struct {
 	failing bool // and logged
 }
 
-// round sends a heartbeat for every lease, and then removes the expired files of
-// the directories in which the store has registered something.
+// round sends a heartbeat for every lease, writes lost files again, and then removes
+// the expired files of the directories in which the store has registered something.
 func (k *keeper) round(ctx context.Context) {
 	s := k.store
 	s.mu.Lock()
-	leases, dirs := slices.Collect(maps.Values(s.leases)), slices.Collect(maps.Keys(s.dirs))
+	leases, leaving := slices.Collect(maps.Values(s.leases)), slices.Collect(maps.Keys(s.leaving))
+	dirs := slices.Collect(maps.Keys(s.dirs))
 	s.mu.Unlock()
 	ours := map[string]struct{}{}
 	for _, l := range leases {
-		ours[l.path()] = struct{}{}
+		ours[l.path] = struct{}{}
 	}
 	err := s.sendHeartbeats(ctx, leases)
 	if ctx.Err() != nil {
+		return
+	}
+	// The next heartbeats must not wait for a locked directory.
+	ctx, cancel := context.WithTimeout(ctx, s.heartbeatInterval()/2)
+	defer cancel()
+	if _, rerr := s.removeLeaving(ctx, leaving); err == nil {
+		err = rerr
+	}
+	if s.isClosed() {
 		return
 	}
 	k.report(err)
@@ -66,16 +75,36 @@ func (k *keeper) round(ctx context.Context) {
 	}
 }
 
-// sendHeartbeats touches all files and returns the first failure.
+// sendHeartbeats touches all files, and then writes again those that are missing.
+// It returns the first failure.
 func (s *Store) sendHeartbeats(ctx context.Context, leases []*lease) (failure error) {
-	// Only a file that must be written again needs the lock of its directory.
+	var lost []*lease
+	for _, l := range leases {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		missing, err := l.heartbeat()
+		if missing {
+			lost = append(lost, l)
+		}
+		if err != nil && failure == nil {
+			failure = err
+		}
+	}
+	if len(lost) == 0 {
+		return failure
+	}
 	// After the first time-out of a lock, the others are tried once without
-	// waiting, so that every file is touched in time.
-	ctx, cancel := context.WithCancel(ctx)
+	// waiting.
+	ctx, cancel := context.WithTimeout(ctx, s.heartbeatInterval()/2)
 	defer cancel()
 	rewritten, example := 0, ""
-	for _, l := range leases {
-		again, err := l.heartbeat(ctx)
+	began := time.Now()
+	for _, l := range lost {
+		if time.Since(began) > s.heartbeatInterval() { // the next round continues
+			break
+		}
+		again, err := l.rewrite(ctx)
 		if err != nil && failure == nil {
 			failure = err
 		}
@@ -83,7 +112,10 @@ func (s *Store) sendHeartbeats(ctx context.Context, leases []*lease) (failure er
 			cancel()
 		}
 		if again {
-			rewritten, example = rewritten+1, l.path()
+			rewritten, example = rewritten+1, l.path
+		}
+		if s.isClosed() {
+			return failure
 		}
 	}
 	if rewritten > 0 {
@@ -122,7 +154,7 @@ func (s *Store) removeExpired(ctx context.Context, dir string, ours map[string]s
 	if len(expired) == 0 {
 		return nil
 	}
-	unlock, err := lock(ctx, dir)
+	unlock, err := lock(ctx, dir, exclusive)
 	if err != nil {
 		return err
 	}
@@ -135,6 +167,12 @@ func (s *Store) removeExpired(ctx context.Context, dir string, ours map[string]s
 		}
 	}
 	return failure
+}
+
+// present reports whether there is a registration under a path, as in a watch.
+func (s *Store) present(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode().IsRegular() && !s.expired(info, time.Now())
 }
 
 func (s *Store) hasExpired(path string) bool {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/dynplane/dynplane/discovery"
@@ -19,45 +20,68 @@ import (
 // if and only if both have the same inode.
 type lease struct {
 	*discovery.LeaseState
-	store     *Store
-	dir, name string
-	value     []byte
+	store *Store
+	path  string
 
-	mu   sync.Mutex // held by one operation on the file at a time
-	file *os.File
+	// mu is held while the file is examined, touched, replaced or removed, and
+	// not while the directory's lock is awaited.
+	mu      sync.Mutex
+	value   []byte
+	file    *os.File
+	beat    time.Time // the last heartbeat or write
+	refused time.Time // since when the file cannot be touched or written, whatever is retried; zero if it can
+	removed bool      // the file does not exist any more, or is another owner's
 }
 
-func (l *lease) path() string { return filepath.Join(l.dir, l.name) }
+func (l *lease) dir() string { return filepath.Dir(l.path) }
 
 // Register implements discovery.Store. An existing file of the same id is
-// replaced, which is how Dynamo changes a value.
-func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte, _ discovery.RegisterOptions) (discovery.Lease, error) {
+// replaced, which is how Dynamo changes a value. Waiting for the lock of the
+// directory ends with ctx; once the file has been written, Register succeeds.
+func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte, o discovery.RegisterOptions) (discovery.Lease, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	key, err := discovery.DynamoKey(id, s.opt.Wire)
+	path, other, err := s.pathOf(id)
+	if err == nil {
+		err = checkValue(value)
+	}
 	if err != nil {
 		return nil, err
 	}
-	name, err := encodeKey(key)
+	ctx, done, err := s.call(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if len(value) > maxValue {
-		return nil, fmt.Errorf("value of %d bytes: want at most %d", len(value), maxValue)
-	}
-	l := &lease{store: s, dir: s.dir(id.Kind), name: name, value: value, LeaseState: discovery.NewLeaseState(time.Now())}
-	if err := s.start(l.dir); err != nil {
+	defer done()
+	now := time.Now()
+	l := &lease{store: s, path: path, value: value, beat: now, LeaseState: discovery.NewLeaseState(now)}
+	if err := s.start(l.dir()); err != nil {
 		return nil, err
 	}
-	if l.file, err = publish(ctx, l.dir, name, value, true); err != nil {
-		return nil, err
-	}
-	former, err := s.keep(l)
+	var former *lease
+	err = publish(ctx, path, value, func(temp *os.File) error {
+		if o.IfAbsent && (s.lease(path) != nil || other != "" && s.present(other)) {
+			return discovery.ErrExists
+		}
+		err := os.Link(temp.Name(), path)
+		if errors.Is(err, fs.ErrExist) {
+			if o.IfAbsent && s.present(path) {
+				return discovery.ErrExists
+			}
+			err = os.Rename(temp.Name(), path)
+		}
+		if err != nil {
+			return err
+		}
+		// While the directory is locked, so that of several registrations the one
+		// that is kept is the last one written.
+		l.file = temp
+		former = s.keep(l)
+		return nil
+	})
 	if err != nil {
-		err = errors.Join(err, l.remove(ctx))
-		l.file.Close()
-		return nil, err
+		return nil, s.closedOr(err)
 	}
 	if former != nil {
 		former.takenOver()
@@ -65,81 +89,185 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte, _ d
 	return l, nil
 }
 
-// keep hands a lease to the keep-alive and returns the lease that it replaces,
-// or nil.
-func (s *Store) keep(l *lease) (former *lease, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.isClosed() {
-		return nil, discovery.ErrClosed
-	}
-	former = s.leases[l.path()]
-	s.leases[l.path()] = l
-	return former, nil
-}
-
-// forget takes a lease from the keep-alive.
-func (s *Store) forget(l *lease) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.leases[l.path()] == l {
-		delete(s.leases, l.path())
-	}
-}
-
-// Unregister implements discovery.Lease. The lease ends even if the file cannot
-// be removed.
-func (l *lease) Unregister(ctx context.Context) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.Ended() {
-		return nil
-	}
-	defer l.end(discovery.ErrClosed)
-	if err := l.remove(ctx); err != nil {
-		return fmt.Errorf("%w; the file stays until it expires, within %v", err, l.store.opt.TTL)
+func checkValue(value []byte) error {
+	if len(value) > maxValue {
+		return fmt.Errorf("%w: value of %d bytes: want at most %d", discovery.ErrUnstorable, len(value), maxValue)
 	}
 	return nil
 }
 
-func (l *lease) takenOver() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.end(discovery.ErrTakenOver)
+// lease returns the registration of a path, or nil.
+func (s *Store) lease(path string) *lease {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leases[path]
 }
 
-// end requires l.mu.
-func (l *lease) end(err error) {
-	if l.Ended() {
-		return
-	}
-	l.End(err)
-	l.file.Close()
-	l.store.forget(l)
+// keep hands a lease to the keep-alive and returns the lease that it replaces,
+// or nil.
+func (s *Store) keep(l *lease) (former *lease) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	former = s.leases[l.path]
+	s.leases[l.path] = l
+	return former
 }
 
-// remove removes the file unless another process has replaced it. It requires
-// l.mu, or that no other goroutine can reach the lease yet.
-func (l *lease) remove(ctx context.Context) error {
-	unlock, err := lock(ctx, l.dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // the directory was removed, and the file with it
+// Update implements discovery.Lease. It replaces the file by a rename.
+func (l *lease) Update(ctx context.Context, value []byte) error {
+	if err := checkValue(value); err != nil {
+		return err
 	}
+	ctx, done, err := l.store.call(ctx)
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	if ours, err := l.isOurs(); err != nil || !ours {
-		return ignoreNotExist(err)
+	defer done()
+	return l.store.closedOr(l.write(ctx, value))
+}
+
+// write replaces the file of the lease, or creates it if it is missing. If another
+// process has written it, or the lease has ended, the error is the cause.
+func (l *lease) write(ctx context.Context, value []byte) error {
+	err := publish(ctx, l.path, value, func(temp *os.File) error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.Ended() {
+			return l.Wait(context.Background())
+		}
+		ours, err := l.isOurs()
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			err = os.Link(temp.Name(), l.path)
+			if errors.Is(err, fs.ErrExist) { // another process does not lock the directory
+				err = l.endTakenOver()
+			}
+		case err == nil && ours:
+			err = os.Rename(temp.Name(), l.path)
+		case err == nil:
+			err = l.endTakenOver()
+		}
+		if err != nil {
+			return err
+		}
+		l.file.Close()
+		l.file, l.value = temp, value
+		l.acknowledge(time.Now())
+		return nil
+	})
+	return err
+}
+
+// acknowledge records a heartbeat or a write. It requires l.mu.
+func (l *lease) acknowledge(at time.Time) {
+	l.beat, l.refused = at, time.Time{}
+	l.Beat(at)
+}
+
+// Unregister implements discovery.Lease. The lease ends at once. After a failure
+// the keep-alive removes the file as soon as it can.
+func (l *lease) Unregister(ctx context.Context) error {
+	s := l.store
+	if l.isRemoved() {
+		return nil
 	}
-	return ignoreNotExist(os.Remove(l.path()))
+	removing, done, err := s.call(ctx)
+	if err != nil {
+		return s.Shutdown(ctx) // which removes all files
+	}
+	s.mu.Lock()
+	l.leave(discovery.ErrClosed)
+	s.mu.Unlock()
+	err = l.remove(removing)
+	done()
+	if err != nil && s.isClosed() {
+		return s.Shutdown(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("%w; the file stays until it expires, within %v, or can be removed", err, s.opt.TTL)
+	}
+	return nil
+}
+
+func (l *lease) isRemoved() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.removed
+}
+
+// leave ends the lease, whose file must be removed. It requires store.mu.
+func (l *lease) leave(cause error) {
+	l.End(cause)
+	if l.store.leases[l.path] == l {
+		delete(l.store.leases, l.path)
+	}
+	l.store.leaving[l] = struct{}{}
+}
+
+// takenOver ends the lease, because this store has replaced its file.
+func (l *lease) takenOver() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_ = l.finish(discovery.ErrTakenOver)
+}
+
+// endTakenOver ends the lease, because another process has written its file. It
+// returns the cause and requires l.mu.
+func (l *lease) endTakenOver() error {
+	l.store.log.Warn("file: another owner took over a registration; it is no longer kept alive here", "path", l.path)
+	return l.finish(discovery.ErrTakenOver)
+}
+
+// finish ends the lease, whose file is gone or another owner's, and returns the
+// cause. It requires l.mu.
+func (l *lease) finish(cause error) error {
+	l.End(cause)
+	if !l.removed {
+		l.removed = true
+		l.file.Close()
+	}
+	s := l.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.leaving, l)
+	if s.leases[l.path] == l {
+		delete(s.leases, l.path)
+	}
+	return cause
+}
+
+// remove removes the file of a lease that has ended, unless another process has
+// replaced it.
+func (l *lease) remove(ctx context.Context) error {
+	unlock, err := lock(ctx, l.dir(), exclusive)
+	switch {
+	case err == nil:
+		defer unlock()
+	case ignoreNotExist(err) != nil && !errors.Is(err, syscall.ENOTDIR):
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.removed {
+		_ = l.finish(discovery.ErrClosed)
+		return nil
+	}
+	ours, err := l.isOurs()
+	if err == nil && ours {
+		err = os.Remove(l.path)
+	}
+	if ignoreNotExist(err) != nil && !errors.Is(err, syscall.ENOTDIR) { // something else is in the place of the directory
+		return err
+	}
+	_ = l.finish(discovery.ErrClosed)
+	return nil
 }
 
 // isOurs reports whether the file under the lease's name is the one that the
 // store wrote, with its content unchanged. The error wraps fs.ErrNotExist if
 // there is no file. isOurs requires l.mu.
 func (l *lease) isOurs() (bool, error) {
-	found, err := os.Lstat(l.path())
+	found, err := os.Lstat(l.path)
 	if err != nil {
 		return false, err
 	}
@@ -155,37 +283,4 @@ func (l *lease) isOurs() (bool, error) {
 		return false, err
 	}
 	return string(content) == string(l.value), nil
-}
-
-// heartbeat touches the file. If the file is missing, heartbeat writes it again
-// and reports so; if another process has replaced it, the lease ends.
-func (l *lease) heartbeat(ctx context.Context) (rewritten bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.Ended() {
-		return false, nil
-	}
-	ours, err := l.isOurs()
-	if ours {
-		err = os.Chtimes(l.path(), time.Time{}, time.Now())
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		file, perr := publish(ctx, l.dir, l.name, l.value, false)
-		if perr == nil {
-			l.file.Close()
-			l.file = file
-			return true, nil
-		}
-		if err = perr; errors.Is(err, fs.ErrExist) { // another process was faster
-			ours, err = false, nil
-		}
-	}
-	if err != nil {
-		return false, fmt.Errorf("heartbeat of %s: %w", l.path(), err)
-	}
-	if !ours {
-		l.store.log.Warn("file: another owner took over a registration; it is no longer kept alive here", "path", l.path())
-		l.end(discovery.ErrTakenOver)
-	}
-	return false, nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -115,20 +116,60 @@ func TestLockedDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	unlock := flock(t, filepath.Join(root, endpointsDir))
-	if _, err := c.RegisterAs(t.Context(), 2, endpoint()); !errors.Is(err, file.ErrLocked) {
-		t.Errorf("register: %v, want ErrLocked", err)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := c.RegisterAs(ctx, 2, endpoint()); !errors.Is(err, file.ErrLocked) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("register: %v, want ErrLocked and the error of the context", err)
 	}
 	if _, err := c.List(t.Context(), discovery.Query{Kind: discovery.KindEndpoint}); !errors.Is(err, file.ErrLocked) {
 		t.Errorf("list: %v, want ErrLocked", err)
 	}
-	if err := reg.Unregister(t.Context()); !errors.Is(err, file.ErrLocked) {
-		t.Errorf("unregister: %v, want ErrLocked", err)
+	for range 2 {
+		if err := reg.Unregister(ctx); !errors.Is(err, file.ErrLocked) {
+			t.Errorf("unregister: %v, want ErrLocked", err)
+		}
 	}
 	unlock()
+	if err := reg.Unregister(t.Context()); err != nil || exists(endpointPath(root, 1)) {
+		t.Errorf("unregister after the lock was released: %v", err)
+	}
 	if _, err := c.RegisterAs(t.Context(), 1, endpoint()); err != nil {
 		t.Errorf("register after the lock was released: %v", err)
 	}
 	if entries, _ := os.ReadDir(filepath.Join(root, endpointsDir)); len(entries) != 1 {
 		t.Errorf("left behind: %v", entries)
+	}
+}
+
+// TestUnusableDirectory puts a file in the place of the directory. The health shows
+// it, and if that lasts, the lease ends with the reason.
+func TestUnusableDirectory(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	store := openStore(t, root, 2*time.Second)
+	l := leaseOf(t, store, 1, "a")
+	if h, _ := l.Health(); !h.Healthy || h.LastBeat.IsZero() {
+		t.Errorf("health %+v", h)
+	}
+	if err := os.RemoveAll(filepath.Join(root, "v1")); err != nil {
+		t.Fatal(err)
+	}
+	waittest.Eventually(t, "the file is back", func() bool { return exists(endpointPath(root, 1)) })
+	waittest.Eventually(t, "healthy", func() bool { h, _ := l.Health(); return h.Healthy })
+
+	dir := filepath.Join(root, endpointsDir)
+	waittest.Eventually(t, "there is a file in its place", func() bool { // which the keep-alive may make again
+		return os.RemoveAll(dir) == nil && os.WriteFile(dir, nil, 0o666) == nil
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
+	defer cancel()
+	if err := l.Wait(ctx); !errors.Is(err, syscall.ENOTDIR) {
+		t.Errorf("the lease ended with %v, want that it is not a directory", err)
+	}
+	if h, _ := l.Health(); h.Healthy || !errors.Is(h.Err, syscall.ENOTDIR) {
+		t.Errorf("health %+v", h)
+	}
+	if err := store.Shutdown(t.Context()); err != nil {
+		t.Errorf("shutdown: %v", err)
 	}
 }

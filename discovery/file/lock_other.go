@@ -12,4 +12,4 @@ const (
 	openFlags = os.O_RDONLY
 )
 
-func tryLock(*os.File) (bool, error) { return false, errors.ErrUnsupported }
+func tryLock(*os.File, lockMode) (bool, error) { return false, errors.ErrUnsupported }
