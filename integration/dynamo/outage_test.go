@@ -115,22 +115,3 @@ func TestEtcdRestart(t *testing.T) {
 		})
 	}
 }
-
-// what they have kept to the subscriber that is back first: ours must not lose more
-// than the real one.
-func TestFirstAfterBrokerRestart(t *testing.T) {
-	t.Parallel()
-	p := newPlace(t, dynamotest.Gen2, "file", "broker by URL")
-	s, _ := p.streaming(t)
-	s.publish(6000)
-	for range 4 {
-		p.brokers[0].kill()
-		rest(t, outage)
-		p.brokers[0].start()
-		rest(t, outage) // the real peers do not report that they are connected again
-	}
-	s.published()
-	if lost := s.finish(t); lost.ours > lost.theirs {
-		t.Errorf("lost %+v", lost)
-	}
-}
