@@ -83,7 +83,7 @@ func (env environment) config() (Config, error) {
 			return c, err
 		}
 	case isDynamoStore(backend):
-		c.Codec = codec.Msgpack
+		c.Codec, c.assumedCodec = codec.Msgpack, codec.Msgpack
 		c.Reason += fmt.Sprintf("; codec %s, the default with DYN_DISCOVERY_BACKEND %s", c.Codec.Name(), backend)
 	default:
 		c.Reason += fmt.Sprintf("; codec %s, the default on %s", defaultCodec(transport).Name(), transport)
