@@ -194,7 +194,7 @@ func (a *app) checkFlags() error {
 		return usagef("--storage %q: want file or memory", a.storage)
 	}
 	if _, err := natsconn.FromEnv(a.onlyServer); err != nil {
-		return usagef("--server: %w", err)
+		return usagef("--server %s", strings.TrimPrefix(err.Error(), "natsconn: NATS_SERVER "))
 	}
 	return a.checkPprof()
 }

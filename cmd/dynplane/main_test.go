@@ -156,7 +156,8 @@ func TestUsageErrors(t *testing.T) {
 		{"ls endpoints --ttl 500ms", "--ttl 500ms"},
 		{"ls endpoints --ttl soon", `--ttl "soon": want a duration`},
 		{"ls endpoints --bucket a.b", `--bucket "a.b"`},
-		{"ls endpoints --server http://x", `"http://x"`},
+		{"ls endpoints --server http://x", `--server "http://x": wrong scheme: want nats://HOST`},
+		{"ls endpoints --server nats://u:p@", `--server "nats://xxxxx@": no host`},
 		{"watch foo", `"foo"`},
 		{"watch", "0 arguments"},
 		{"register", "endpoint, model, channel or source"},
@@ -261,15 +262,21 @@ func TestNoServer(t *testing.T) {
 
 func TestBadEnvironment(t *testing.T) {
 	t.Parallel()
-	for name, want := range map[string]string{
-		"DYN_EVENT_PLANE":       `DYN_EVENT_PLANE "kafka": want nats or zmq`,
-		"DYN_DISCOVERY_BACKEND": `DYN_DISCOVERY_BACKEND "kafka"`,
+	for _, test := range []struct {
+		args, name, want string
+	}{
+		{"pub ns/c t", "DYN_EVENT_PLANE", `DYN_EVENT_PLANE "kafka": want nats or zmq`},
+		{"pub ns/c t", "DYN_DISCOVERY_BACKEND", `DYN_DISCOVERY_BACKEND "kafka"`},
+		{"ls endpoints", "DYN_EVENT_PLANE_WIRE", `DYN_EVENT_PLANE_WIRE "kafka": want gen2 or gen1`},
+		{"sub ns/c t", "DYN_EVENT_PLANE_WIRE", `DYN_EVENT_PLANE_WIRE "kafka": want gen2 or gen1`},
 	} {
-		got := runHere(t, map[string]string{name: "kafka"}, "pub", "ns/c", "t")
+		env := map[string]string{"DYN_DISCOVERY_BACKEND": "file", "DYN_FILE_KV": t.TempDir()}
+		env[test.name] = "kafka"
+		got := runHere(t, env, strings.Fields(test.args)...)
 		if got.code != exitFailure {
 			t.Errorf("exit code %d, want %d", got.code, exitFailure)
 		}
-		checkError(t, got, want)
+		checkError(t, got, test.want)
 	}
 }
 

@@ -54,11 +54,11 @@ func Dial(ctx context.Context, o Options) (*Store, error) {
 		leases: map[string]*lease{}, pending: map[string]int{},
 	}
 	if s.client, err = newClient(ctx, o); err != nil {
-		return nil, fmt.Errorf("etcd: connect to %s: %w", o.addresses(), cmp.Or(ctx.Err(), err))
+		return nil, fmt.Errorf("etcd: connect to %s (ETCD_ENDPOINTS): %w", o.addresses(), cmp.Or(ctx.Err(), err))
 	}
 	if err := s.retry(ctx, s.probe); err != nil {
 		_ = s.client.Close()
-		return nil, fmt.Errorf("etcd: connect to %s: %w", o.addresses(), err)
+		return nil, fmt.Errorf("etcd: connect to %s (ETCD_ENDPOINTS): %w", o.addresses(), err)
 	}
 	return s, nil
 }
