@@ -75,7 +75,9 @@ func (in *inbox) whole(t *testing.T, topic string) uint64 {
 				i, ev.PublisherID, ev.Sequence, ev.Missed, ev.Topic, first.PublisherID, first.Sequence)
 		}
 	}
-	if s := in.sub.Stats(); s.DecodeErrors+s.Dropped+s.OutOfOrder+s.Gaps > 0 {
+	// Events out of order are discarded: with two brokers there may be some that
+	// were published before the first.
+	if s := in.sub.Stats(); s.DecodeErrors+s.Dropped+s.Gaps > 0 {
 		t.Errorf("%s: %+v", topic, s)
 	}
 	return first.PublisherID
