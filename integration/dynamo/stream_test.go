@@ -53,8 +53,8 @@ type losses struct{ ours, theirs int }
 // ones: ours are reported, each exactly once.
 func (s *stream) finish(t *testing.T) losses {
 	t.Helper()
-	// What a worker publishes before it is connected again is lost, so that it must
-	// publish several times. Each event has some time to arrive.
+	// Events that a worker publishes before it is connected again are lost, so that it must
+	// publish several. Each has some time to arrive.
 	total, last := 0, time.Time{}
 	waittest.Eventually(t, "both receive again", func() bool {
 		if time.Since(last) > 500*time.Millisecond {
