@@ -79,6 +79,37 @@ func TestNATSRestart(t *testing.T) {
 	}
 }
 
+// TestEtcdLongOutage keeps the etcd server down until a real worker ends itself,
+// which it does when its lease of 30 s must have expired. Its removal is reported
+// once etcd is back, and no removal of a worker of ours: it takes its lease up again.
+func TestEtcdLongOutage(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, dynamotest.Gen2, "etcd", "direct")
+	worker, v := p.watched(t, openStore(t, p.ours))
+	p.startOurs(t)
+	const ours = 4 // registrations: endpoint, model, channel, source
+	waittest.Eventually(t, "both workers are shown", func() bool {
+		present, _ := v.counts()
+		return present == p.registrations()+ours
+	})
+	down := time.Now()
+	p.etcd.kill()
+	rest(t, 30*time.Second)
+	worker.Await("stopped", 1)
+	t.Logf("the worker ended itself after %v", time.Since(down).Round(time.Second))
+	p.etcd.start(p.etcd.line)
+	up := time.Now()
+	var present, removed int
+	waittest.Eventually(t, "the real worker is removed", func() bool {
+		present, removed = v.counts()
+		return removed >= p.registrations()
+	})
+	t.Logf("it is removed %v after the restart", time.Since(up).Round(time.Second))
+	if present != ours || removed != p.registrations() {
+		t.Errorf("%d registrations, want %d of ours; %d removals, want %d of the real worker", present, ours, removed, p.registrations())
+	}
+}
+
 // TestEtcdRestart kills the etcd server while a worker publishes to its
 // subscribers directly: no event is lost, and no worker is shown as removed.
 func TestEtcdRestart(t *testing.T) {
