@@ -22,10 +22,12 @@ import (
 )
 
 // The versions of the runtime that are installed: the last of the older
-// generation and the newest.
+// generation and the newest. Deployment is the newest with its programs, run by
+// module.py.
 const (
-	Gen1 = "1.3.1"
-	Gen2 = "1.6.1"
+	Gen1       = "1.3.1"
+	Gen2       = "1.6.1"
+	Deployment = "deployment-1.6.1"
 )
 
 // Line is a line that a peer has printed. Kind decides which fields are set.
