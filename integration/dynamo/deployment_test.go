@@ -154,11 +154,7 @@ func (d *deployment) checkOurModel(t *testing.T) {
 		t.Fatal(err)
 	}
 	endpoint := discovery.Endpoint{Scope: scope, Transport: discovery.TCP(fmt.Sprintf("127.0.0.1:9/%x/generate", uint64(worker)))}
-	for _, spec := range []discovery.Spec{endpoint, model} {
-		if _, err := store.RegisterAs(t.Context(), worker, spec); err != nil {
-			t.Fatal(err)
-		}
-	}
+	register(t, store, worker, endpoint, model)
 	for _, f := range d.frontends {
 		f.awaitModel(t, "our/Model", true)
 	}

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"maps"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/dynplane/dynplane/codec"
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/eventplane"
 	"github.com/dynplane/dynplane/integration/dynamotest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
@@ -91,17 +93,18 @@ func (p *place) checkPublishers(t *testing.T, store *discovery.Client, publisher
 	t.Helper()
 	if p.registersChannels() {
 		registered := make(map[string]uint64)
-		for _, in := range list(t, store, discovery.Query{Kind: discovery.KindEventChannel}) {
-			topic := in.ID().Topic
-			registered[topic] = in.InstanceID
-			if scope := in.ID().Scope; scope != scopes(p.version)[topic] {
-				t.Errorf("%s is registered in %v", topic, scope)
+		waittest.Eventually(t, "all publishers are registered", func() bool {
+			for _, in := range list(t, store, discovery.Query{Kind: discovery.KindEventChannel}) {
+				topic := in.ID().Topic
+				registered[topic] = in.InstanceID
+				if scope := in.ID().Scope; scope != scopes(p.version)[topic] {
+					t.Errorf("%s is registered in %v", topic, scope)
+				}
 			}
-		}
-		for topic, id := range publishers {
-			if registered[topic] != id {
-				t.Errorf("%s: events of %d, registered %d", topic, id, registered[topic])
-			}
+			return len(registered) >= len(publishers)
+		})
+		if !maps.Equal(registered, publishers) {
+			t.Errorf("events of %v, registered %v", publishers, registered)
 		}
 	}
 	if !p.hasSources() {
@@ -197,17 +200,12 @@ func (p *place) publish(t *testing.T) {
 	store, plane := p.openOurs(t)
 	const id = 1<<63 + 1<<53 + 1 // no float has it
 	endpoint := discovery.Endpoint{Scope: generate, Transport: discovery.TCP("127.0.0.1:9/8020000000000001/generate")}
-	if _, err := store.RegisterAs(t.Context(), id, endpoint); err != nil {
-		t.Fatal(err)
-	}
+	register(t, store, id, endpoint)
 	subscriber := p.start(t, "subscriber.py")
 	waittest.Eventually(t, "the runtime finds our endpoint", func() bool {
 		return slices.Contains(subscriber.Ask(map[string]any{}, "instances").Instances, id)
 	})
-	pub, err := plane.Publisher(t.Context(), scopes(p.version)[fpm], fpm)
-	if err != nil {
-		t.Fatal(err)
-	}
+	pub := publisher(t, plane, scopes(p.version)[fpm], fpm, eventplane.PublisherOptions{})
 	type event struct {
 		N    int    `json:"n"`
 		Blob []byte `json:"blob"`

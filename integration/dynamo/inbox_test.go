@@ -23,10 +23,7 @@ type inbox struct {
 // subscribe opens a subscriber and waits until it is ready.
 func subscribe(t *testing.T, plane *eventplane.Client, scope discovery.Scope, topic string) *inbox {
 	t.Helper()
-	sub, err := plane.Subscriber(t.Context(), scope, topic)
-	if err != nil {
-		t.Fatal(err)
-	}
+	sub := retry(t, "open a subscriber", func() (*eventplane.Subscriber, error) { return plane.Subscriber(t.Context(), scope, topic) })
 	ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
 	defer cancel()
 	if err := sub.Ready(ctx); err != nil {

@@ -135,9 +135,7 @@ func TestEtcdRestart(t *testing.T) {
 			// what it could have removed before is still there.
 			store, _ := p.openOurs(t)
 			const id = 77
-			if _, err := store.RegisterAs(t.Context(), id, discovery.Endpoint{Scope: generate, Transport: discovery.TCP("127.0.0.1:9/4d/generate")}); err != nil {
-				t.Fatal(err)
-			}
+			register(t, store, id, discovery.Endpoint{Scope: generate, Transport: discovery.TCP("127.0.0.1:9/4d/generate")})
 			waittest.Eventually(t, "the watch continues", func() bool {
 				present, _ := v.counts()
 				return present == p.registrations()+1

@@ -82,21 +82,14 @@ func (p *place) startOurs(t *testing.T) *ourWorker {
 		t.Fatal(err)
 	}
 	endpoint := discovery.Endpoint{Scope: generate, Transport: discovery.TCP(fmt.Sprintf("127.0.0.1:9/%x/generate", w.id))}
-	for _, spec := range []discovery.Spec{endpoint, model} {
-		if _, err := store.RegisterAs(t.Context(), w.id, spec); err != nil {
-			t.Fatal(err)
-		}
-	}
+	register(t, store, w.id, endpoint, model)
 	var options eventplane.PublisherOptions
 	if p.hasSources() {
 		options.Source = func(publisher uint64) any {
 			return discovery.KVSource{Endpoint: generate, WorkerID: w.id, PublisherID: publisher}
 		}
 	}
-	w.pub, err = plane.PublisherWithOptions(t.Context(), scopes(p.version)[kvEvents], kvEvents, options)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w.pub = publisher(t, plane, scopes(p.version)[kvEvents], kvEvents, options)
 	return w
 }
 
