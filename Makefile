@@ -22,7 +22,7 @@ GOVULNCHECK   := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
 
 .PHONY: help
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: build ## Watch workers start, publish, crash and disappear, over NATS, ZMQ and the broker (DEMOFLAGS="--workers 5")
@@ -37,7 +37,8 @@ SERVERS := integration/etcd integration/kube integration/dynamo
 
 # Tests beside the runtime of NVIDIA Dynamo install it first, which takes Python
 # 3.10 or later and its wheels. `make test` runs a part of them where that can be
-# had; `make interop` fails where it cannot.
+# had; `make interop` fails where it cannot. The whole deployments are separate,
+# because their packages take 700 MB.
 INTEROP_PART := TestExchange/1.6.1/(file|etcd)/(direct|NATS)
 
 # $(call packages,MODULE) are those of PKG that belong to a nested module, or all.
@@ -60,14 +61,18 @@ test: deps ## Run all tests, and build and vet without cgo (PKG="./discovery/...
 	$(call gotest,.,$(PACKAGES),$(RACE))
 	$(call gotest,integration/etcd,$(call packages,integration/etcd),-parallel 6 $(RACE))
 	$(call gotest,integration/kube,$(call packages,integration/kube),-parallel 6 -skip '^TestDynamo$$' $(RACE))
-	@$(if $(PKG),,if ! why=$$(integration/dynamo/venv 1.6.1 2>&1 >/dev/null); then \
+	@$(if $(call packages,integration/dynamo),if ! why=$$(integration/dynamo/venv 1.6.1 2>&1 >/dev/null); then \
 		echo "test: skipped the tests beside Dynamo's runtime: $$(echo "$$why" | tail -n 1)"; \
 	else $(call gotest,integration/dynamo,.,-parallel 6 -run '$(INTEROP_PART)' $(RACE)); fi)
 
 .PHONY: interop
 interop: deps ## Run all tests beside the real runtime of NVIDIA Dynamo, which they install (TESTFLAGS="-run X -v")
-	$(call gotest,integration/dynamo,./...,-parallel 6 $(RACE))
+	$(call gotest,integration/dynamo,./...,-parallel 6 -skip '^TestDeployment$$' $(RACE))
 	$(call gotest,integration/kube,./...,-run '^TestDynamo$$' $(RACE))
+
+.PHONY: interop-deployment
+interop-deployment: deps ## Run whole deployments of NVIDIA Dynamo on our broker, for which they install 700 MB
+	$(call gotest,integration/dynamo,./...,-parallel 6 -run '^TestDeployment$$' $(RACE))
 
 .PHONY: test-short
 test-short: deps ## Run the tests of each package within a minute: no race detector, no tests of the whole system

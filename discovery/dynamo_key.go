@@ -35,20 +35,22 @@ func DynamoBucket(kind Kind) (string, error) {
 // an error. Those of event channels and sources contain names as EncodeSegment
 // writes them in WireGen2. In WireGen1 the key of a channel is ns/comp/topic/id
 // with names as they are, and a channel of an endpoint is an error; sources,
-// which that generation does not have, are written as in WireGen2.
+// which that generation does not have, are written as in WireGen2. The error wraps
+// [ErrUnstorable]; a store returns it from Register as it is, and the client adds
+// the id and the name of this package.
 //
 //	ns/comp/ep/id[/suffix]
 //	namespace/ns[/component/comp[/endpoint/ep]]/topic/topic/id
 func DynamoKey(id ID, wire WireFormat) (string, error) {
 	if err := id.validate(); err != nil {
-		return "", fmt.Errorf("discovery: %w", err)
+		return "", fmt.Errorf("%w: %w", ErrUnstorable, err)
 	}
 	hex := fmt.Sprintf("%x", id.Instance)
 	last := id.Scope.Endpoint
 	switch {
 	case id.Kind == KindEventChannel && wire == WireGen1:
 		if id.Scope.Endpoint != "" {
-			return "", fmt.Errorf("discovery: channel %s belongs to an endpoint, which WireGen1 does not have: want a component or namespace, or WireGen2", id)
+			return "", fmt.Errorf("%w: the scope of the channel is an endpoint, which WireGen1 does not have: want a component or namespace, or WireGen2 (DYN_EVENT_PLANE_WIRE)", ErrUnstorable)
 		}
 		last = id.Topic
 	case id.Kind.HasTopic():
@@ -56,7 +58,7 @@ func DynamoKey(id ID, wire WireFormat) (string, error) {
 	}
 	for _, name := range []string{id.Scope.Namespace, id.Scope.Component, last, id.Suffix} {
 		if strings.Contains(name, "/") {
-			return "", fmt.Errorf("discovery: name %q of %v %s: want one without a slash, which this store's keys cannot contain", name, id.Kind, id)
+			return "", fmt.Errorf("%w: name %q: want one without a slash, which its keys cannot contain", ErrUnstorable, name)
 		}
 	}
 	key := strings.Join([]string{id.Scope.Namespace, id.Scope.Component, last, hex}, "/")

@@ -1,13 +1,16 @@
 package discovery
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"maps"
+	"math"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -75,8 +78,10 @@ func (m Metadata) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON parses the document of either generation. A map that is missing
-// or null is empty. The path of an instance is ignored: its JSON has all of its
-// id. The error joins those of the invalid instances, each with its path; the
+// or null is empty. The path of an instance is ignored, since its JSON has all of
+// its id, with one exception: API servers of Kubernetes keep numbers above 2^63-1
+// as float64. An id that is rounded so is replaced by that in the path, also in
+// Raw. The error joins those of the invalid instances, each with its path; the
 // valid ones are added all the same.
 func (m *Metadata) UnmarshalJSON(data []byte) error {
 	var doc map[string]json.RawMessage
@@ -94,7 +99,7 @@ func (m *Metadata) UnmarshalJSON(data []byte) error {
 		}
 		for path, raw := range byPath {
 			var in Instance
-			err := json.Unmarshal(raw, &in)
+			err := json.Unmarshal(exactID(kind, path, raw), &in)
 			if err == nil {
 				err = in.ID().Expect(kind)
 			}
@@ -106,6 +111,32 @@ func (m *Metadata) UnmarshalJSON(data []byte) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// exactID returns the JSON of an instance with the id in its path, if that in the
+// JSON is the same one rounded to a float64, and otherwise raw.
+func exactID(kind Kind, path string, raw json.RawMessage) json.RawMessage {
+	id, err := ParseDynamoKey(kind, path)
+	if err != nil || id.Instance <= math.MaxInt64 {
+		return raw
+	}
+	name := "instance_id"
+	if kind == KindEventSource {
+		name = "publisher_id"
+	}
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(raw, &fields) != nil {
+		return raw // the caller reports it
+	}
+	if rounded, err := json.Marshal(float64(id.Instance)); err != nil || !bytes.Equal(fields[name], rounded) {
+		return raw
+	}
+	fields[name] = strconv.AppendUint(nil, id.Instance, 10)
+	exact, err := json.Marshal(fields)
+	if err != nil {
+		return raw
+	}
+	return exact
 }
 
 // generation is a hash of the document.

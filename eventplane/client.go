@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/dynplane/dynplane/codec"
 	"github.com/dynplane/dynplane/discovery"
 )
 
@@ -17,6 +18,8 @@ type Client struct {
 	config    Config
 	discovery *discovery.Client
 	transport transport
+
+	codecWarning sync.Once
 
 	once sync.Once
 	err  error // of Shutdown
@@ -197,6 +200,21 @@ func (c *Client) Shutdown(ctx context.Context) error {
 		c.err = errors.Join(errs...)
 	})
 	return c.err
+}
+
+// compareCodec logs a warning, once, if an event has another codec than the client
+// uses by default: the publishers around may be unable to decode it. That a
+// codec has been set is a decision, of which there is nothing to warn.
+func (c *Client) compareCodec(ev codec.Envelope) {
+	own := c.config.Codec
+	if ev.Codec == own || own != c.config.assumedCodec {
+		return
+	}
+	c.codecWarning.Do(func() {
+		c.config.Logger.Warn("eventplane: received an event in another codec than the default in which this client publishes",
+			"topic", ev.Topic, "publisher", ev.PublisherID, "codec", ev.Codec.Name(), "default", own.Name(),
+			"remedy", "set DYN_EVENT_PLANE_CODEC="+ev.Codec.Name()+" to publish in that of the peers, or "+own.Name()+" to keep the default")
+	})
 }
 
 // all returns what is open. It is a copy, since each Shutdown calls remove.

@@ -30,7 +30,7 @@ type Config struct {
 	Transport string
 
 	// Codec encodes the events that are published. Nil means JSON on NATS and
-	// msgpack on ZMQ.
+	// msgpack on ZMQ; subscribers then warn once of events in another one.
 	Codec codec.Codec
 
 	// Wire is the format that is written.
@@ -92,6 +92,10 @@ type Config struct {
 	// warns of publishers with another one.
 	transportAssumed bool
 
+	// assumedCodec is Codec if that is a default. The client then warns of
+	// events in another one.
+	assumedCodec codec.Codec
+
 	// Logger receives what the client logs: Info for the settings, Warn for
 	// losses, Debug for connections. Nil discards it.
 	Logger *slog.Logger
@@ -108,6 +112,7 @@ func (c Config) resolve() (Config, error) {
 	}
 	if c.Codec == nil {
 		c.Codec = defaultCodec(c.Transport)
+		c.assumedCodec = c.Codec
 	}
 	if c.Wire != WireGen2 && c.Wire != WireGen1 {
 		return c, fmt.Errorf("wire format %v: want WireGen2 or WireGen1", c.Wire)

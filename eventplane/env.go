@@ -39,8 +39,9 @@ func ConfigFromEnv(lookup func(string) (string, bool)) (Config, error) {
 // ConfigFromEnvLenient is like [ConfigFromEnv], except that it logs a warning to
 // log, which may be nil, and treats the variable as unset, if DYN_EVENT_PLANE,
 // DYN_EVENT_PLANE_CODEC, DYN_EVENT_PLANE_WIRE, DYN_ZMQ_IO_THREADS or
-// DYN_ZMQ_BROKER_ENABLED is invalid. Other invalid values, which no default can replace, are errors here
-// too.
+// DYN_ZMQ_BROKER_ENABLED is invalid. Other invalid values, which no default can
+// replace, are errors here too. The discovery stores in files and etcd, which also
+// read DYN_EVENT_PLANE_WIRE, have no lenient form: an invalid value is their error.
 func ConfigFromEnvLenient(lookup func(string) (string, bool), log *slog.Logger) (Config, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -83,7 +84,7 @@ func (env environment) config() (Config, error) {
 			return c, err
 		}
 	case isDynamoStore(backend):
-		c.Codec = codec.Msgpack
+		c.Codec, c.assumedCodec = codec.Msgpack, codec.Msgpack
 		c.Reason += fmt.Sprintf("; codec %s, the default with DYN_DISCOVERY_BACKEND %s", c.Codec.Name(), backend)
 	default:
 		c.Reason += fmt.Sprintf("; codec %s, the default on %s", defaultCodec(transport).Name(), transport)

@@ -110,6 +110,7 @@ func (s *Subscriber) Next(ctx context.Context) (Event, error) {
 		}
 		ev, ok, wait := s.ready()
 		if ok {
+			s.client.compareCodec(ev.Envelope)
 			return ev, nil
 		}
 		if err := s.receive(ctx, wait); err != nil {

@@ -103,11 +103,11 @@ Exit codes: 0 success, 1 failure, 2 usage error, 124 sub --timeout expired.`,
   echo '{"n":1}' | dynplane pub dynamo/backend/generate kv-events --linger 5s`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("unknown command %q: see dynplane --help", args[0])
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
 			}
-			return nil
+			return unknownCommand(cmd, args[0])
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error {
@@ -116,7 +116,8 @@ Exit codes: 0 success, 1 failure, 2 usage error, 124 sub --timeout expired.`,
 			}
 			return a.startProfiles()
 		},
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		CompletionOptions:          cobra.CompletionOptions{HiddenDefaultCmd: true},
+		SuggestionsMinimumDistance: 2,
 	}
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(newHelpCommand())
@@ -137,6 +138,13 @@ Exit codes: 0 success, 1 failure, 2 usage error, 124 sub --timeout expired.`,
 		newVersionCommand(a),
 	)
 	return root
+}
+
+func unknownCommand(root *cobra.Command, name string) error {
+	if similar := root.SuggestionsFor(name); len(similar) > 0 {
+		return usagef("unknown command %q: did you mean %s? See dynplane --help", name, strings.Join(similar, " or "))
+	}
+	return usagef("unknown command %q: see dynplane --help", name)
 }
 
 // flagError returns a usage error in the form of all others. The errors of values
@@ -195,7 +203,7 @@ func (a *app) checkFlags() error {
 		return usagef("--storage %q: want file or memory", a.storage)
 	}
 	if _, err := natsconn.FromEnv(a.onlyServer); err != nil {
-		return usagef("--server: %w", err)
+		return usagef("--server %s", strings.TrimPrefix(err.Error(), "natsconn: NATS_SERVER "))
 	}
 	return a.checkPprof()
 }
@@ -262,10 +270,18 @@ func (a *app) discoverIn(ctx context.Context, name string) (*discovery.Client, e
 	return client, err
 }
 
+// unanswered explains the error of a listing that has taken longer than opTimeout.
+func unanswered(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("the discovery store has not answered within %v: %w", opTimeout, err)
+	}
+	return err
+}
+
 // hint adds the remedy to the error of a NATS server that cannot be reached.
 func hint(err error) error {
 	if isUnreachable(err) {
-		return fmt.Errorf("%w (dynplane hub starts a server)", err)
+		return fmt.Errorf("%w (NATS_SERVER or --server names another server, dynplane hub starts one)", err)
 	}
 	return err
 }

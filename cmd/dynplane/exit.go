@@ -29,9 +29,12 @@ func usagef(format string, args ...any) error {
 // argCount validates the number of arguments. Its error shows the usage.
 func argCount(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) < least || len(args) > most {
-			return usagef("%d arguments: want %s", len(args), cmd.UseLine())
+		switch {
+		case least <= len(args) && len(args) <= most:
+			return nil
+		case len(args) == 1:
+			return usagef("1 argument: want %s", cmd.UseLine())
 		}
-		return nil
+		return usagef("%d arguments: want %s", len(args), cmd.UseLine())
 	}
 }

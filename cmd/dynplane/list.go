@@ -36,12 +36,13 @@ In JSON, each line is one instance as it is stored.`,
 			if err != nil {
 				return err
 			}
-			return a.list(cmd.Context(), s)
+			return a.list(cmd.Context(), s, strings.Join(args, " in "))
 		},
 	}
 }
 
-func (a *app) list(ctx context.Context, s selection) error {
+// list prints what is selected; what names it.
+func (a *app) list(ctx context.Context, s selection, what string) error {
 	client, err := a.discover(ctx)
 	if err != nil {
 		return err
@@ -51,7 +52,7 @@ func (a *app) list(ctx context.Context, s selection) error {
 	defer cancel()
 	found, err := client.List(ctx, s.Query)
 	if err != nil {
-		return err
+		return unanswered(err)
 	}
 	found = slices.DeleteFunc(found, func(in discovery.Instance) bool { return !s.match(in.ID()) })
 	if a.streamsJSON() {
@@ -63,7 +64,7 @@ func (a *app) list(ctx context.Context, s selection) error {
 		return nil
 	}
 	if len(found) == 0 {
-		return nil
+		return a.printNone("no " + what + " are registered")
 	}
 	t := newTable(a.stdout)
 	t.row(heading(s.Kind)...)

@@ -144,7 +144,9 @@ func runHere(t *testing.T, env map[string]string, args ...string) outcome {
 func TestUsageErrors(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ args, want string }{
-		{"frobnicate", `"frobnicate"`},
+		{"frobnicate", `"frobnicate": see`},
+		{"list endpoints", `"list": did you mean ls?`},
+		{"snapshots", `"snapshots": did you mean snapshot?`},
 		{"help frobnicate", `"frobnicate"`},
 		{"ls", "endpoints|models|channels|sources"},
 		{"ls foo", `"foo": want endpoints, models, channels or sources`},
@@ -156,7 +158,8 @@ func TestUsageErrors(t *testing.T) {
 		{"ls endpoints --ttl 500ms", "--ttl 500ms"},
 		{"ls endpoints --ttl soon", `--ttl "soon": want a duration`},
 		{"ls endpoints --bucket a.b", `--bucket "a.b"`},
-		{"ls endpoints --server http://x", `"http://x"`},
+		{"ls endpoints --server http://x", `--server "http://x": wrong scheme: want nats://HOST`},
+		{"ls endpoints --server nats://u:p@", `--server "nats://xxxxx@": no host`},
 		{"watch foo", `"foo"`},
 		{"watch", "0 arguments"},
 		{"register", "endpoint, model, channel or source"},
@@ -167,7 +170,7 @@ func TestUsageErrors(t *testing.T) {
 		{"register endpoint ns/c/e --tcp h:1 --id 18446744073709551616", `"18446744073709551616"`},
 		{"register endpoint ns/c/e --tcp h:1 --id -1", `--id "-1": want 0 to 18446744073709551615`},
 		{"register model ns/c/e", "--card is missing"},
-		{"register channel ns/c", "1 arguments"},
+		{"register channel ns/c", "1 argument: want"},
 		{"register channel ns/c t", "want one of --zmq"},
 		{"register channel ns/c t --zmq tcp://h:1 --nats-prefix p", "want one of --zmq"},
 		{"register channel ns/c t --xsub tcp://h:1", "--xsub with --xpub"},
@@ -181,7 +184,7 @@ func TestUsageErrors(t *testing.T) {
 		{"ls endpoints --storage tape", "--storage"},
 		{"watch endpoints --pprof 6060", `--pprof "6060": want HOST:PORT`},
 		{"ls endpoints --pprof :6060", "--pprof"},
-		{"pub ns/c", "1 arguments"},
+		{"pub ns/c", "1 argument: want"},
 		{"pub ns/c/e/x t", `"ns/c/e/x"`},
 		{"pub ns/c t --rate -1", "--rate -1"},
 		{"pub ns/c t --rate NaN", "--rate NaN"},
@@ -191,7 +194,7 @@ func TestUsageErrors(t *testing.T) {
 		{"pub ns/c t --linger -1s", "--linger"},
 		{"sub ns/c t --timeout -1s", "--timeout"},
 		{"sub ns/c t extra", "3 arguments"},
-		{"snapshot endpoints", "1 arguments"},
+		{"snapshot endpoints", "1 argument: want"},
 		{"mirror", `--from "": want one of nats, mem, file, etcd, kubernetes`},
 		{"mirror --from nats", `--to "": want one of nats, mem, file, etcd, kubernetes`},
 		{"mirror --from consul --to nats", `--from "consul": want one of nats, mem, file, etcd, kubernetes`},
@@ -199,7 +202,7 @@ func TestUsageErrors(t *testing.T) {
 		{"mirror --from nats --to mem foo", `"foo": want endpoints`},
 		{"mirror --from nats --to mem endpoints a//b", `"a//b": want NS`},
 		{"mirror --from nats --to mem endpoints a b", "3 arguments"},
-		{"version now", "1 arguments"},
+		{"version now", "1 argument: want"},
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			t.Parallel()
@@ -261,15 +264,22 @@ func TestNoServer(t *testing.T) {
 
 func TestBadEnvironment(t *testing.T) {
 	t.Parallel()
-	for name, want := range map[string]string{
-		"DYN_EVENT_PLANE":       `DYN_EVENT_PLANE "kafka": want nats or zmq`,
-		"DYN_DISCOVERY_BACKEND": `DYN_DISCOVERY_BACKEND "kafka"`,
+	for _, test := range []struct {
+		args, name, want string
+	}{
+		{"pub ns/c t", "DYN_EVENT_PLANE", `DYN_EVENT_PLANE "kafka": want nats or zmq`},
+		{"pub ns/c t", "DYN_DISCOVERY_BACKEND", `DYN_DISCOVERY_BACKEND "kafka"`},
+		{"sub ns/c t", "DYN_DISCOVERY_BACKEND", `DYN_DISCOVERY_BACKEND "kafka"`},
+		{"ls endpoints", "DYN_EVENT_PLANE_WIRE", `DYN_EVENT_PLANE_WIRE "kafka": want gen2 or gen1`},
+		{"sub ns/c t", "DYN_EVENT_PLANE_WIRE", `DYN_EVENT_PLANE_WIRE "kafka": want gen2 or gen1`},
 	} {
-		got := runHere(t, map[string]string{name: "kafka"}, "pub", "ns/c", "t")
+		env := map[string]string{"DYN_DISCOVERY_BACKEND": "file", "DYN_FILE_KV": t.TempDir()}
+		env[test.name] = "kafka"
+		got := runHere(t, env, strings.Fields(test.args)...)
 		if got.code != exitFailure {
 			t.Errorf("exit code %d, want %d", got.code, exitFailure)
 		}
-		checkError(t, got, want)
+		checkError(t, got, test.want)
 	}
 }
 

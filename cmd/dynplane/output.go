@@ -12,6 +12,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/dynplane/dynplane/discovery/backend"
 )
 
 // streamsJSON reports whether ls, watch, snapshot and sub print JSON: by default a
@@ -25,6 +27,17 @@ func (a *app) writeJSON(v any) error {
 	enc := json.NewEncoder(a.stdout)
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
+}
+
+// printNone prints on stderr, in the place of an empty table, that nothing has been
+// found, and where.
+func (a *app) printNone(what string) error {
+	name, err := backend.Name(a.env)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.stderr, "dynplane: %s (%s is %s)\n", printable(what), backend.Variable, name)
+	return err
 }
 
 // table writes rows of aligned columns. Columns never become narrower, so that the

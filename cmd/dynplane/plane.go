@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/discovery/backend"
 	"github.com/dynplane/dynplane/eventplane"
 )
 
@@ -12,6 +13,11 @@ import (
 // with discovery if needsDiscovery reports true, and shuts both down. A signal
 // is not an error.
 func (a *app) withPlane(ctx context.Context, needsDiscovery func(eventplane.Config) bool, do func(*eventplane.Client) error) error {
+	// The defaults of the event plane depend on the backend, even where it is
+	// not opened.
+	if _, err := backend.Name(a.env); err != nil {
+		return err
+	}
 	cfg, err := eventplane.ConfigFromEnv(a.env)
 	if err != nil {
 		return err

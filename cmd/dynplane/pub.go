@@ -110,8 +110,17 @@ func (a *app) waitForBrokers(ctx context.Context, p *eventplane.Publisher) {
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
 	if err := p.Ready(ctx); err != nil {
-		a.logger().Warn("dynplane: some brokers are not ready, publishing anyway", "waited", endTimeout, "error", err)
+		a.logger().Warn("dynplane: some brokers are not ready, publishing anyway", "waited", endTimeout, "brokers", brokersOf(p), "error", err)
 	}
+}
+
+// brokersOf returns the brokers that a publisher has registered.
+func brokersOf(p *eventplane.Publisher) string {
+	ch, ok := p.Registration().Instance().Spec.(discovery.EventChannel)
+	if !ok {
+		return ""
+	}
+	return ch.Transport.Address()
 }
 
 func (a *app) pubRaw(ctx context.Context, p *eventplane.Publisher) error {

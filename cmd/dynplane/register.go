@@ -138,6 +138,7 @@ func (a *app) readJSON(ctx context.Context, flag, name string) (data []byte, err
 	}
 	if err == nil && !json.Valid(data) {
 		err = json.Unmarshal(data, new(json.RawMessage)) // the error has the reason
+		err = fmt.Errorf("want JSON: %w", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", flag, name, err)
@@ -260,7 +261,7 @@ func isAddress(s string) bool {
 func parseChannel(args []string) (discovery.Scope, string, error) {
 	scope, err := parseScope(args[0], 1)
 	if err == nil && args[1] == "" {
-		err = usagef("the topic is empty")
+		err = usagef("topic %q: want a name, such as kv-events", args[1])
 	}
 	return scope, args[1], err
 }

@@ -39,13 +39,13 @@ func (a *app) snapshot(ctx context.Context) error {
 	defer cancel()
 	found, err := client.Snapshot(ctx)
 	if err != nil {
-		return err
+		return unanswered(err)
 	}
 	if a.streamsJSON() {
 		return a.writeJSON(found)
 	}
 	if len(found.Instances) == 0 {
-		return nil
+		return a.printNone("nothing is registered")
 	}
 	t := newTable(a.stdout)
 	t.row("INSTANCE", "GENERATION", "ENDPOINTS", "MODELS", "CHANNELS", "SOURCES", "PATHS")

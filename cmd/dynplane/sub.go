@@ -87,7 +87,7 @@ func (a *app) sub(ctx context.Context, scope discovery.Scope, topic string, o su
 		go func() {
 			defer close(explained)
 			if wait.Sleep(quiet, silence) == nil {
-				a.explainSilence(quiet, scope, topic)
+				a.explainSilence(quiet, s, scope, topic)
 			}
 		}()
 		defer func() { stop(); <-explained }()

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,6 +83,17 @@ func TestReadyFile(t *testing.T) {
 	files, err := os.ReadDir(dir)
 	if err != nil || len(files) != 1 {
 		t.Errorf("%v, %v, want the one file", files, err)
+	}
+}
+
+func TestUnanswered(t *testing.T) {
+	t.Parallel()
+	late := unanswered(fmt.Errorf("list: %w", context.DeadlineExceeded))
+	if !errors.Is(late, context.DeadlineExceeded) || !strings.Contains(late.Error(), "not answered within 15s") {
+		t.Errorf("got %v", late)
+	}
+	if got := unanswered(errors.New("refused")); got.Error() != "refused" {
+		t.Errorf("got %v, want it unchanged", got)
 	}
 }
 

@@ -16,14 +16,19 @@ const silence = 2 * time.Second
 
 // explainSilence prints, once and on stderr, why no event may ever arrive: no
 // publisher of the topic is announced in the scope, or only one on another
-// transport, with what is announced nearby. It prints nothing if a publisher
-// that sub can receive is announced.
-func (a *app) explainSilence(ctx context.Context, scope discovery.Scope, topic string) {
+// transport, with what is announced nearby, or that a broker is not connected. It
+// prints nothing if a publisher that sub can receive is announced.
+func (a *app) explainSilence(ctx context.Context, s *eventplane.Subscriber, scope discovery.Scope, topic string) {
 	cfg, err := eventplane.ConfigFromEnv(a.env)
 	if err != nil {
 		return
 	}
 	waiting := fmt.Sprintf("waiting for a publisher of %s in %s over %s", topic, scope, wayOf(cfg))
+	brokers := cfg.Broker.Discover || len(cfg.Broker.XPub) > 0
+	unconnected := cfg.Transport == discovery.TransportZMQ && brokers && !isReady(ctx, s)
+	if unconnected {
+		waiting += "; a broker is not connected"
+	}
 	client, err := a.discover(ctx)
 	if err != nil {
 		_, _ = fmt.Fprintf(a.stderr, "dynplane: %s; what is announced nearby is unknown: %v\n", waiting, err)
@@ -37,7 +42,7 @@ func (a *app) explainSilence(ctx context.Context, scope discovery.Scope, topic s
 		return
 	}
 	near, reachable := nearby(found, scope, topic, cfg)
-	if reachable {
+	if reachable && !unconnected {
 		return
 	}
 	if cfg.Broker.Discover && !slices.ContainsFunc(found, isBroker(scope.Namespace)) {
@@ -49,6 +54,13 @@ func (a *app) explainSilence(ctx context.Context, scope discovery.Scope, topic s
 	_, _ = fmt.Fprintf(a.stderr, "dynplane: %s\n", waiting)
 }
 
+// isReady reports whether all peers of a subscriber are connected.
+func isReady(ctx context.Context, s *eventplane.Subscriber) bool {
+	ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	return s.Ready(ctx) == nil
+}
+
 // wayOf returns the transport of the configuration, for messages.
 func wayOf(cfg eventplane.Config) string {
 	switch {
@@ -56,8 +68,10 @@ func wayOf(cfg eventplane.Config) string {
 		return "NATS"
 	case cfg.Broker.Discover:
 		return "ZMQ brokers found by discovery"
-	case len(cfg.Broker.XPub) > 0:
+	case len(cfg.Broker.XPub) == 1:
 		return "the ZMQ broker " + cfg.Broker.XPub[0]
+	case len(cfg.Broker.XPub) > 1:
+		return "the ZMQ brokers " + strings.Join(cfg.Broker.XPub, " and ")
 	}
 	return "ZMQ"
 }

@@ -120,7 +120,7 @@ func (s *settings) register(ctx context.Context, endpoints eventplane.BrokerConf
 		Logger: s.log,
 	})
 	if err != nil && name == backend.NATS {
-		err = fmt.Errorf("%w (dynplane hub starts a server)", err)
+		err = fmt.Errorf("%w (NATS_SERVER or -server names another server, dynplane hub starts one)", err)
 	}
 	if err != nil {
 		return nil, err

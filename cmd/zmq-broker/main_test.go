@@ -72,6 +72,34 @@ func TestPprofErrors(t *testing.T) {
 	}
 }
 
+// Invalid variables are errors before the ports are bound: that of -xsub-bind
+// is taken here.
+func TestBadEnvironment(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for name, want := range map[string]string{
+		"DYN_EVENT_PLANE_HOST":  `DYN_EVENT_PLANE_HOST: host "no-such": want an IP address`,
+		"DYN_DISCOVERY_BACKEND": `DYN_DISCOVERY_BACKEND "no-such": want one of`,
+		"NATS_SERVER":           `-server (NATS_SERVER) "no-such": wrong scheme`,
+	} {
+		var stderr logtest.Buffer
+		lookup := func(variable string) (string, bool) {
+			if variable == name {
+				return "no-such", true
+			}
+			return "", false
+		}
+		args := []string{"-xsub-bind", "tcp://" + taken.Addr().String(), "-xpub-bind", "tcp://127.0.0.1:0"}
+		if code := run(t.Context(), args, lookup, io.Discard, &stderr); code != 2 || !strings.Contains(stderr.String(), want) {
+			t.Errorf("%s: exit code %d, want 2 and %q in:\n%s", name, code, want, stderr.String())
+		}
+	}
+}
+
 func TestVersion(t *testing.T) {
 	t.Parallel()
 	var stdout, stderr bytes.Buffer

@@ -12,6 +12,7 @@ import (
 
 	"github.com/dynplane/dynplane/broker"
 	"github.com/dynplane/dynplane/discovery/backend"
+	"github.com/dynplane/dynplane/eventplane"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
@@ -105,9 +106,13 @@ func (s *settings) validate() error {
 		return "", false
 	}
 	if _, err := natsconn.FromEnv(onlyServer); err != nil {
-		return fmt.Errorf("-server (NATS_SERVER): %w", err)
+		return fmt.Errorf("-server (NATS_SERVER) %s", strings.TrimPrefix(err.Error(), "natsconn: NATS_SERVER "))
 	}
-	return nil
+	if _, err := backend.Name(s.lookup); err != nil {
+		return err
+	}
+	_, err := eventplane.HostFromEnv(s.lookup)
+	return err
 }
 
 // unregistrable returns why the broker is not registered in a backend, or "".

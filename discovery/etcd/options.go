@@ -154,7 +154,7 @@ func (o Options) validate() error {
 		host, _, _ = strings.Cut(host, "/")
 		_, port, err := net.SplitHostPort(host)
 		if err != nil || port == "" || found && scheme != "http" && scheme != "https" {
-			return fmt.Errorf("endpoint %q: want http://host:port, https://host:port or host:port", ep)
+			return fmt.Errorf("endpoint %q (ETCD_ENDPOINTS): want http://host:port, https://host:port or host:port", ep)
 		}
 		schemes[scheme] = true
 	}

@@ -59,12 +59,12 @@ func Dial(ctx context.Context, o Options) (*Store, error) {
 	s := newStore(o)
 	if s.client, err = s.connect(ctx); err != nil {
 		s.endLife()
-		return nil, fmt.Errorf("etcd: connect to %s: %w", o.addresses(), cmp.Or(ctx.Err(), err))
+		return nil, fmt.Errorf("etcd: connect to %s (ETCD_ENDPOINTS): %w", o.addresses(), cmp.Or(ctx.Err(), err))
 	}
 	if err := s.retry(ctx, s.probe); err != nil {
 		s.endLife()
 		_ = s.client.Close()
-		return nil, fmt.Errorf("etcd: connect to %s: %w", o.addresses(), err)
+		return nil, fmt.Errorf("etcd: connect to %s (ETCD_ENDPOINTS): %w", o.addresses(), err)
 	}
 	return s, nil
 }

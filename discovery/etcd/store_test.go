@@ -99,6 +99,17 @@ func TestDialRefuses(t *testing.T) {
 	}
 }
 
+// The error of Dial names the variable with the wrong address.
+func TestDialWithoutServer(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	_, err := Dial(ctx, Options{Endpoints: []string{"http://127.0.0.1:1"}})
+	if err == nil || !strings.HasPrefix(err.Error(), "etcd: connect to http://127.0.0.1:1 (ETCD_ENDPOINTS): ") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestIsTransient(t *testing.T) {
 	t.Parallel()
 	for err, want := range map[error]bool{

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -77,6 +78,9 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("root %q: %w", o.Root, err)
 	}
 	o.Root = root
+	if info, err := os.Stat(root); err == nil && !info.IsDir() {
+		return o, fmt.Errorf("root %q (DYN_FILE_KV): want a directory", root)
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}

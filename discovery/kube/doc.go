@@ -25,7 +25,8 @@
 // leases and no clocks: after a lost watch, an expired resource version or a
 // restart of the API server, the objects are listed again and the difference is
 // reported, so no outage of the API server removes a registration. An object that
-// cannot be read keeps its last valid state.
+// cannot be read keeps its last valid state. Ids above 2^63-1, which Dynamo 1.3
+// has, are rounded by API servers, and are read from the path of their entry.
 //
 // # Writers
 //

@@ -8,8 +8,10 @@
 // peers. Package dynamotest starts them, also for the tests on Kubernetes in
 // integration/kube.
 //
-// `make interop` runs all of it. `make test` runs the cases of TestExchange that
-// need least, if the runtime can be installed. One case:
+// `make interop` runs all of it, except for TestDeployment, which
+// `make interop-deployment` runs: mocked workers and frontends on a broker of ours.
+// Their packages are pinned in a file of their own. `make test` runs the cases of
+// TestExchange that need least, if the runtime can be installed. One case:
 //
 //	cd integration/dynamo && go test -run 'TestExchange/1.6.1/etcd/two_brokers' -v .
 //

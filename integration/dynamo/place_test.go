@@ -4,7 +4,10 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/backend"
@@ -105,23 +108,35 @@ var transports = map[string]func(*testing.T, *place){
 func keepMirrored(t *testing.T, from, to *discovery.Client) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	ended, inSync := make(chan error, 1), make(chan struct{})
-	go func() {
-		ended <- mirror.Run(ctx, from, to, mirror.Options{
-			InSync: func(mirror.Counts) { close(inSync) }, Logger: logger(t),
-		})
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("mirror: %v", err)
+	var inSync atomic.Bool
+	options := mirror.Options{InSync: func(mirror.Counts) { inSync.Store(true) }, Logger: logger(t)}
+	var running sync.WaitGroup
+	running.Go(func() {
+		for ctx.Err() == nil { // it fails if a store does not answer at its start
+			if err := mirror.Run(ctx, from, to, options); err != nil {
+				t.Logf("mirror: %v", err)
+				rest(t, 100*time.Millisecond)
+			}
 		}
 	})
-	select {
-	case <-inSync:
-	case err := <-ended:
-		t.Fatalf("mirror: %v", err)
-	}
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+	})
+	waittest.Eventually(t, "the mirror is in sync", inSync.Load)
+}
+
+// retry repeats what fails: a server on a busy machine may not answer in time.
+func retry[T any](t *testing.T, what string, call func() (T, error)) (result T) {
+	t.Helper()
+	waittest.Eventually(t, what, func() bool {
+		var err error
+		if result, err = call(); err != nil {
+			t.Logf("%s: %v", what, err)
+		}
+		return err == nil
+	})
+	return result
 }
 
 func lookup(env map[string]string) func(string) (string, bool) {
@@ -136,10 +151,9 @@ func logger(t *testing.T) *slog.Logger {
 // openStore opens a discovery client with the settings of an environment.
 func openStore(t *testing.T, env map[string]string) *discovery.Client {
 	t.Helper()
-	client, err := backend.Open(t.Context(), lookup(env), backend.Options{Logger: logger(t)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := retry(t, "open the store", func() (*discovery.Client, error) {
+		return backend.Open(t.Context(), lookup(env), backend.Options{Logger: logger(t)})
+	})
 	t.Cleanup(func() { shutdown(t, client) })
 	return client
 }
@@ -167,22 +181,33 @@ func (p *place) start(t *testing.T, program string) *dynamotest.Peer {
 	return dynamotest.Start(t, p.version, program, p.theirs)
 }
 
+// shutdown logs errors: a server on a busy machine may not answer in time, or be down.
 func shutdown(t *testing.T, s interface{ Shutdown(context.Context) error }) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), waittest.Patience)
 	defer cancel()
 	if err := s.Shutdown(ctx); err != nil {
-		t.Errorf("shutdown: %v", err)
+		t.Logf("shutdown: %v", err)
 	}
 }
 
 func list(t *testing.T, client *discovery.Client, q discovery.Query) []discovery.Instance {
 	t.Helper()
-	instances, err := client.List(t.Context(), q)
-	if err != nil {
-		t.Fatal(err)
+	return retry(t, "list", func() ([]discovery.Instance, error) { return client.List(t.Context(), q) })
+}
+
+func register(t *testing.T, client *discovery.Client, id uint64, specs ...discovery.Spec) {
+	t.Helper()
+	for _, spec := range specs {
+		retry(t, "register", func() (*discovery.Registration, error) { return client.RegisterAs(t.Context(), id, spec) })
 	}
-	return instances
+}
+
+func publisher(t *testing.T, plane *eventplane.Client, scope discovery.Scope, topic string, options eventplane.PublisherOptions) *eventplane.Publisher {
+	t.Helper()
+	return retry(t, "open a publisher", func() (*eventplane.Publisher, error) {
+		return plane.PublisherWithOptions(t.Context(), scope, topic, options)
+	})
 }
 
 // awaitChannels waits until n event channels are registered.

@@ -18,7 +18,7 @@ type process struct {
 	line  string // the first one that it printed
 }
 
-// run starts a server and waits for its first line. The server ends with the test.
+// run starts a server and waits for its first line.
 func run(t *testing.T, env []string, name string, args ...string) *process {
 	t.Helper()
 	cmd := exec.Command(name, args...)
@@ -41,7 +41,6 @@ func run(t *testing.T, env []string, name string, args ...string) *process {
 		t.Fatal(err)
 	}
 	p := &process{cmd: cmd, stdin: stdin}
-	t.Cleanup(p.kill)
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
 		p.kill()
@@ -59,7 +58,8 @@ func (p *process) kill() {
 	_ = p.stdin.Close()
 }
 
-// etcdServer is an etcd server that can be killed and started again.
+// etcdServer is an etcd server that can be killed and started again. It ends after
+// the clients that were opened later than it was started for the first time.
 type etcdServer struct {
 	*process
 	t   *testing.T
@@ -70,6 +70,7 @@ func runEtcd(t *testing.T) *etcdServer {
 	t.Helper()
 	s := &etcdServer{t: t, dir: filepath.Join(t.TempDir(), "etcd")}
 	s.start("127.0.0.1:0")
+	t.Cleanup(func() { s.kill() })
 	return s
 }
 
@@ -103,6 +104,7 @@ func runBroker(t *testing.T, env map[string]string) *broker {
 		b.env = append(b.env, name+"="+value)
 	}
 	b.start()
+	t.Cleanup(func() { b.kill() })
 	return b
 }
 

@@ -22,10 +22,12 @@ import (
 )
 
 // The versions of the runtime that are installed: the last of the older
-// generation and the newest.
+// generation and the newest. Deployment is the newest with its programs, run by
+// module.py.
 const (
-	Gen1 = "1.3.1"
-	Gen2 = "1.6.1"
+	Gen1       = "1.3.1"
+	Gen2       = "1.6.1"
+	Deployment = "deployment-1.6.1"
 )
 
 // Line is a line that a peer has printed. Kind decides which fields are set.
@@ -61,11 +63,11 @@ func Start(t testing.TB, version, program string, env map[string]string) *Peer {
 	return p
 }
 
-// Launch is like Start, but does not wait.
-func Launch(t testing.TB, version, program string, env map[string]string) *Peer {
+// Launch is like Start, but does not wait. The program gets args.
+func Launch(t testing.TB, version, program string, env map[string]string, args ...string) *Peer {
 	t.Helper()
-	cmd := exec.Command(python(t, version), filepath.Join("..", "dynamo", "peers", program))
-	for name, value := range environment(env) {
+	cmd := exec.Command(python(t, version), append([]string{filepath.Join("..", "dynamo", "peers", program)}, args...)...)
+	for name, value := range environment(version, env) {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
 	logs, err := os.CreateTemp(t.TempDir(), program+"-*.log")
@@ -109,7 +111,7 @@ func python(t testing.TB, version string) string {
 	return strings.TrimSpace(string(out))
 }
 
-func environment(env map[string]string) map[string]string {
+func environment(version string, env map[string]string) map[string]string {
 	all := map[string]string{
 		"PATH":                         os.Getenv("PATH"),
 		"HOME":                         os.Getenv("HOME"),
@@ -119,6 +121,9 @@ func environment(env map[string]string) map[string]string {
 		"DYN_TCP_RPC_HOST":             "127.0.0.1",
 		"DYN_LOG":                      "info",
 		"DYN_SDK_DISABLE_ANSI_LOGGING": "1",
+	}
+	if version != Gen1 { // which fails on a loopback address
+		all["DYN_TCP_RESPONSE_STREAM_HOST"] = "127.0.0.1"
 	}
 	maps.Copy(all, env)
 	return all
@@ -180,6 +185,16 @@ func (p *Peer) Ask(command map[string]any, kind string) Line {
 	before := len(p.Lines(kind))
 	p.Send(command)
 	return p.Await(kind, before+1)
+}
+
+// AwaitEnd waits until the process has closed its standard output.
+func (p *Peer) AwaitEnd() {
+	p.t.Helper()
+	waittest.Eventually(p.t, "the peer ends", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.ended
+	})
 }
 
 // Send sends a command.

@@ -4,154 +4,150 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"math"
-	"os"
-	"path/filepath"
 	stdslices "slices" // slices are EndpointSlices here
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/dynplane/dynplane/discovery"
-	"github.com/dynplane/dynplane/discovery/kube"
 	"github.com/dynplane/dynplane/eventplane"
 	"github.com/dynplane/dynplane/integration/dynamotest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-// TestDynamo has a worker and a subscriber of the real runtime meet ours on
-// Kubernetes. `make interop` runs it; package integration/dynamo has such tests
-// for the other stores.
+// TestDynamo has, for each transport, a worker and a subscriber of the real
+// runtime meet ours on Kubernetes. `make interop` runs it; package
+// integration/dynamo has such tests for the other stores.
 func TestDynamo(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t)
+	program := buildBroker(t)
 	for _, version := range []string{dynamotest.Gen2, dynamotest.Gen1} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			d := dynamo{c.in(t), version}
-			t.Run("theirs", func(t *testing.T) { d.receive(t) })
-			t.Run("ours", func(t *testing.T) { d.publish(t) })
+			for _, transport := range transportsOf(version) {
+				t.Run(transport, func(t *testing.T) {
+					t.Parallel()
+					d := newDynamo(c.in(t), version, transport, program)
+					t.Run("theirs", func(t *testing.T) { d.receive(t) })
+					t.Run("ours", func(t *testing.T) { d.publish(t) })
+				})
+			}
 		})
 	}
 }
 
-var generate = discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}
-
-// dynamo is a place with a version of the runtime.
-type dynamo struct {
-	place
-	version string
-}
-
-// scope returns where the runtime publishes.
-func (d dynamo) scope() discovery.Scope {
-	if d.version == dynamotest.Gen1 {
-		return discovery.Scope{Namespace: generate.Namespace, Component: generate.Component}
+// transportsOf leaves out brokers by discovery for the older generation, which
+// looks for them once, and does not wait until it has listed the objects.
+func transportsOf(version string) []string {
+	all := []string{"direct", "broker by URL", "two brokers", "NATS"}
+	if version == dynamotest.Gen1 {
+		return all
 	}
-	return generate
-}
-
-// start starts a peer as a pod of the cluster.
-func (d dynamo) start(t *testing.T, program, pod, uid string) *dynamotest.Peer {
-	t.Helper()
-	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(kubeconfig, fmt.Appendf(nil, `{apiVersion: v1, kind: Config, current-context: test,
-		clusters: [{name: test, cluster: {server: "http://%s"}}], contexts: [{name: test, context: {cluster: test, user: test}}],
-		users: [{name: test, user: {}}]}`, d.address), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return dynamotest.Start(t, d.version, program, map[string]string{
-		"DYN_DISCOVERY_BACKEND": "kubernetes", "KUBECONFIG": kubeconfig,
-		"POD_NAME": pod, "POD_UID": uid, "POD_NAMESPACE": d.namespace,
-		"DYN_EVENT_PLANE": "zmq", "DYN_EVENT_PLANE_HOST": "127.0.0.1",
-	})
-}
-
-// openOurs opens our side as a pod.
-func (d dynamo) openOurs(t *testing.T, pod, uid string) (*discovery.Client, *eventplane.Client) {
-	t.Helper()
-	d.T = t
-	store := d.open(kube.Options{PodName: pod, PodUID: uid})
-	cfg := eventplane.Config{Transport: discovery.TransportZMQ, Host: "127.0.0.1"}
-	if d.version == dynamotest.Gen1 {
-		cfg.Wire = eventplane.WireGen1
-	}
-	plane, err := eventplane.New(cfg, store)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := plane.Shutdown(context.Background()); err != nil {
-			t.Errorf("shutdown: %v", err)
-		}
-	})
-	return store, plane
+	return append(all, "broker by discovery")
 }
 
 // receive has a worker publish, and then end.
 func (d dynamo) receive(t *testing.T) {
 	d.T = t
-	d.ready("worker=1", "reader=2")
+	d.setReady("worker=1", "reader=2")
 	store, plane := d.openOurs(t, "reader", "2")
 	worker := d.start(t, "worker.py", "worker", "1")
-	id := worker.Await("ready", 1).WorkerID
-	query := discovery.Query{Kind: discovery.KindEventChannel, Scope: d.scope(), Topic: "kv-events"}
-	var channels []discovery.Instance
-	waittest.Eventually(t, "the worker is registered", func() bool {
-		var err error
-		if channels, err = store.List(t.Context(), query); err != nil {
-			t.Fatal(err)
-		}
-		return len(channels) == 1 && stdslices.ContainsFunc(d.list(t, store), func(in discovery.Instance) bool { return in.InstanceID == id })
-	})
+	publisher := d.awaitWorker(t, store, worker.Await("ready", 1).WorkerID)
 	sub, err := plane.Subscriber(t.Context(), d.scope(), "kv-events")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*waittest.Patience)
 	defer cancel()
 	if err := sub.Ready(ctx); err != nil {
 		t.Fatal(err)
 	}
-	const events = 20
-	worker.Send(map[string]any{"publish": events})
-	for i := range events {
-		ev, err := sub.Next(ctx)
-		if err != nil {
-			t.Fatal(err)
+	// Publishers connect to brokers in the background: the first events may be
+	// published before, which no subscriber can detect.
+	var ev eventplane.Event
+	waittest.Eventually(t, "an event arrives", func() bool {
+		worker.Ask(map[string]any{"publish": 1}, "sent")
+		ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		defer cancel()
+		ev, err = sub.Next(ctx)
+		return err == nil
+	})
+	total := worker.Ask(map[string]any{"publish": 20}, "sent").Total
+	first := ev
+	for n := uint64(0); d.lastEventID(t, ev) != total; n++ {
+		if ev, err = sub.Next(ctx); err != nil {
+			t.Fatalf("after event %d of %d: %v", d.lastEventID(t, first), total, err)
 		}
-		if !stored(ev.PublisherID, channels[0].InstanceID) || ev.Missed != 0 || i > 0 && ev.Sequence == 0 {
-			t.Fatalf("event %d: %+v, registered %d", i, ev, channels[0].InstanceID)
+		if ev.PublisherID != first.PublisherID || ev.Sequence != first.Sequence+n+1 || ev.Missed != 0 {
+			t.Fatalf("publisher %d, sequence %d, %d missed; the first: publisher %d, sequence %d",
+				ev.PublisherID, ev.Sequence, ev.Missed, first.PublisherID, first.Sequence)
 		}
-		if ev.Sequence == events-1 {
-			break // the first may have been published before the subscription was in effect
-		}
+	}
+	if publisher != 0 && first.PublisherID != publisher {
+		t.Errorf("events of publisher %d, registered %d", first.PublisherID, publisher)
 	}
 	worker.Signal(syscall.SIGTERM)
 	if d.version == dynamotest.Gen1 {
-		d.ready("reader=2") // it leaves its endpoint to the end of its pod
+		d.setReady("reader=2") // it leaves its endpoint to the end of its pod
 	}
-	waittest.Eventually(t, "the worker is removed", func() bool { return len(d.list(t, store)) == 0 })
+	waittest.Eventually(t, "the worker is removed", func() bool { return len(endpoints(t, store)) == 0 })
 }
 
-// stored reports whether an id in an object can be that of a publisher. API servers
-// keep numbers of more than 63 bits, which the older generation has, as floats.
-func stored(id, object uint64) bool {
-	return id == object || id > math.MaxInt64 && math.Abs(float64(id)-float64(object)) < 1e4
-}
-
-func (d dynamo) list(t *testing.T, store *discovery.Client) []discovery.Instance {
+// awaitWorker waits until a worker is registered, and returns the id of its
+// publisher, or 0 with brokers: the runtime registers no channels then.
+func (d dynamo) awaitWorker(t *testing.T, store *discovery.Client, id uint64) (publisher uint64) {
 	t.Helper()
-	endpoints, err := store.List(t.Context(), discovery.Query{Kind: discovery.KindEndpoint, Scope: generate})
+	query := discovery.Query{Kind: discovery.KindEventChannel, Scope: d.scope(), Topic: "kv-events"}
+	waittest.Eventually(t, "the worker is registered", func() bool {
+		channels, err := store.List(t.Context(), query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(channels) == 1 {
+			publisher = channels[0].InstanceID
+		}
+		return (publisher != 0 || d.hasBrokers()) &&
+			stdslices.ContainsFunc(endpoints(t, store), func(in discovery.Instance) bool { return in.InstanceID == id })
+	})
+	return publisher
+}
+
+// lastEventID returns the last event id in an event on kv-events. The ids of a
+// worker begin with 1.
+func (d dynamo) lastEventID(t *testing.T, ev eventplane.Event) int {
+	t.Helper()
+	type routerEvent struct {
+		Event struct {
+			ID int `json:"event_id"`
+		} `json:"event"`
+	}
+	events := make([]routerEvent, 1)
+	var err error
+	if d.version == dynamotest.Gen1 {
+		err = ev.Decode(&events[0])
+	} else {
+		err = ev.Decode(&events)
+	}
+	if err != nil || len(events) == 0 {
+		t.Fatalf("%v events, %v", events, err)
+	}
+	return events[len(events)-1].Event.ID
+}
+
+func endpoints(t *testing.T, store *discovery.Client) []discovery.Instance {
+	t.Helper()
+	found, err := store.List(t.Context(), discovery.Query{Kind: discovery.KindEndpoint, Scope: generate})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return endpoints
+	return found
 }
 
 // publish has a real subscriber receive ours.
 func (d dynamo) publish(t *testing.T) {
 	d.T = t
-	d.ready("publisher=3", "subscriber=4")
+	d.setReady("publisher=3", "subscriber=4")
 	store, plane := d.openOurs(t, "publisher", "3")
 	reg, err := store.Register(t.Context(), discovery.Endpoint{Scope: generate, Transport: discovery.TCP("127.0.0.1:9/1/generate")})
 	if err != nil {

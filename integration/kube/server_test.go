@@ -44,8 +44,8 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// process is a server of the tests. It ends when its standard input is closed,
-// which also happens when the tests die.
+// process is a server of the tests. Those that are roles of the test binary end
+// when their standard input is closed, which also happens when the tests die.
 type process struct {
 	cmd   *exec.Cmd
 	stdin io.Closer
@@ -57,7 +57,18 @@ func start(t *testing.T, role string, out any, args ...string) *process {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), roleVar+"="+role)
-	logs, err := os.Create(filepath.Join(t.TempDir(), role+".log"))
+	p, line := launch(t, role, cmd)
+	if err := json.Unmarshal([]byte(line), out); err != nil {
+		t.Fatalf("start %s: it printed %q: %v", role, line, err)
+	}
+	return p
+}
+
+// launch starts a server and returns the line that it prints as soon as it
+// serves. The server ends with the test.
+func launch(t *testing.T, name string, cmd *exec.Cmd) (*process, string) {
+	t.Helper()
+	logs, err := os.CreateTemp(t.TempDir(), name+"-*.log")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,16 +87,13 @@ func start(t *testing.T, role string, out any, args ...string) *process {
 	}
 	p := &process{cmd, stdin}
 	t.Cleanup(p.kill)
-	line, err := bufio.NewReader(stdout).ReadBytes('\n')
-	if err == nil {
-		err = json.Unmarshal(line, out)
-	}
+	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
 		p.kill()
-		said, _ := os.ReadFile(logs.Name())
-		t.Fatalf("start %s: %v: %s", role, err, said)
+		printed, _ := os.ReadFile(logs.Name())
+		t.Fatalf("start %s: %v: %s", name, err, printed)
 	}
-	return p
+	return p, line
 }
 
 // kill ends the server with SIGKILL.

@@ -1,7 +1,8 @@
 """A worker: an endpoint, a model card, and publishers of three topics.
 
 It publishes nothing by itself, apart from a forward pass metric of zeros each
-second. {"publish": n} makes it publish n further events on each topic.
+second. {"publish": n} makes it publish n further events on each topic. It prints
+"stopped" when its endpoint is served no more.
 """
 
 import asyncio
@@ -38,7 +39,12 @@ async def main(rt):
     load = WorkerMetricsPublisher()
     await load.create_endpoint(ep)
     fpm = FpmDirectPublisher(ep, "w0", 1)
-    peer.SERVING.append(asyncio.ensure_future(ep.serve_endpoint(handle)))
+
+    async def serve():
+        await ep.serve_endpoint(handle)
+        peer.emit("stopped")
+
+    peer.SERVING.append(asyncio.ensure_future(serve()))
     peer.emit("ready", worker_id=ep.connection_id())
 
     sent = 0
