@@ -33,7 +33,7 @@ demo: build ## Watch workers start, publish, crash and disappear, over NATS, ZMQ
 
 # The tests on etcd and Kubernetes are modules of their own, because their servers
 # are large dependencies. They spend their time waiting, hence -parallel.
-SERVERS := integration/etcd integration/kube integration/dynamo
+SERVERS := integration/etcd integration/kube integration/dynamo integration/natsversions
 
 # Tests beside the runtime of NVIDIA Dynamo install it first, which takes Python
 # 3.10 or later and its wheels. `make test` runs a part of them where that can be
@@ -74,6 +74,10 @@ interop: deps ## Run all tests beside the real runtime of NVIDIA Dynamo, which t
 interop-deployment: deps ## Run whole deployments of NVIDIA Dynamo on our broker, for which they install 700 MB
 	$(call gotest,integration/dynamo,./...,-parallel 6 -run '^TestDeployment$$' $(RACE))
 
+.PHONY: natsversions
+natsversions: deps ## Run the tests of leases on released NATS servers, which they build once (TESTFLAGS="-run X -v")
+	$(call gotest,integration/natsversions,./...,-parallel 12 $(RACE))
+
 .PHONY: test-short
 test-short: deps ## Run the tests of each package within a minute: no race detector, no tests of the whole system
 	$(call gotest,.,$$($(GO) list ./... | grep -v /integration),-p 4 $(TESTFLAGS))
@@ -100,10 +104,11 @@ lint: deps $(GOLANGCI_LINT) $(GOVULNCHECK) ## Check the prose, run the linters, 
 
 # Not part of lint: with a cold cache, compiling these servers takes minutes.
 .PHONY: lint-servers
-lint-servers: deps $(GOLANGCI_LINT) ## Run the linters on the modules that test on etcd and Kubernetes
+lint-servers: deps $(GOLANGCI_LINT) ## Run the linters on the modules of tests on other servers
 	cd integration/etcd && $(GOLANGCI_LINT) run --allow-parallel-runners ./...
 	cd integration/kube && $(GOLANGCI_LINT) run --allow-parallel-runners ./...
 	cd integration/dynamo && $(GOLANGCI_LINT) run --allow-parallel-runners ./...
+	cd integration/natsversions && $(GOLANGCI_LINT) run --allow-parallel-runners ./...
 
 .PHONY: build
 build: deps ## Build bin/dynplane and bin/zmq-broker

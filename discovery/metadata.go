@@ -182,23 +182,19 @@ func (s Snapshot) Filter(q Query) []Instance {
 	return out
 }
 
-// Snapshot lists the registrations of all kinds, one kind after another.
+// Snapshot lists the registrations of all kinds at one time.
 func (c *Client) Snapshot(ctx context.Context) (Snapshot, error) {
+	all, err := c.List(ctx, Query{Kind: KindAny})
+	if err != nil {
+		return Snapshot{}, err
+	}
 	s := Snapshot{
 		Instances:   map[uint64]Metadata{},
 		Generations: map[uint64]int64{},
 		Sequence:    c.snapshots.Add(1),
 		Timestamp:   time.Now(),
 	}
-	var all []Instance
 	workers := map[uint64]uint64{} // by publisher
-	for kind := range metadataFields {
-		found, err := c.List(ctx, Query{Kind: kind})
-		if err != nil {
-			return Snapshot{}, err
-		}
-		all = append(all, found...)
-	}
 	for _, in := range all {
 		if source, ok := in.Spec.(EventSource); ok {
 			if worker, ok := source.worker(); ok {

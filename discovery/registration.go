@@ -47,10 +47,11 @@ func (r *Registration) Wait(ctx context.Context) error {
 func (r *Registration) Health() (Health, <-chan struct{}) { return r.lease.Health() }
 
 // Update replaces the value of the registration in place; readers see no removal.
-// The id of spec must be that of the registration. As in Register, a Model that
-// conflicts with others is refused with ErrModelConflict, and an EventSource must
-// not change. After an error the registration has its former value or, if the
-// store may have been unreachable, the new one; a later Update decides.
+// The id of spec must be that of the registration. The fields of a Raw that the
+// package does not define are kept. As in Register, a Model that conflicts with
+// others is refused with ErrModelConflict, and an EventSource must not change.
+// After an error the registration has its former value or, if the store may have
+// been unreachable, the new one; a later Update decides.
 func (r *Registration) Update(ctx context.Context, spec Spec) error {
 	in := Instance{InstanceID: r.id.Instance, Spec: spec}
 	if err := r.checkUpdate(in); err != nil {
@@ -63,9 +64,13 @@ func (r *Registration) Update(ctx context.Context, spec Spec) error {
 		return ctx.Err()
 	}
 	former := r.Instance()
+	in.Raw = former.Raw
 	value, err := in.stored()
 	if err != nil {
 		return fmt.Errorf("discovery: update %s: %w", r.id, err)
+	}
+	if in.Raw != nil {
+		in.Raw = value
 	}
 	write := func(ctx context.Context) (undo, error) {
 		if err := r.lease.Update(ctx, value); err != nil {
@@ -135,6 +140,9 @@ func (c *Client) RegisterWithOptions(ctx context.Context, in Instance, o Registe
 	value, err := in.stored()
 	if err != nil {
 		return nil, fmt.Errorf("discovery: register %s: %w", id, err)
+	}
+	if in.Raw != nil {
+		in.Raw = value
 	}
 	reg := &Registration{client: c, id: id, updating: make(chan struct{}, 1)}
 	reg.instance.Store(&in)

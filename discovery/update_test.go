@@ -192,3 +192,25 @@ func TestGetOfAnEntryThatIsNotValid(t *testing.T) {
 		t.Errorf("got %v for an invalid id, want another error", err)
 	}
 }
+
+// TestUpdateKeepsUnknownFields of an instance that was registered with a Raw.
+func TestUpdateKeepsUnknownFields(t *testing.T) {
+	t.Parallel()
+	c := discovery.NewClient(memory.New().Open(), discovery.Options{})
+	var in discovery.Instance
+	if err := json.Unmarshal([]byte(`{"type":"Endpoint","namespace":"ns","component":"comp","endpoint":"ep","instance_id":1,"transport":{"tcp":"a"},"new":7}`), &in); err != nil {
+		t.Fatal(err)
+	}
+	reg, err := c.RegisterInstance(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := discovery.Endpoint{Scope: generate, Transport: discovery.TCP("b")}
+	if err := reg.Update(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.Get(t.Context(), in.ID())
+	if err != nil || !reflect.DeepEqual(got.Spec, spec) || !strings.Contains(string(got.Raw), `"new":7`) || !reflect.DeepEqual(got, reg.Instance()) {
+		t.Errorf("got %s, %v, and the registration is %+v", got.Raw, err, reg.Instance())
+	}
+}

@@ -26,7 +26,7 @@ func TestConformance(t *testing.T) {
 		t.Helper()
 		root := t.TempDir()
 		return func() discovery.Store { return open(t, root, 0, nil) }
-	}, "if absent", "if absent beside another owner", "an update in place", "an update after the end", "an update after a take-over", "exact scope and any kind", "the same id at once", "a canceled register") // until the store has them
+	})
 }
 
 func open(t *testing.T, root string, ttl time.Duration, log *slog.Logger) *file.Store {

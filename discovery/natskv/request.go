@@ -162,8 +162,8 @@ func isTransient(err error) bool {
 	return isWriteInFlight(err) || hasCode(err, errTooMany)
 }
 
-// errContended reports that another write came in between.
-var errContended = errors.New("another writer registers the same id")
+// errContended reports that another call came in between.
+var errContended = errors.New("another client writes the same")
 
 // errTooMany is the server's code for "too many requests", for which nats.go
 // has no constant.

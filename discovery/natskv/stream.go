@@ -88,13 +88,18 @@ func (s *Store) ensure(ctx context.Context) error {
 }
 
 // create creates a stream. It never updates one: another client may have created
-// it since.
+// it since. A cluster in which several clients create it at once may report a
+// stream that is in use, and then none, until it is assigned.
 func (s *Store) create(ctx context.Context, config jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
 	_, err := s.js.CreateStream(ctx, config)
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		return nil, fmt.Errorf("create stream %s: %w", config.Name, err)
 	}
-	return s.info(ctx, config.Name)
+	info, err := s.info(ctx, config.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, fmt.Errorf("stream %s was created, but there is none: %w", config.Name, errContended)
+	}
+	return info, err
 }
 
 // info requests the info of a stream, which carries the server's time.

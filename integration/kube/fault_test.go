@@ -143,5 +143,5 @@ func TestConformance(t *testing.T) {
 		// pod are in its own object, so another pod cannot take them over. The rest is
 		// until the store has them.
 	}, "ids of 64 bits", "a registration is taken over",
-		"if absent", "if absent beside another owner", "an update in place", "an update after the end", "an update after a take-over", "exact scope and any kind", "a canceled register", "the same id at once")
+		"if absent", "if absent beside another owner", "an update in place", "an update after the end", "an update after a take-over", "a canceled register", "the same id at once")
 }
