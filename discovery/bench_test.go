@@ -72,6 +72,7 @@ func BenchmarkCache(b *testing.B) {
 		found[instance(i).ID()] = &reconciledEntry{instance: instance(i)}
 	}
 	cache.state.Store(newCacheState(1, found))
+	cache.rec = &reconciler{entries: found}
 	b.Run("change", func(b *testing.B) {
 		b.ReportAllocs()
 		for i := uint64(0); b.Loop(); i++ {

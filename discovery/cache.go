@@ -164,12 +164,13 @@ func (c *Cache) publish(ev Event, more bool) {
 	if ev.Type == Synced {
 		return
 	}
-	former := c.state.Load().get(ev.Instance.ID())
-	var now *cacheEntry
-	if ev.Type != Removed {
-		now = newCacheEntry(ev.Instance)
+	id := ev.Instance.ID()
+	former := c.state.Load().get(id)
+	if ev.Type == Removed {
+		c.advance(former, nil, more)
+		return
 	}
-	c.advance(former, now, more)
+	c.advance(former, newCacheEntry(c.rec.entries[id]), more)
 }
 
 // advance makes the next state. Its change is in the ring before it is the state.

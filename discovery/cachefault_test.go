@@ -66,6 +66,30 @@ func TestCacheHoldsRemovals(t *testing.T) {
 	}
 }
 
+// TestWatchHoldsRemovalsWhenTheCacheEnds: entries that the store does not list to the
+// watch that continues are held, as after a fault, and confirmed.
+func TestWatchHoldsRemovalsWhenTheCacheEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		client := NewClient(&script{
+			steps:   steps(listing(1, 2, 3), quiet(time.Second)),
+			later:   steps(listing(1), quiet(time.Second), put(2, "a"), quiet(3*scriptHold)),
+			present: func([]ID) ([]ID, error) { return nil, nil },
+		}, Options{})
+		cache := NewCache(client)
+		ended := make(chan error, 1)
+		go func() { ended <- cache.Run(t.Context()) }()
+		synctest.Wait()
+		want := []string{"0s added 1 a", "0s added 2 a", "0s added 3 a", "0s synced", "7s removed 3 a"}
+		if got := playback(t, client); !slices.Equal(got, want) {
+			t.Errorf("got  %q\nwant %q", got, want)
+		}
+		if err := <-ended; !errors.Is(err, errScriptEnds) {
+			t.Errorf("the cache ended with %v", err)
+		}
+	})
+}
+
 // TestAgeOfACache: it is small while the store reports progress, and grows during an
 // outage.
 func TestAgeOfACache(t *testing.T) {

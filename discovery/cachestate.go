@@ -5,18 +5,20 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"time"
 )
 
 // cacheEntry is an immutable entry of a Cache.
 type cacheEntry struct {
 	id       ID
 	instance Instance
-	model    string // the display name of a model; empty for other kinds, and for cards without one
+	ttl      time.Duration // of the owner; zero if unknown
+	model    string        // the display name of a model; empty for other kinds, and for cards without one
 }
 
-func newCacheEntry(in Instance) *cacheEntry {
-	e := &cacheEntry{id: in.ID(), instance: in}
-	if model, ok := in.Spec.(Model); ok {
+func newCacheEntry(r *reconciledEntry) *cacheEntry {
+	e := &cacheEntry{id: r.instance.ID(), instance: r.instance, ttl: r.ttl}
+	if model, ok := r.instance.Spec.(Model); ok {
 		if identity, err := model.identity(); err == nil {
 			e.model = identity.displayName
 		}
@@ -39,7 +41,7 @@ func newCacheState(sequence uint64, found map[ID]*reconciledEntry) *cacheState {
 	entries := make([]*cacheEntry, 0, len(found))
 	var models []*cacheEntry
 	for e := range maps.Values(found) {
-		entry := newCacheEntry(e.instance)
+		entry := newCacheEntry(e)
 		entries = append(entries, entry)
 		if entry.model != "" {
 			models = append(models, entry)

@@ -62,7 +62,7 @@ func (s cacheStep) change() Change {
 	switch s.op {
 	case OpPut:
 		ch.ID, ch.Key = s.entry.id, s.entry.id.Path()
-		ch.Value, ch.instance = s.entry.instance.Raw, &s.entry.instance
+		ch.Value, ch.TTL, ch.instance = s.entry.instance.Raw, s.entry.ttl, &s.entry.instance
 	case OpDelete:
 		ch.ID, ch.Key, ch.Cause = s.entry.id, s.entry.id.Path(), CauseUnregistered
 	}

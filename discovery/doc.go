@@ -19,6 +19,9 @@
 //		...
 //	}
 //
+// A process with many readers keeps a [Cache], which the lists and watches of its
+// client use too.
+//
 // # Guarantees
 //
 // While the store is reachable, the registrations of an owner that dies are
