@@ -1,5 +1,5 @@
 // Package latencyproxy adds latency to TCP connections, as between data centers:
-// bytes arrive later, and as fast as before.
+// bytes arrive later, and as fast as before. It can stall and cut them as well.
 package latencyproxy
 
 import (
@@ -30,8 +30,10 @@ type Proxy struct {
 	running  sync.WaitGroup
 	done     chan struct{}
 
-	mu    sync.Mutex
-	conns map[net.Conn]struct{} // nil once the proxy is closed
+	mu       sync.Mutex
+	conns    map[net.Conn]struct{} // nil once the proxy is closed
+	stalled  chan struct{}         // closed by Resume; nil unless bytes are held back
+	refusing bool                  // since Cut
 }
 
 // Start starts a proxy on a free port of 127.0.0.1, which delays all bytes by
@@ -87,19 +89,6 @@ func (p *Proxy) accept() {
 			p.running.Go(func() { p.forward(conn) })
 		}
 	}
-}
-
-// add keeps a connection for Close. It closes it and reports false if the proxy is
-// closed already.
-func (p *Proxy) add(conn net.Conn) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.conns == nil {
-		_ = conn.Close()
-		return false
-	}
-	p.conns[conn] = struct{}{}
-	return true
 }
 
 func (p *Proxy) remove(conn net.Conn) {
@@ -164,6 +153,9 @@ func (p *Proxy) write(to net.Conn, chunks <-chan chunk) error {
 		select {
 		case <-time.After(time.Until(c.due)):
 		case <-p.done:
+			return net.ErrClosed
+		}
+		if !p.open() {
 			return net.ErrClosed
 		}
 		if len(c.data) == 0 {
