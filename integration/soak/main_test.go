@@ -1,0 +1,29 @@
+package soak
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/dynplane/dynplane/integration/natstest"
+)
+
+var (
+	duration = flag.Duration("duration", 20*time.Second, "how long faults go on, at least")
+	seed     = flag.Uint64("seed", 0, "the seed of the plan; 0 means a random one")
+)
+
+func TestMain(m *testing.M) {
+	if child, err := natstest.ServeProcess(); child {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "server process:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
