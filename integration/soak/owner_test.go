@@ -125,9 +125,11 @@ func (o *owner) pick(ok func(*handle) bool) *handle {
 	return fit[o.random.IntN(len(fit))]
 }
 
-func (o *owner) register(ctx context.Context, id discovery.ID, patience time.Duration) {
+// register registers an id. patience bounds the call, and life the wait for the
+// end of the registration.
+func (o *owner) register(life context.Context, id discovery.ID, patience time.Duration) {
 	h := o.history.begin(o, id)
-	call, cancel := context.WithTimeout(ctx, patience)
+	call, cancel := context.WithTimeout(life, patience)
 	defer cancel()
 	reg, err := o.client.RegisterAs(call, id.Instance, h.spec(0))
 	if err != nil {
@@ -141,7 +143,7 @@ func (o *owner) register(ctx context.Context, id discovery.ID, patience time.Dur
 	o.handles = append(o.handles, h)
 	o.mu.Unlock()
 	o.waits.Go(func() {
-		if err := reg.Wait(ctx); ctx.Err() == nil {
+		if err := reg.Wait(life); life.Err() == nil {
 			o.history.end(h, err)
 		}
 	})
@@ -187,8 +189,8 @@ func (o *owner) crash(ctx context.Context) {
 }
 
 // settle completes the calls that have failed.
-func (o *owner) settle(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, o.history.settling())
+func (o *owner) settle(life context.Context) {
+	ctx, cancel := context.WithTimeout(life, o.history.settling())
 	defer cancel()
 	for _, h := range o.unstable {
 		for err := h.reg.Unregister(ctx); err != nil; err = h.reg.Unregister(ctx) {
@@ -214,7 +216,7 @@ func (o *owner) settle(ctx context.Context) {
 	for i := range uint64(stableIDs) { // those that could not be registered in a fault
 		id := endpointID(o.first + i)
 		if !slices.ContainsFunc(o.handles, func(h *handle) bool { return h.id == id && !o.history.doomed(h) }) {
-			o.register(ctx, id, o.history.settling())
+			o.register(life, id, o.history.settling())
 		}
 	}
 	for _, c := range o.dead {
