@@ -24,8 +24,8 @@
 // Two mirrors side by side therefore survive the death of either. If one is
 // killed, its entries expire after the target's TTL, and the other registers them
 // as soon as it receives the removals: well under a second later, unless the
-// target's store had a fault, since then a watch holds removals for another
-// TTL. If one shuts down in order, the gap is a round trip.
+// target's store had a fault, since then a watch holds removals for
+// longer than another TTL. If one shuts down in order, the gap is a round trip.
 //
 // A registration takes over an existing one. If a worker registers in the target
 // under an id of the source at the same moment as the mirror does, it can
