@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -72,6 +73,9 @@ func (c *Client) UseCache(cache *Cache) {
 		former := c.caches.Load()
 		caches := []*Cache{cache}
 		if former != nil {
+			if slices.Contains(*former, cache) {
+				return
+			}
 			caches = append(caches, *former...)
 		}
 		if c.caches.CompareAndSwap(former, &caches) {

@@ -4,6 +4,7 @@ package eventplane_test
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 
@@ -51,6 +52,8 @@ func TestSubscribersShareTheCache(t *testing.T) {
 	}
 	must(t, plane.Shutdown(patient(t)))
 	stop()
-	<-ended
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("the cache ended with %v", err)
+	}
 	must(t, peers.Shutdown(patient(t)))
 }
