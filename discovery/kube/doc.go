@@ -32,10 +32,13 @@
 //
 // All registrations of a store are one document, written with server-side apply
 // under the field manager dynamo-worker, one write at a time. A write that fails
-// leaves the document unchanged. Kubernetes keeps JSON numbers exact up to
-// 2^53-1, and greater ids are refused. A registration does not take over that of
-// another worker under the same id, which is in the object of another pod;
-// readers then see the one in the newer object.
+// leaves the document unchanged; if it got no answer, the store writes the former
+// document again, in the background if necessary. Once another pod of the same name
+// has replaced the object, the store writes no longer, and its registrations end.
+//
+// Kubernetes keeps JSON numbers exact up to 2^53-1, and greater ids are refused. A
+// registration does not take over that of another worker under the same id, which
+// is in the object of another pod; readers then see the one in the newer object.
 //
 // The definition of the object and the minimal roles of readers and workers are
 // in examples/kubernetes.

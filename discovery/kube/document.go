@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/dynplane/dynplane/discovery"
 )
@@ -63,19 +64,24 @@ func parseInstance(id discovery.ID, value []byte) (discovery.Instance, error) {
 
 // workerObject returns the object of a worker with its document, for server-side
 // apply. The pod owns the object, so that it is deleted with the pod and does not
-// delay that. A pod is the controller of one object, that of its main container.
-func workerObject(o Options, doc discovery.Metadata) ([]byte, error) {
+// delay that. A pod is the controller of one object, that of its main container. If
+// uid is not empty, the object must have it.
+func workerObject(o Options, uid types.UID, doc discovery.Metadata) ([]byte, error) {
+	metadata := map[string]any{
+		"name": o.objectName(),
+		"ownerReferences": []any{map[string]any{
+			"apiVersion": "v1", "kind": "Pod", "name": o.PodName, "uid": o.PodUID,
+			"controller": o.objectName() == o.PodName, "blockOwnerDeletion": false,
+		}},
+	}
+	if uid != "" {
+		metadata["uid"] = uid
+	}
 	raw, err := json.Marshal(map[string]any{
 		"apiVersion": workerGroup + "/" + workerVersion,
 		"kind":       workerKind,
-		"metadata": map[string]any{
-			"name": o.objectName(),
-			"ownerReferences": []any{map[string]any{
-				"apiVersion": "v1", "kind": "Pod", "name": o.PodName, "uid": o.PodUID,
-				"controller": o.objectName() == o.PodName, "blockOwnerDeletion": false,
-			}},
-		},
-		"spec": map[string]any{"data": doc},
+		"metadata":   metadata,
+		"spec":       map[string]any{"data": doc},
 	})
 	return asYAML(raw), err
 }

@@ -67,7 +67,7 @@ func TestWorkerObject(t *testing.T) {
 		{Options{Mode: ModeContainer, PodName: "worker-0", PodUID: "u", Container: "main"}, "worker-0", true},
 		{Options{Mode: ModeContainer, PodName: "worker-0", PodUID: "u", Container: "engine-0"}, "worker-0-engine-0", false},
 	} {
-		raw, err := workerObject(c.options, doc)
+		raw, err := workerObject(c.options, "", doc)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,7 +2,6 @@ package kube
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -28,17 +27,25 @@ type Store struct {
 	client    dynamic.Interface
 	log       *slog.Logger
 
+	life    context.Context // until a Shutdown begins
+	endLife context.CancelFunc
+	running sync.WaitGroup // the goroutine that repairs the object
+
 	// writing is held while the document is changed and written, so that there
-	// is one write at a time. It guards leases and uid.
-	writing chan struct{}
-	leases  map[discovery.ID]*lease
-	uid     types.UID // of the object; empty if there is certainly none
+	// is one write at a time. It guards the following.
+	writing  chan struct{}
+	doc      map[discovery.ID]discovery.Instance // what the object must contain
+	leases   map[discovery.ID]*lease             // of the same ids
+	leaving  map[*lease]struct{}                 // that have ended, and that the object may still contain
+	uid      types.UID                           // of the object; empty if it is not known
+	dirty    bool                                // the object may contain something else than doc
+	mending  bool                                // the goroutine that repairs the object runs
+	finished bool                                // a Shutdown has succeeded
 
 	registered atomic.Bool // the document is not empty
 
-	mu       sync.Mutex // guards watchers and the closing of closed
+	mu       sync.Mutex
 	watchers map[*watcher]struct{}
-	closed   chan struct{}
 }
 
 // New returns a store. It sends no request before the store is used: a missing
@@ -64,45 +71,72 @@ func New(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kube: %w", err)
 	}
-	return &Store{
+	s := &Store{
 		opt: o, namespace: namespace, http: httpClient, client: client, log: o.Logger,
-		writing:  make(chan struct{}, 1),
-		leases:   map[discovery.ID]*lease{},
+		writing: make(chan struct{}, 1),
+		doc:     map[discovery.ID]discovery.Instance{},
+		leases:  map[discovery.ID]*lease{}, leaving: map[*lease]struct{}{},
 		watchers: map[*watcher]struct{}{},
-		closed:   make(chan struct{}),
-	}, nil
+	}
+	s.life, s.endLife = context.WithCancel(context.Background())
+	return s, nil
 }
 
-// Shutdown implements discovery.Store. It deletes this worker's object and ends
-// all watches.
+// Shutdown implements discovery.Store. It ends all calls and watches, and deletes
+// this worker's object. It sends no request if nothing has been registered.
 func (s *Store) Shutdown(ctx context.Context) error {
-	if err := s.lockDocument(ctx); errors.Is(err, discovery.ErrClosed) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	defer s.unlockDocument()
-	former := s.leases
-	err := s.write(ctx, map[discovery.ID]*lease{})
-	for _, l := range former {
-		l.End(discovery.ErrClosed)
-	}
 	s.mu.Lock()
-	close(s.closed)
+	s.endLife() // under the lock, so that no watch begins afterwards
 	watchers := slices.Collect(maps.Keys(s.watchers))
 	s.mu.Unlock()
 	for _, w := range watchers {
 		_ = w.Close()
 	}
+	select {
+	case s.writing <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer s.unlockDocument()
+	if s.finished {
+		return nil
+	}
+	s.running.Wait()
+	s.endLeases(discovery.ErrClosed)
+	s.dirty = s.dirty || len(s.doc) > 0
+	s.doc = map[discovery.ID]discovery.Instance{}
+	_, err := s.retry(ctx, attached, s.flush)
 	utilnet.CloseIdleConnectionsFor(s.http.Transport)
+	if err != nil {
+		return s.located(err)
+	}
+	s.finished = true
+	return nil
+}
+
+// endLeases ends all leases. It requires the document's lock.
+func (s *Store) endLeases(cause error) {
+	for id, l := range s.leases {
+		l.End(cause)
+		s.leaving[l] = struct{}{}
+		delete(s.leases, id)
+	}
+}
+
+// isClosed reports whether a Shutdown has begun.
+func (s *Store) isClosed() bool { return s.life.Err() != nil }
+
+// closedOr returns ErrClosed for the error of a call that a Shutdown has ended.
+func (s *Store) closedOr(err error) error {
+	if err != nil && s.isClosed() {
+		return discovery.ErrClosed
+	}
 	return err
 }
 
-func (s *Store) isClosed() bool {
-	select {
-	case <-s.closed:
-		return true
-	default:
-		return false
-	}
+// untilShutdown returns a context that ends with ctx, and when a Shutdown begins.
+func (s *Store) untilShutdown(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(s.life, cancel)
+	return ctx, func() { stop(); cancel() }
 }

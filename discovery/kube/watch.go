@@ -69,13 +69,9 @@ func (w *watcher) markChanged() {
 
 // Watch implements discovery.Store.
 func (s *Store) Watch(_ context.Context, q discovery.Query) (discovery.Watcher, error) {
-	endpoints := schema.GroupVersionResource{Group: "discovery.k8s.io", Version: "v1", Resource: "endpointslices"}
-	resource, read := endpoints, readyPods
-	if s.opt.Mode == ModeContainer {
-		resource, read = schema.GroupVersionResource{Version: "v1", Resource: "pods"}, readyContainers
-	}
+	resource, read := s.readiness()
 	w := newWatcher(q, read, s.self)
-	w.closed = s.closed
+	w.closed = s.life.Done()
 	w.onClose = func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
