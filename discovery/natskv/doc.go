@@ -9,13 +9,16 @@
 //
 // # How a lease works
 //
-// An entry is written once. Beside it stands its lease: a message scheduled for
-// the deadline, with which the server purges the entry. Each heartbeat replaces
-// the lease with one of a later deadline, five times per TTL, and is refused by
-// the server if the entry is no longer the one that this owner wrote. So a dead
-// owner's entry is purged by the server itself, at its deadline, and watchers
-// receive no message for a heartbeat.
+// An entry is written once, to the write stream. Beside it stands its lease: a
+// message scheduled for the deadline, with which the server purges the entry. Each
+// heartbeat replaces the lease with one of a later deadline, three times per TTL
+// (five with replicas), and is refused by the server if the entry is no longer the
+// one that this owner wrote. So a dead owner's entry is purged by the server itself,
+// at its deadline. The bucket is a second stream, which the server fills with the
+// entries of the first: watchers receive no message for a heartbeat, and heartbeats
+// wait for no watcher.
 //
-// The server must be NATS 2.12 or later with JetStream enabled. Any KV client
-// can read the bucket; docs/protocol.md describes its keys, values and headers.
+// The server must be NATS 2.14 or later with JetStream enabled. Any KV client
+// can read the bucket; docs/protocol.md describes its keys, values and headers, and
+// docs/guarantees.md the promises under faults.
 package natskv

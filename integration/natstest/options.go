@@ -55,6 +55,16 @@ func Denied(user, password, publish, subscribe string) Option {
 	}
 }
 
+// Allowed adds a user with a password that may publish and subscribe to these
+// subjects only.
+func Allowed(user, password string, publish, subscribe []string) Option {
+	return func(o *Options) {
+		o.Users = append(o.Users, &server.User{Username: user, Password: password, Permissions: &server.Permissions{
+			Publish: &server.SubjectPermission{Allow: publish}, Subscribe: &server.SubjectPermission{Allow: subscribe},
+		}})
+	}
+}
+
 // Operator trusts the accounts of an operator, of which it has one. JetStream
 // is off, since it needs a system account.
 func Operator(operatorID, accountID, accountJWT string) Option {
