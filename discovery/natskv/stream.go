@@ -57,6 +57,9 @@ func (s *Store) ensure(ctx context.Context) error {
 	}
 	write, err := s.info(ctx, s.opt.writeStream())
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if err := s.refuseCopy(ctx); err != nil {
+			return err
+		}
 		if write, err = s.create(ctx, s.opt.writeConfig(uint64(s.opt.Now().UnixMicro()))); err == nil {
 			s.log.Info("natskv: created the bucket", "bucket", s.opt.Bucket, "replicas", s.opt.Replicas)
 		}
@@ -85,6 +88,25 @@ func (s *Store) ensure(ctx context.Context) error {
 	s.replicas = write.Config.Replicas
 	s.mu.Unlock()
 	return s.checkReadStream(read.Config)
+}
+
+// refuseCopy refuses a bucket without a write stream that is sourced from another
+// JetStream domain: what is written here would be on the subjects of both sites.
+func (s *Store) refuseCopy(ctx context.Context) error {
+	read, err := s.info(ctx, s.opt.readStream())
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, source := range read.Config.Sources {
+		if source.External != nil {
+			return fmt.Errorf("bucket %q is a copy of another site, for readers: register with the API prefix %s: %w",
+				s.opt.Bucket, source.External.APIPrefix, ErrBucket)
+		}
+	}
+	return nil
 }
 
 // create creates a stream. It never updates one: another client may have created
