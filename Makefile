@@ -49,10 +49,14 @@ PACKAGES = $(if $(PKG),$(filter-out $(SERVERS:%=./%) $(SERVERS:%=./%/%),$(PKG)),
 # vet: go test would vet all dependencies again, which takes minutes with a cold
 # cache. The targets test and lint vet once.
 gotest = $(if $(strip $(2)),CGO_ENABLED=1 $(GO) -C $(1) test -vet=off $(3) $(2))
-RACE   = -race -shuffle=on -timeout 10m $(TESTFLAGS)
+RACE   = -race -shuffle=on -timeout $(TIMEOUT) $(TESTFLAGS)
 BENCH  = -run '^$$' -bench . -benchmem -timeout 0 $(BENCHFLAGS)
 
 FUZZTIME ?= 10s
+
+# The tests beside Dynamo take three minutes, and more on a busy machine.
+TIMEOUT := 10m
+interop interop-deployment: TIMEOUT := 30m
 
 .PHONY: test
 test: deps ## Run all tests, and build and vet without cgo (PKG="./discovery/..." TESTFLAGS="-run X -v")

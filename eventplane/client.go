@@ -202,6 +202,30 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	return c.err
 }
 
+// compareTransports looks once for publishers of a route that use another
+// transport than the client does by default, and logs a warning of the first. It
+// returns nil if the transport has been set, or there is no discovery.
+func (c *Client) compareTransports(r route) *follower {
+	if !c.config.transportAssumed || c.config.Broker.enabled() || c.discovery == nil {
+		return nil
+	}
+	f := &follower{
+		discovery: c.discovery, log: c.config.Logger,
+		query: discovery.Query{Kind: discovery.KindEventChannel, Scope: r.scope, Topic: r.topic},
+		endpoints: func(ch discovery.EventChannel) ([]string, bool) {
+			return nil, ch.Scope == r.scope && ch.Topic == r.topic && !ofKind(ch.Transport, c.config.Transport)
+		},
+	}
+	f.start()
+	return f
+}
+
+// ofKind reports whether a channel's transport is a known one of that kind.
+func ofKind(t discovery.Transport, kind string) bool {
+	_, unknown := t.(discovery.UnknownTransport)
+	return !unknown && t.Kind() == kind
+}
+
 // compareCodec logs a warning, once, if an event has another codec than the client
 // uses by default: the publishers around may be unable to decode it. That a
 // codec has been set is a decision, of which there is nothing to warn.

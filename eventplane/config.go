@@ -88,8 +88,8 @@ type Config struct {
 	// Reason states in one line where the settings come from. New logs it.
 	Reason string
 
-	// transportAssumed is set if Transport is a default. A subscriber then
-	// warns of publishers with another one.
+	// transportAssumed is set if Transport is a default. Publishers and
+	// subscribers then warn of publishers with another one.
 	transportAssumed bool
 
 	// assumedCodec is Codec if that is a default. The client then warns of

@@ -158,7 +158,7 @@ func (f *follower) add(in discovery.Instance) {
 	f.update(in.ID(), channelState{distinct(endpoints), incompatible})
 	if incompatible && !f.warned {
 		f.warned = true
-		f.log.Warn("eventplane: ignoring a publisher that uses another transport; further ones are only counted",
+		f.log.Warn("eventplane: a publisher uses another transport than this client; further ones are only counted",
 			"channel", in.ID().Path(), "transport", ch.Transport.Kind(), "address", ch.Transport.Address(), "remedy", remedy(ch.Transport))
 	}
 }

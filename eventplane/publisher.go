@@ -75,6 +75,9 @@ func (c *Client) newPublisher(ctx context.Context, scope discovery.Scope, topic 
 	if err := p.register(ctx, scope, o); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
+	if conn.follow == nil {
+		conn.follow = c.compareTransports(r)
+	}
 	c.config.Logger.Debug("eventplane: publisher registered", "channel", p.reg.Instance().ID().Path(), "address", conn.advertised.Address())
 	return p, nil
 }

@@ -84,6 +84,9 @@ func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic
 	if err != nil {
 		return nil, err
 	}
+	if conn.follow == nil {
+		conn.follow = c.compareTransports(r)
+	}
 	return &Subscriber{client: c, topic: topic, conn: conn, sequencer: newSequencer(conn.multipath)}, nil
 }
 

@@ -19,7 +19,7 @@ type transport interface {
 // openTransport opens the transport that c selects. c must be resolved.
 func openTransport(c Config, d *discovery.Client) (transport, error) {
 	if c.Transport == discovery.TransportNATS {
-		return newNATSTransport(c, d), nil
+		return newNATSTransport(c), nil
 	}
 	return newZMQTransport(c, d)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 
 	"github.com/nats-io/nats.go"
 
@@ -17,15 +16,13 @@ import (
 // that it dials when it is first used.
 type natsTransport struct {
 	config  natsconn.Config
-	check   *discovery.Client // to compare transports with; nil if there is nothing to compare
-	log     *slog.Logger
 	dialing chan struct{} // a mutex around nc that a context can interrupt
 	nc      *nats.Conn
 	dialled bool // nc is closed by close
 }
 
 // newNATSTransport does not dial: New has no context that could bound it.
-func newNATSTransport(c Config, d *discovery.Client) *natsTransport {
+func newNATSTransport(c Config) *natsTransport {
 	conf := c.NATS
 	if conf.Logger == nil {
 		conf.Logger = c.Logger
@@ -33,11 +30,7 @@ func newNATSTransport(c Config, d *discovery.Client) *natsTransport {
 	if conf.Name == "" {
 		conf.Name = "dynplane eventplane"
 	}
-	n := &natsTransport{config: conf, log: c.Logger, dialing: make(chan struct{}, 1), nc: c.NATSConn}
-	if c.transportAssumed {
-		n.check = d
-	}
-	return n
+	return &natsTransport{config: conf, dialing: make(chan struct{}, 1), nc: c.NATSConn}
 }
 
 // checkNATS checks the settings of the connection; c is resolved to NATS.
@@ -107,20 +100,7 @@ func (n *natsTransport) subscriber(ctx context.Context, r route) (*subConn, erro
 	if err != nil {
 		return nil, err
 	}
-	conn := &subConn{receiver: sub, subject: subject}
-	if n.check != nil {
-		query := discovery.Query{Kind: discovery.KindEventChannel, Scope: r.scope, Topic: r.topic}
-		conn.follow = &follower{discovery: n.check, log: n.log, query: query, endpoints: r.natsEndpoints}
-		conn.follow.start()
-	}
-	return conn, nil
-}
-
-// natsEndpoints returns no endpoints, since a subscriber on NATS connects to
-// none: its follower only looks once for publishers that it cannot receive.
-func (r route) natsEndpoints(ch discovery.EventChannel) (endpoints []string, incompatible bool) {
-	_, ok := ch.Transport.(discovery.NATS)
-	return nil, ch.Scope == r.scope && ch.Topic == r.topic && !ok
+	return &subConn{receiver: sub, subject: subject}, nil
 }
 
 // close leaves a connection of the caller open. Its subscriptions have been removed

@@ -203,6 +203,23 @@ func TestSubscriberOfTheDefaultTransportWarnsOfAnother(t *testing.T) {
 	}
 }
 
+// TestPublisherOfTheDefaultTransportWarnsOfAnother covers events that no subscriber
+// of the other publishers receives.
+func TestPublisherOfTheDefaultTransportWarnsOfAnother(t *testing.T) {
+	t.Parallel()
+	srv := natstest.Run(t)
+	ctx, registry := patient(t), memory.New()
+	_, err := newDiscovery(t, registry).RegisterAs(ctx, 1, discovery.EventChannel{
+		Scope: backend, Topic: "kv-events", Transport: discovery.ZMQ{Endpoint: "tcp://127.0.0.1:1"},
+	})
+	must(t, err)
+	var log logtest.Buffer
+	plane := newPlane(t, eventplane.Config{NATS: natsconn.Config{URL: srv.URL()}, Logger: log.Logger()}, newDiscovery(t, registry))
+	_, err = plane.Publisher(ctx, backend, "kv-events")
+	must(t, err)
+	waittest.Eventually(t, "a warning names the variable", func() bool { return log.Count("DYN_EVENT_PLANE=zmq") == 1 })
+}
+
 // TestUnknownTransportIsIncompatible covers a transport that has the name of a
 // known one, but not its form.
 func TestUnknownTransportIsIncompatible(t *testing.T) {

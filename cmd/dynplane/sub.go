@@ -39,8 +39,7 @@ sent as bytes is printed as JSON only if it is a JSON object or array. Any other
 payload is printed as payload_base64 instead. Messages that are not events are
 reported on stderr and counted.
 
-If nothing arrives for two seconds and no publisher is announced that can be
-received, sub prints on stderr what it waits for and what is announced nearby.`,
+If nothing arrives for two seconds and no publisher is connected, sub prints on stderr what it waits for and what is announced nearby.`,
 		Example: `  dynplane sub dynamo/backend/generate kv-events
   dynplane sub dynamo/backend/generate kv-events --count 10 --timeout 5s -o json`,
 		Args: argCount(2, 2),
@@ -94,7 +93,11 @@ func (a *app) sub(ctx context.Context, scope discovery.Scope, topic string, o su
 		return a.receive(ctx, s, o, stop)
 	})
 	if err != nil && errors.Is(context.Cause(ctx), errTimeout) {
-		return &exitError{exitTimeout, fmt.Errorf("sub of %s in %s: --timeout %v expired", topic, scope, o.timeout)}
+		expired := fmt.Errorf("sub of %s in %s: --timeout %v expired", topic, scope, o.timeout)
+		if !errors.Is(err, errTimeout) {
+			expired = fmt.Errorf("%w: %w", expired, err) // such as a store that does not answer
+		}
+		return &exitError{exitTimeout, expired}
 	}
 	return err
 }

@@ -16,43 +16,55 @@ const silence = 2 * time.Second
 
 // explainSilence prints, once and on stderr, why no event may ever arrive: no
 // publisher of the topic is announced in the scope, or only one on another
-// transport, with what is announced nearby, or that a broker is not connected. It
-// prints nothing if a publisher that sub can receive is announced.
+// transport, with what is announced nearby, or a broker or publisher is not
+// connected. It prints nothing if a publisher that sub can receive is connected.
 func (a *app) explainSilence(ctx context.Context, s *eventplane.Subscriber, scope discovery.Scope, topic string) {
 	cfg, err := eventplane.ConfigFromEnv(a.env)
 	if err != nil {
 		return
 	}
-	waiting := fmt.Sprintf("waiting for a publisher of %s in %s over %s", topic, scope, wayOf(cfg))
-	brokers := cfg.Broker.Discover || len(cfg.Broker.XPub) > 0
-	unconnected := cfg.Transport == discovery.TransportZMQ && brokers && !isReady(ctx, s)
-	if unconnected {
-		waiting += "; a broker is not connected"
+	clauses := []string{fmt.Sprintf("dynplane: waiting for a publisher of %s in %s over %s", topic, scope, wayOf(cfg))}
+	unconnected := cfg.Transport == discovery.TransportZMQ && !isReady(ctx, s)
+	if unconnected && usesBrokers(cfg) {
+		clauses = append(clauses, "a broker is not connected")
 	}
+	found, err := a.channels(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			_, _ = fmt.Fprintf(a.stderr, "%s; what is announced nearby is unknown: %v\n", strings.Join(clauses, "; "), err)
+		}
+		return
+	}
+	near, reachable := nearby(found, scope, topic, cfg)
+	switch {
+	case reachable && !unconnected:
+		return
+	case reachable && !usesBrokers(cfg):
+		clauses = append(clauses, "one is announced and not connected")
+	case cfg.Broker.Discover && !slices.ContainsFunc(found, isBroker(scope.Namespace)):
+		clauses = append(clauses, "no broker is registered in the namespace")
+	case usesBrokers(cfg) && !unconnected:
+		clauses = append(clauses, "Dynamo's publishers are not announced where a broker is used")
+	}
+	if len(near) > 0 {
+		clauses = append(clauses, "announced nearby: "+strings.Join(near, ", "))
+	}
+	_, _ = fmt.Fprintln(a.stderr, strings.Join(clauses, "; "))
+}
+
+// channels lists all event channels.
+func (a *app) channels(ctx context.Context) ([]discovery.Instance, error) {
 	client, err := a.discover(ctx)
 	if err != nil {
-		_, _ = fmt.Fprintf(a.stderr, "dynplane: %s; what is announced nearby is unknown: %v\n", waiting, err)
-		return
+		return nil, err
 	}
 	defer func() { _ = a.shutdown(ctx, client) }()
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	found, err := client.List(ctx, discovery.Query{Kind: discovery.KindEventChannel})
-	if err != nil {
-		return
-	}
-	near, reachable := nearby(found, scope, topic, cfg)
-	if reachable && !unconnected {
-		return
-	}
-	if cfg.Broker.Discover && !slices.ContainsFunc(found, isBroker(scope.Namespace)) {
-		waiting += "; no broker is registered in the namespace"
-	}
-	if len(near) > 0 {
-		waiting += "; announced nearby: " + strings.Join(near, ", ")
-	}
-	_, _ = fmt.Fprintf(a.stderr, "dynplane: %s\n", waiting)
+	return client.List(ctx, discovery.Query{Kind: discovery.KindEventChannel})
 }
+
+func usesBrokers(cfg eventplane.Config) bool { return cfg.Broker.Discover || len(cfg.Broker.XPub) > 0 }
 
 // isReady reports whether all peers of a subscriber are connected.
 func isReady(ctx context.Context, s *eventplane.Subscriber) bool {
@@ -85,7 +97,7 @@ func isBroker(namespace string) func(discovery.Instance) bool {
 }
 
 // nearby returns the channels that a user may have meant, without duplicates: the
-// same topic on another transport or in a scope above or below, and topics of the
+// same topic on another transport, or in a scope that is related, and topics of the
 // same scope that differ by one edit. It reports whether a channel of exactly the
 // scope and topic is on the transport of the configuration.
 func nearby(found []discovery.Instance, scope discovery.Scope, topic string, cfg eventplane.Config) (near []string, reachable bool) {
@@ -94,24 +106,49 @@ func nearby(found []discovery.Instance, scope discovery.Scope, topic string, cfg
 		if !ok {
 			continue
 		}
-		exact := ch.Scope == scope && ch.Topic == topic
-		if exact && sameWay(ch.Transport, cfg) {
-			return nil, true
+		how := transportName(ch.Transport)
+		switch {
+		case ch.Scope == scope && ch.Topic == topic:
+			remedy := remedyFor(ch.Transport, cfg)
+			if remedy == "" {
+				return nil, true
+			}
+			how += ": " + remedy
+		case ch.Scope == scope && oneEdit(ch.Topic, topic):
+		case ch.Topic == topic && related(ch.Scope, scope):
+		default:
+			continue
 		}
-		related := ch.Topic == topic && (scope.Contains(ch.Scope) || ch.Scope.Contains(scope))
-		if exact || related || ch.Scope == scope && oneEdit(ch.Topic, topic) {
-			near = append(near, fmt.Sprintf("%s in %s (%s)", ch.Topic, ch.Scope, transportName(ch.Transport)))
-		}
+		near = append(near, fmt.Sprintf("%s in %s (%s)", ch.Topic, ch.Scope, how))
 	}
 	slices.Sort(near)
 	return slices.Compact(near), false
 }
 
-// sameWay reports whether events of a channel arrive over the configured way.
-func sameWay(t discovery.Transport, cfg eventplane.Config) bool {
+// related reports whether one scope contains the other, or differs from it by one
+// edit. Dots in the wanted scope may be those of Dynamo's spelling.
+func related(found, wanted discovery.Scope) bool {
+	dotted, err := discovery.ParseScope(strings.ReplaceAll(wanted.String(), ".", "/"))
+	return wanted.Contains(found) || found.Contains(wanted) || err == nil && dotted.Contains(found) ||
+		oneEdit(found.String(), wanted.String())
+}
+
+// remedyFor returns the setting with which events of a channel are received, or
+// "" if they are received already.
+func remedyFor(t discovery.Transport, cfg eventplane.Config) string {
 	_, broker := t.(discovery.ZMQBroker)
-	brokers := cfg.Broker.Discover || len(cfg.Broker.XPub) > 0
-	return t.Kind() == cfg.Transport && (cfg.Transport == discovery.TransportNATS || broker == brokers)
+	_, unknown := t.(discovery.UnknownTransport)
+	switch {
+	case unknown:
+		return "not supported"
+	case t.Kind() != cfg.Transport:
+		return "set DYN_EVENT_PLANE=" + t.Kind()
+	case cfg.Transport == discovery.TransportNATS || broker == usesBrokers(cfg):
+		return ""
+	case broker:
+		return "set DYN_ZMQ_BROKER_URL or DYN_ZMQ_BROKER_ENABLED as there"
+	}
+	return "unset DYN_ZMQ_BROKER_URL and DYN_ZMQ_BROKER_ENABLED"
 }
 
 // oneEdit reports whether a and b differ by one inserted, removed or replaced

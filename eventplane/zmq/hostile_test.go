@@ -5,7 +5,10 @@ package zmq_test
 import (
 	"bytes"
 	"errors"
+	"io"
+	"net"
 	"testing"
+	"time"
 
 	"github.com/dynplane/dynplane/eventplane/driver"
 	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
@@ -34,4 +37,59 @@ func TestSubscriberCannotAbortAnIdlePublisher(t *testing.T) {
 	if err := pub.Publish(t.Context(), &driver.Message{Subject: "kv-events"}); err != nil {
 		t.Error(err)
 	}
+}
+
+// httpServer answers each connection as a server of HTTP that closes it. It sends
+// to served afterwards.
+func httpServer(t *testing.T, served chan<- struct{}) (endpoint string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	t.Cleanup(func() { _ = l.Close(); <-ended })
+	go func() {
+		defer close(ended)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.ReadFull(c, make([]byte, 10)) // unread bytes would reset the connection
+			_, _ = io.WriteString(c, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n400 Bad Request")
+			_ = c.Close()
+			select {
+			case served <- struct{}{}:
+			case <-t.Context().Done():
+			}
+		}
+	}()
+	return "tcp://" + l.Addr().String()
+}
+
+// TestHTTPServerCannotAbortAPublisher has a publisher connect to a server of HTTP,
+// and disconnect. libzmq takes the answer for the greeting of a peer of ZMTP 1.0
+// and then adds a subscription in its name. An assertion fails if that is not
+// possible, because the publisher disconnects or has not read earlier ones.
+func TestHTTPServerCannotAbortAPublisher(t *testing.T) {
+	t.Parallel()
+	zmtptest.InChild(t, func() {
+		served := make(chan struct{})
+		endpoint := httpServer(t, served)
+		pub := brokerPublisher(t, open(t, zmqdriver.Options{}), "kv-events")
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for range 1000 {
+			connect(t, pub, endpoint)
+			<-tick.C
+			select {
+			case <-served:
+			default:
+			}
+			if err := pub.Disconnect(endpoint); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 }

@@ -30,8 +30,9 @@ type deployment struct {
 func TestDeployment(t *testing.T) {
 	t.Parallel()
 	for store, transport := range map[string]string{"file": "broker by URL", "etcd": "broker by discovery"} {
+		// One after the other: three programs of each start at the same time, which
+		// takes tens of seconds on a busy machine.
 		t.Run(store+"/"+transport, func(t *testing.T) {
-			t.Parallel()
 			d := startDeployment(t, store, transport)
 			first, second := d.frontends[0], d.frontends[1]
 			d.awaitHit(t, first, second)

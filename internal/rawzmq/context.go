@@ -8,6 +8,9 @@ package rawzmq
 #include <errno.h>
 #include <zmq.h>
 
+// libzmq has ZMQ_ZERO_COPY_RECV since 4.3.0, but its header only shows it to drafts.
+enum { zero_copy_receive = 10 };
+
 static int terminate(void *context) {
 	int rc;
 	do
@@ -43,6 +46,11 @@ func NewContext(ioThreads int) (*Context, error) {
 	c := &Context{ptr: ptr}
 	if rc, err := C.zmq_ctx_set(ptr, C.ZMQ_IO_THREADS, C.int(ioThreads)); rc != 0 {
 		return nil, errors.Join(fmt.Errorf("use %d threads: %w", ioThreads, failure(err)), c.Term())
+	}
+	// A small message would hold the buffer in which it arrived, which is up to a
+	// hundred times as large, as long as it waits for a slow peer.
+	if rc, err := C.zmq_ctx_set(ptr, C.zero_copy_receive, 0); rc != 0 {
+		return nil, errors.Join(fmt.Errorf("copy what is received: %w", failure(err)), c.Term())
 	}
 	return c, nil
 }

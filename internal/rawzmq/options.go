@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unsafe"
 )
 
 // Options are the socket options that callers choose. All others depend on the
@@ -91,7 +92,7 @@ func (s *Socket) set(kind Kind, o Options) error {
 	if kind != SUB { // has nothing to send
 		options[lingerTime] = int(sendLinger.Milliseconds())
 	}
-	errs := []error{s.setMaxFrame(o.MaxFrame)}
+	errs := []error{s.setMaxFrame(o.MaxFrame), s.refuseOldPeers()}
 	for option, value := range options {
 		errs = append(errs, s.Set(option, value))
 	}
@@ -140,6 +141,20 @@ func (s *Socket) Set(option Option, value int) error {
 func (s *Socket) setMaxFrame(n int64) error {
 	if rc, err := C.set_int64(s.ptr, C.ZMQ_MAXMSGSIZE, C.int64_t(n)); rc != 0 {
 		return fmt.Errorf("set MAXMSGSIZE to %d: %w", n, failure(err))
+	}
+	return nil
+}
+
+// refuseOldPeers makes libzmq refuse peers that speak ZMTP 1 or 2, which no
+// libzmq since 4.0 does. It takes each peer for one whose first byte is not that
+// of ZMTP, such as a server of HTTP, and then fails an assertion of its own if it
+// cannot add a subscription in the name of the peer. A domain for ZAP has that
+// effect, since those versions have no authentication. There is no handler of
+// ZAP, and without one libzmq accepts every other peer.
+func (s *Socket) refuseOldPeers() error {
+	domain := []byte("dynplane")
+	if rc, err := C.zmq_setsockopt(s.ptr, C.ZMQ_ZAP_DOMAIN, unsafe.Pointer(&domain[0]), C.size_t(len(domain))); rc != 0 {
+		return fmt.Errorf("set ZAP_DOMAIN: %w", failure(err))
 	}
 	return nil
 }
