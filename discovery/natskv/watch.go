@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/internal/wait"
@@ -169,9 +170,10 @@ func (w *watcher) receive(ctx context.Context) error {
 	default:
 	}
 	// A slow reader finds the answer in the buffer, however late it calls.
-	due := time.Now().Add(max(time.Until(w.pulledAt)+w.patience, pullExpiry))
-	timer := time.NewTicker(closedPoll)
-	defer timer.Stop()
+	overdue := time.NewTimer(max(time.Until(w.pulledAt)+w.patience, pullExpiry))
+	defer overdue.Stop()
+	closed := time.NewTicker(closedPoll)
+	defer closed.Stop()
 	for {
 		select {
 		case msg := <-w.msgs:
@@ -180,12 +182,11 @@ func (w *watcher) receive(ctx context.Context) error {
 			return ctx.Err()
 		case <-w.store.life.Done():
 			return discovery.ErrClosed
-		case now := <-timer.C:
+		case <-overdue.C:
+			return w.overdue(ctx)
+		case <-closed.C:
 			if w.store.nc.IsClosed() {
 				return nats.ErrConnectionClosed
-			}
-			if now.After(due) {
-				return w.overdue(ctx)
 			}
 		}
 	}
@@ -247,11 +248,11 @@ func (w *watcher) status(ctx context.Context, msg *nats.Msg, status string) erro
 		return w.pull() // more messages wait, and they may be older than the pull
 	}
 	if w.listing {
-		_, pending, err := w.progress(ctx)
+		info, err := w.progress(ctx)
 		if err != nil {
 			return err
 		}
-		w.finishListing(pending == 0)
+		w.finishListing(info.NumPending == 0)
 	}
 	w.queued = append(w.queued, discovery.Change{Op: discovery.OpProgress, AliveSince: w.pulledAt})
 	return w.pull()
@@ -263,17 +264,18 @@ func (w *watcher) overdue(ctx context.Context) error {
 	if !w.store.nc.IsConnected() || w.reconnects != w.store.nc.Stats().Reconnects {
 		return nats.ErrDisconnected
 	}
-	delivered, _, err := w.progress(ctx)
+	info, err := w.progress(ctx)
 	if err != nil {
 		return err
 	}
 	w.patience = min(2*w.patience, mostPatience)
-	// Owners may have been unable to reach the server as well.
-	w.uncertainUntil = w.store.clock.serverNow().Add(w.store.opt.TTL)
+	// Owners may have been unable to reach the server as well. The time is that of
+	// the answer: a store that only reads has never measured its clock.
+	w.uncertainUntil = info.TimeStamp.Add(w.store.opt.TTL)
 	if len(w.msgs) > 0 {
 		return nil
 	}
-	if delivered != w.last {
+	if delivered := info.Delivered.Consumer; delivered != w.last {
 		return fmt.Errorf("the consumer has delivered %d messages, and %d were received", delivered, w.last)
 	}
 	return w.pull()
@@ -281,20 +283,19 @@ func (w *watcher) overdue(ctx context.Context) error {
 
 // progress returns how many messages the consumer has delivered, and how many it
 // has not.
-func (w *watcher) progress(ctx context.Context) (delivered, pending uint64, err error) {
+func (w *watcher) progress(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	ctx, end, err := w.store.begin(ctx)
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
 	defer end()
 	ctx, cancel := context.WithTimeout(ctx, w.patience)
 	defer cancel()
 	consumer, err := w.store.js.Consumer(ctx, w.store.opt.readStream(), w.consumer)
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
-	info := consumer.CachedInfo()
-	return info.Delivered.Consumer, info.NumPending, nil
+	return consumer.CachedInfo(), nil
 }
 
 // Close implements discovery.Watcher.
