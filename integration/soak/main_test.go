@@ -15,6 +15,7 @@ import (
 var (
 	duration = flag.Duration("duration", 20*time.Second, "how long faults go on, at least")
 	seed     = flag.Uint64("seed", 0, "the seed of the plan; 0 means a random one")
+	frozen   = flag.Bool("frozen", false, "freeze single servers of a cluster as well")
 )
 
 func TestMain(m *testing.M) {

@@ -3,6 +3,7 @@ package soak
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -27,8 +28,8 @@ func TestFaults(t *testing.T) {
 		name    string
 		options natskv.Options
 	}{
-		{"file", natskv.Options{TTL: 4 * time.Second}},
-		{"memory", natskv.Options{TTL: 5 * time.Second, Memory: true}},
+		{"file", natskv.Options{TTL: 5 * time.Second}},
+		{"memory", natskv.Options{TTL: 6 * time.Second, Memory: true}},
 	}
 	if *duration < time.Minute { // there is time for one of them
 		cases = cases[plan%2:][:1]
@@ -42,11 +43,28 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// TestFrozenServer freezes a server for less and for more than a TTL. Leases expire
+// meanwhile, some of them just before the end, so that their purges are not late.
+func TestFrozenServer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1, natskv.Options{TTL: 5 * time.Second, Memory: true}, []*natstest.Process{natstest.RunProcess(t)})
+	for i, d := range []time.Duration{4 * time.Second, 7 * time.Second} {
+		w.pause(w.options.TTL) // the heartbeats spread
+		w.freeze(w.servers, d)
+		w.compare(i + 1)
+	}
+	w.end()
+}
+
 // TestClusterFaults proves the same of a cluster of three servers.
 func TestClusterFaults(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, theSeed(), natskv.Options{TTL: 10 * time.Second, Replicas: 3}, natstest.ProcessCluster(t, 3))
-	w.run(clusterFaults)
+	faults := clusterFaults
+	if *frozen {
+		faults = slices.Concat(faults, frozenServers)
+	}
+	w.run(faults)
 }
 
 // run alternates between faults and a comparison of everything, for the duration.
