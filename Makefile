@@ -85,7 +85,7 @@ natsversions: deps ## Run the tests of leases on released NATS servers, which th
 .PHONY: soak
 soak: deps ## Test discovery under random faults for DURATION, 10m by default (SEED=7 repeats a plan, RUN=TestFaults/file)
 	CGO_ENABLED=1 $(GO) test -vet=off -race -timeout 0 -count 1 -v ./integration/soak -run '$(or $(RUN),.)' \
-		-args -duration $(or $(DURATION),10m) -seed $(or $(SEED),0)
+		-args -duration $(or $(DURATION),10m) -seed $(or $(SEED),0) $(TESTFLAGS)
 
 .PHONY: test-short
 test-short: deps ## Run the tests of each package within a minute: no race detector, no tests of the whole system
