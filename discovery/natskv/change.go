@@ -29,7 +29,7 @@ func (w *watcher) change(msg *nats.Msg, meta *nats.MsgMetadata) discovery.Change
 		ch.Value, ch.TTL = msg.Data, ownerTTL(msg.Header)
 		return ch
 	}
-	ch.Op, ch.Cause = discovery.OpDelete, cause(msg, meta, w.uncertainUntil)
+	ch.Op, ch.Cause = discovery.OpDelete, cause(msg, meta, w.uncertainUntil, w.store.isClustered())
 	return ch
 }
 
@@ -57,20 +57,24 @@ const minLateExpiry = 750 * time.Millisecond
 
 // isLate reports whether a purge is so late that the server may not have received
 // the owner's heartbeats either. A server that is only busy delays purges and
-// heartbeats alike, and an owner sends several within its TTL.
-func isLate(delay time.Duration, body leaseBody) bool {
+// heartbeats alike, and an owner sends several within its TTL. In a cluster, the
+// stream may have had no leader for almost the whole TTL.
+func isLate(delay time.Duration, body leaseBody, clustered bool) bool {
+	if clustered {
+		return delay > minLateExpiry
+	}
 	return delay > max(minLateExpiry, min(time.Duration(body.TTL)*time.Millisecond, maxTTL)/4)
 }
 
 // cause returns why an entry was deleted, by the body of its marker.
-func cause(msg *nats.Msg, meta *nats.MsgMetadata, uncertainUntil time.Time) discovery.Cause {
+func cause(msg *nats.Msg, meta *nats.MsgMetadata, uncertainUntil time.Time, clustered bool) discovery.Cause {
 	var body leaseBody
 	switch {
 	case msg.Header.Get(jetstream.MarkerReasonHeader) == "MaxAge":
 		return discovery.CauseUncertain // not written under a lease; its owner decides
 	case len(msg.Data) == 0 || json.Unmarshal(msg.Data, &body) != nil || body.Deadline == 0:
 		return discovery.CauseUnregistered
-	case isLate(meta.Timestamp.Sub(time.UnixMilli(body.Deadline)), body) || meta.Timestamp.Before(uncertainUntil):
+	case isLate(meta.Timestamp.Sub(time.UnixMilli(body.Deadline)), body, clustered) || meta.Timestamp.Before(uncertainUntil):
 		return discovery.CauseUncertain
 	}
 	return discovery.CauseExpired

@@ -13,8 +13,8 @@ import (
 )
 
 // list begins a listing with a new consumer. The name of the consumer is the
-// watcher's choice, so that a repeated request creates no second one, and it can
-// be deleted whatever became of the request.
+// watcher's choice, so that it can be deleted whatever became of the request, and
+// that a repeated request creates no second one.
 func (w *watcher) list(ctx context.Context) error {
 	if w.store.nc.IsClosed() {
 		return nats.ErrConnectionClosed
@@ -28,7 +28,7 @@ func (w *watcher) list(ctx context.Context) error {
 		return err
 	}
 	defer end()
-	w.consumer = "dynplane-" + nuid.Next()
+	w.consumer = newConsumerName()
 	w.reconnects = w.store.nc.Stats().Reconnects
 	requested := time.Now()
 	info, err := w.createConsumer(ctx)
@@ -50,11 +50,20 @@ func (w *watcher) list(ctx context.Context) error {
 	return w.pull()
 }
 
-// createConsumer waits for the server for as long as the connection lasts.
+func newConsumerName() string { return "dynplane-" + nuid.Next() }
+
+// createConsumer waits for the server for as long as the connection lasts. In a
+// cluster, a request without an answer is repeated under another name: the consumer
+// may have been placed on a server that was just lost, which alone could answer.
 func (w *watcher) createConsumer(ctx context.Context) (info *jetstream.ConsumerInfo, err error) {
 	s := w.store
 	begun := time.Now()
+	overdue := false
 	err = s.retry(ctx, func(ctx context.Context) error {
+		if overdue && s.isClustered() {
+			w.deleteConsumer()
+			w.consumer = newConsumerName()
+		}
 		if w.reconnects != s.nc.Stats().Reconnects || !s.nc.IsConnected() {
 			return errConnectionLost
 		}
@@ -70,6 +79,7 @@ func (w *watcher) createConsumer(ctx context.Context) (info *jetstream.ConsumerI
 		if err == nil {
 			info = consumer.CachedInfo()
 		}
+		overdue = errors.Is(err, context.DeadlineExceeded)
 		return s.answers(begun, err)
 	})
 	return info, err

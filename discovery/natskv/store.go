@@ -125,6 +125,8 @@ func (s *Store) Shutdown(ctx context.Context) error {
 	return err
 }
 
+func (s *Store) isClustered() bool { return s.nc.ConnectedClusterName() != "" }
+
 func (s *Store) removeAll(ctx context.Context) error {
 	leases := s.registered()
 	s.mu.Lock()
