@@ -36,8 +36,9 @@ func (e Event) Decode(v any) error {
 type Stats struct {
 	Received     uint64 // events that Next returned
 	Dropped      uint64 // messages dropped here because Next was not called often enough; Missed counts their events too
-	Duplicates   uint64 // events that arrived again through another broker
-	OutOfOrder   uint64 // events that arrived after they had been counted as missed, and were discarded
+	Duplicates   uint64 // events that arrived again: equal in publisher, sequence and time of publishing
+	OutOfOrder   uint64 // events that arrived after later ones had been delivered, and were discarded; Missed counts them, unless they precede the first event received of their publisher
+	Restarts     uint64 // publishers that began again under their ids, with lower sequences that were published later
 	DecodeErrors uint64 // messages that were not valid events
 	Gaps         uint64 // events with Missed above 0
 	Missed       uint64 // sum of the events' Missed
@@ -208,7 +209,7 @@ func (s *Subscriber) Stats() Stats {
 	seq := s.sequencer
 	return Stats{
 		Received: s.received, Dropped: s.conn.Dropped(),
-		Duplicates: seq.stats.duplicates, OutOfOrder: seq.stats.outOfOrder, DecodeErrors: s.bad,
+		Duplicates: seq.stats.duplicates, OutOfOrder: seq.stats.outOfOrder, Restarts: seq.stats.restarts, DecodeErrors: s.bad,
 		Gaps: seq.stats.gaps, Missed: seq.stats.missed,
 		Incompatible: s.conn.incompatible(), Publishers: seq.publishers(),
 	}
