@@ -44,8 +44,8 @@ type Config struct {
 	// Broker selects the brokers to use on ZMQ. The zero value means none.
 	Broker BrokerConfig
 
-	// IOThreads is the number of threads that libzmq uses; 0 means 1, which
-	// suffices for most programs.
+	// IOThreads is the number of threads that libzmq uses, 64 at most; 0 means 1,
+	// which suffices for most programs.
 	IOThreads int
 
 	// QueueSize is the number of received events that a ZMQ subscriber holds
