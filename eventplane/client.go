@@ -102,9 +102,15 @@ func (c *Client) PublisherWithOptions(ctx context.Context, scope discovery.Scope
 // [ErrClosed] after Shutdown, and [ErrNoDiscovery] if the peers of the
 // subscriber are found by discovery and there is no discovery client.
 func (c *Client) Subscriber(ctx context.Context, scope discovery.Scope, topic string) (*Subscriber, error) {
+	return c.SubscriberWithOptions(ctx, scope, topic, SubscriberOptions{})
+}
+
+// SubscriberWithOptions is like [Client.Subscriber], with settings for this
+// subscriber.
+func (c *Client) SubscriberWithOptions(ctx context.Context, scope discovery.Scope, topic string, o SubscriberOptions) (*Subscriber, error) {
 	var s *Subscriber
 	err := c.run(ctx, func(ctx context.Context) (err error) {
-		s, err = c.newSubscriber(ctx, scope, topic)
+		s, err = c.newSubscriber(ctx, scope, topic, o)
 		if err == nil {
 			c.add(s)
 		}

@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/dynplane/dynplane/codec"
 )
 
 // maxPeers bounds the number of publishers whose state is kept: their ids are
@@ -28,8 +30,9 @@ type sequencer struct {
 	out        []Event
 	outAt      int // out[outAt:] is to be delivered
 
-	multipath bool
-	held      reorderBuffer
+	multipath  bool
+	reportGaps bool // as events of their own
+	held       reorderBuffer
 
 	stats sequencerStats
 }
@@ -83,6 +86,10 @@ func (s *sequencer) deliver(p *peer, ev Event) {
 	if ev.Missed = p.epoch.deliver(ev.Sequence, ev.PublishedAt); ev.Missed > 0 {
 		s.stats.gaps++
 		s.stats.missed = addSaturating(s.stats.missed, ev.Missed)
+		if s.reportGaps {
+			gap := &Gap{PublisherID: p.id, First: ev.Sequence - ev.Missed, Last: ev.Sequence - 1}
+			s.out = append(s.out, Event{Envelope: codec.Envelope{PublisherID: p.id, Topic: ev.Topic}, Gap: gap})
+		}
 	}
 	s.out = append(s.out, ev)
 }

@@ -113,14 +113,19 @@ func checkSequencer(t *testing.T, seed uint64) {
 	h := &history{rand: rand.New(rand.NewPCG(seed, 0)), now: 1_000_000}
 	h.paths = 1 + h.rand.IntN(3)
 	s := newSequencer(h.paths > 1)
+	s.reportGaps = true
 	for range 1 + h.rand.IntN(5) {
 		h.live(s.add)
 		s.advance(reorderTimeout)
 		h.flood(s.add)
 		s.advance(reorderTimeout)
 	}
-	got := uint64(0)
+	got, inGaps := uint64(0), uint64(0)
 	for ev, ok := s.next(); ok; ev, ok = s.next() {
+		if ev.Gap != nil {
+			inGaps += ev.Gap.Last - ev.Gap.First + 1
+			continue
+		}
 		if got >= uint64(len(h.model.want)) {
 			t.Fatalf("seed %d: delivered %d@%d beyond the last", seed, ev.Sequence, ev.PublishedAt)
 		}
@@ -137,7 +142,7 @@ func checkSequencer(t *testing.T, seed uint64) {
 	if n := got + s.stats.duplicates + s.stats.outOfOrder; n != h.model.arrivals {
 		t.Errorf("seed %d: %d delivered, stats %+v: want %d arrivals in all", seed, got, s.stats, h.model.arrivals)
 	}
-	if s.stats.missed != h.model.missed || h.model.lives > 0 && s.stats.restarts != h.model.lives-1 {
+	if s.stats.missed != h.model.missed || inGaps != h.model.missed || h.model.lives > 0 && s.stats.restarts != h.model.lives-1 {
 		t.Errorf("seed %d: stats %+v: want %d missed, %d lives", seed, s.stats, h.model.missed, h.model.lives)
 	}
 }
