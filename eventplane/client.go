@@ -89,7 +89,7 @@ func (c *Client) PublisherWithOptions(ctx context.Context, scope discovery.Scope
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("eventplane: publisher of %s in %s: %w", topic, scope, err)
+		return nil, fmt.Errorf("eventplane: publisher of %.100s in %.300s: %w", topic, scope, err)
 	}
 	return p, nil
 }
@@ -117,7 +117,7 @@ func (c *Client) SubscriberWithOptions(ctx context.Context, scope discovery.Scop
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("eventplane: subscriber of %s in %s: %w", topic, scope, err)
+		return nil, fmt.Errorf("eventplane: subscriber of %.100s in %.300s: %w", topic, scope, err)
 	}
 	return s, nil
 }

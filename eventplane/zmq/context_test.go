@@ -4,6 +4,7 @@ package zmq_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,4 +33,19 @@ func TestManySubscribers(t *testing.T) {
 			return err == nil
 		})
 	}
+}
+
+// TestLongestSubject has a subscription as long as publishers accept it.
+func TestLongestSubject(t *testing.T) {
+	t.Parallel()
+	zc, subject := open(t, zmqdriver.Options{}), strings.Repeat("x", 4086)
+	pub, sub := directPublisher(t, zc), subscribe(t, zc, subject)
+	connect(t, sub, pub.Endpoint())
+	waittest.Eventually(t, "a message is received", func() bool {
+		if err := pub.Publish(t.Context(), &driver.Message{Subject: subject}); err != nil {
+			t.Fatal(err)
+		}
+		_, err := next(t, sub, 50*time.Millisecond)
+		return err == nil
+	})
 }
