@@ -263,6 +263,7 @@ func TestNewFails(t *testing.T) {
 		"negative HWM": {broker.Options{HWM: -1}, nil, "HWM -1"},
 		"negative max": {broker.Options{MaxQueued: -1}, nil, "MaxQueued -1"},
 		"negative IO":  {broker.Options{IOThreads: -1}, nil, "IOThreads -1"},
+		"too many IO":  {broker.Options{IOThreads: 65}, nil, "IOThreads 65: want 0 (for 1) to 64"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -32,7 +32,7 @@ type Options struct {
 	MaxQueued int
 
 	// IOThreads is the number of libzmq threads that do network input and
-	// output; 0 means 1.
+	// output, 64 at most; 0 means 1.
 	IOThreads int
 
 	// Logger receives debug messages when Run starts and ends; nil is silent.
@@ -77,8 +77,8 @@ func (o Options) withDefaults() (Options, error) {
 	if o.MaxQueued < 0 {
 		return o, fmt.Errorf("option MaxQueued %d: want 0 (for %d) or more bytes", o.MaxQueued, defaultMaxQueued)
 	}
-	if o.IOThreads < 0 {
-		return o, fmt.Errorf("option IOThreads %d: want 0 (for %d) or more", o.IOThreads, defaultIOThreads)
+	if o.IOThreads < 0 || o.IOThreads > rawzmq.MaxIOThreads {
+		return o, fmt.Errorf("option IOThreads %d: want 0 (for %d) to %d", o.IOThreads, defaultIOThreads, rawzmq.MaxIOThreads)
 	}
 	if o.XSubBind == "" {
 		o.XSubBind = defaultBind

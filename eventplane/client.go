@@ -89,7 +89,7 @@ func (c *Client) PublisherWithOptions(ctx context.Context, scope discovery.Scope
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("eventplane: publisher of %s in %s: %w", topic, scope, err)
+		return nil, fmt.Errorf("eventplane: publisher of %.100s in %.300s: %w", topic, scope, err)
 	}
 	return p, nil
 }
@@ -102,16 +102,22 @@ func (c *Client) PublisherWithOptions(ctx context.Context, scope discovery.Scope
 // [ErrClosed] after Shutdown, and [ErrNoDiscovery] if the peers of the
 // subscriber are found by discovery and there is no discovery client.
 func (c *Client) Subscriber(ctx context.Context, scope discovery.Scope, topic string) (*Subscriber, error) {
+	return c.SubscriberWithOptions(ctx, scope, topic, SubscriberOptions{})
+}
+
+// SubscriberWithOptions is like [Client.Subscriber], with settings for this
+// subscriber.
+func (c *Client) SubscriberWithOptions(ctx context.Context, scope discovery.Scope, topic string, o SubscriberOptions) (*Subscriber, error) {
 	var s *Subscriber
 	err := c.run(ctx, func(ctx context.Context) (err error) {
-		s, err = c.newSubscriber(ctx, scope, topic)
+		s, err = c.newSubscriber(ctx, scope, topic, o)
 		if err == nil {
 			c.add(s)
 		}
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("eventplane: subscriber of %s in %s: %w", topic, scope, err)
+		return nil, fmt.Errorf("eventplane: subscriber of %.100s in %.300s: %w", topic, scope, err)
 	}
 	return s, nil
 }

@@ -44,8 +44,8 @@ type Config struct {
 	// Broker selects the brokers to use on ZMQ. The zero value means none.
 	Broker BrokerConfig
 
-	// IOThreads is the number of threads that libzmq uses; 0 means 1, which
-	// suffices for most programs.
+	// IOThreads is the number of threads that libzmq uses, 64 at most; 0 means 1,
+	// which suffices for most programs.
 	IOThreads int
 
 	// QueueSize is the number of received events that a ZMQ subscriber holds
@@ -60,7 +60,9 @@ type Config struct {
 	QueueBytes int
 
 	// NATS holds the settings of the connection that the client dials when it is
-	// first used, and closes in Shutdown. It is ignored on ZMQ.
+	// first used, and closes in Shutdown. It is ignored on ZMQ. If the server ends
+	// that connection for good, everything that is open on it fails with
+	// [nats.ErrConnectionClosed], and the next publisher or subscriber dials again.
 	NATS natsconn.Config
 
 	// NATSConn is an open connection of the caller to use instead of dialling

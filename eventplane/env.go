@@ -9,6 +9,7 @@ import (
 
 	"github.com/dynplane/dynplane/codec"
 	"github.com/dynplane/dynplane/discovery"
+	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
 	"github.com/dynplane/dynplane/natsconn"
 )
 
@@ -24,7 +25,7 @@ import (
 //	DYN_EVENT_PLANE_HOST     IP address or name of an interface; see HostFromEnv
 //	DYN_ZMQ_BROKER_URL       see ParseBroker. If set, even to nothing, the next is ignored
 //	DYN_ZMQ_BROKER_ENABLED   1 true on yes: find brokers by discovery; 0 false off no
-//	DYN_ZMQ_IO_THREADS       threads of libzmq, a positive integer. Unset or empty: 1
+//	DYN_ZMQ_IO_THREADS       threads of libzmq, from 1 to 64. Unset or empty: 1
 //	DYN_ZMQ_EVENT_SUBSCRIBER_CHANNEL_CAPACITY
 //	                         events that a subscriber holds; anything but a positive integer
 //	                         means the default, as in Dynamo. Config.QueueBytes bounds them too
@@ -189,13 +190,12 @@ func (env environment) truthy(name string) (bool, error) {
 	return false, env.invalid(name, value, "1, true, on, yes, 0, false, off or no")
 }
 
-// ioThreads parses a positive integer; 0 means that there is none. Dynamo rejects
-// other values too.
+// ioThreads parses a number of threads; 0 means that there is none.
 func (env environment) ioThreads(name string) (int, error) {
 	value := env.get(name)
 	n := positive(value)
-	if n == 0 && value != "" {
-		return 0, env.invalid(name, value, "an integer from 1 to 2147483647")
+	if (n == 0 && value != "") || n > zmqdriver.MaxIOThreads {
+		return 0, env.invalid(name, value, fmt.Sprintf("an integer from 1 to %d", zmqdriver.MaxIOThreads))
 	}
 	return n, nil
 }

@@ -19,7 +19,7 @@ type TypedEvent[T any] struct {
 // The iterator ends after it has yielded an error, which may be that of ctx. The
 // exception is a [*DecodeError]: it is yielded too, and the iterator continues.
 // If the payload does not fit T, the event is yielded with the error, and its
-// Value may be partly filled.
+// Value may be partly filled. A gap, if these are requested, has no Value.
 func Events[T any](ctx context.Context, s *Subscriber) iter.Seq2[TypedEvent[T], error] {
 	return func(yield func(TypedEvent[T], error) bool) {
 		for {
@@ -36,7 +36,7 @@ func Events[T any](ctx context.Context, s *Subscriber) iter.Seq2[TypedEvent[T], 
 
 // nextTyped returns the event also if its payload does not fit T.
 func nextTyped[T any](ctx context.Context, s *Subscriber) (out TypedEvent[T], err error) {
-	if out.Event, err = s.Next(ctx); err != nil {
+	if out.Event, err = s.Next(ctx); err != nil || out.Gap != nil {
 		return out, err
 	}
 	if err = out.Decode(&out.Value); err != nil {

@@ -14,6 +14,10 @@ const (
 	maxHeldBytes   = 32 << 20
 )
 
+// staleAfter is the time in milliseconds that no event waits on its way unless a
+// broker was away.
+const staleAfter = 1000
+
 // reorderBuffer is the list of the events that wait for a gap before them to
 // be filled. It is in order of arrival, which is also the order in which the
 // timeouts expire.

@@ -5,16 +5,13 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/dynplane/dynplane/codec"
 )
 
-const (
-	// maxPeers bounds the number of publishers whose state is kept: their ids
-	// are input from the network.
-	maxPeers = 65_536
-	// dedupCapacity is the number of messages, counted back from the latest,
-	// among which a duplicate is detected.
-	dedupCapacity = 100_000
-)
+// maxPeers bounds the number of publishers whose state is kept: their ids are
+// input from the network.
+const maxPeers = 65_536
 
 // sequencer turns the events of all publishers, in order of arrival, into the
 // events to deliver: each once, in the order of its publisher, with the number
@@ -22,112 +19,93 @@ const (
 //
 // On a single path an event is delivered as it arrives. On several paths, which
 // differ in speed (brokers do), the other path may be about to fill a gap, so
-// the events behind a gap are held in the reorder buffer.
+// the events behind a gap are held in the reorder buffer. Missed is computed when
+// an event is delivered.
 type sequencer struct {
-	peers  map[uint64]*peer
-	recent peer // head of the circular list of peers: next is the most recently used, prev the least
-	limit  int  // of peers
-	out    []Event
-	outAt  int // out[outAt:] is to be delivered
+	peers      map[uint64]*peer
+	recent     peer // head of the circular list of peers: next is the most recently used, prev the least
+	limit      int  // of peers
+	stampBytes int  // of all peers
+	stampLimit int  // in bytes
+	out        []Event
+	outAt      int // out[outAt:] is to be delivered
 
-	multipath bool
-	seen      *dedupSet // nil on a single path
-	held      reorderBuffer
+	multipath  bool
+	reportGaps bool // as events of their own
+	held       reorderBuffer
 
 	stats sequencerStats
 }
 
 // sequencerStats are those of Stats that the sequencer counts.
-type sequencerStats struct{ duplicates, outOfOrder, gaps, missed uint64 }
+type sequencerStats struct{ duplicates, outOfOrder, restarts, gaps, missed uint64 }
 
-// peer is the state of one publisher.
+// peer is the state of one publisher: its current epoch, and the events of it that
+// are held, in the order of their sequences.
 type peer struct {
-	id          uint64
-	started     bool   // last is valid
-	last        uint64 // sequence of the last event delivered
-	publishedAt uint64 // latest time among the events delivered
-	held        []*heldEvent
-	prev, next  *peer
+	id         uint64
+	epoch      epoch
+	held       []*heldEvent
+	prev, next *peer
 }
 
 func newSequencer(multipath bool) *sequencer {
-	s := &sequencer{peers: map[uint64]*peer{}, limit: maxPeers, multipath: multipath}
+	s := &sequencer{peers: map[uint64]*peer{}, limit: maxPeers, stampLimit: maxStampBytes, multipath: multipath}
 	s.recent.prev, s.recent.next = &s.recent, &s.recent
-	if multipath {
-		s.seen = newDedupSet(dedupCapacity)
-	}
 	return s
 }
 
 // add adds an event that arrived.
 func (s *sequencer) add(ev Event) {
-	if !s.multipath {
-		s.addInOrder(ev)
-		return
-	}
-	if !s.seen.add(message{ev.PublisherID, ev.Sequence}) {
+	p := s.peer(ev.PublisherID)
+	switch p.epoch.compare(ev.Sequence, ev.PublishedAt, s.multipath) {
+	case duplicate:
 		s.stats.duplicates++
 		return
-	}
-	p := s.peer(ev.PublisherID)
-	switch {
-	case p.started && ev.Sequence <= p.last:
-		s.addOld(p, ev)
-	case ev.Sequence == p.expected():
-		s.deliver(p, ev)
-		s.releaseRun(p)
-	default:
-		s.hold(p, ev)
-	}
-}
-
-// addInOrder adds an event of a single path, which keeps the order: a sequence
-// that goes back means that the publisher was restarted.
-func (s *sequencer) addInOrder(ev Event) {
-	p := s.peer(ev.PublisherID)
-	if p.started && ev.Sequence <= p.last {
-		p.started = false
-	}
-	s.deliver(p, ev)
-}
-
-// addOld adds an event at or before the last one delivered that is not in the
-// dedup set. If it was published later than that one, the publisher was
-// restarted. Otherwise the event is discarded: it has been counted as missed,
-// and delivering it now would break the order.
-func (s *sequencer) addOld(p *peer, ev Event) {
-	if ev.PublishedAt <= p.publishedAt {
+	case late: // it has been counted as missed, and delivering it now would break the order
 		s.stats.outOfOrder++
 		return
+	case restart:
+		s.releaseBefore(p, ev.PublishedAt)
+		s.stats.restarts++
+		p.epoch = p.epoch.next(ev.PublishedAt)
+	case fresh:
 	}
-	s.releaseAll(p)
-	p.started = false
-	s.deliver(p, ev)
-}
-
-// expected returns the sequence that can be delivered at once. The first event
-// received of a publisher is held unless its sequence is 0: the events before
-// it may be on the other path.
-func (p *peer) expected() uint64 {
-	if !p.started {
-		return 0
+	if s.multipath && ev.Sequence != p.epoch.expected() {
+		s.hold(p, ev)
+	} else {
+		s.deliver(p, ev)
 	}
-	return p.last + 1
+	s.releaseRun(p)
 }
 
 // deliver appends the event to those that next returns, with the number of events
 // missed before it.
 func (s *sequencer) deliver(p *peer, ev Event) {
-	if p.started {
-		ev.Missed = ev.Sequence - p.last - 1
-	}
-	if ev.Missed > 0 {
+	s.growStamps(&p.epoch, ev.Sequence)
+	if ev.Missed = p.epoch.deliver(ev.Sequence, ev.PublishedAt); ev.Missed > 0 {
 		s.stats.gaps++
 		s.stats.missed = addSaturating(s.stats.missed, ev.Missed)
+		if s.reportGaps {
+			gap := &Gap{PublisherID: p.id, First: ev.Sequence - ev.Missed, Last: ev.Sequence - 1}
+			s.out = append(s.out, Event{Envelope: codec.Envelope{PublisherID: p.id, Topic: ev.Topic}, Gap: gap})
+		}
 	}
-	p.started, p.last = true, ev.Sequence
-	p.publishedAt = max(p.publishedAt, ev.PublishedAt)
 	s.out = append(s.out, ev)
+}
+
+// growStamps makes room for the time of seq, unless the memory for that is used up.
+func (s *sequencer) growStamps(e *epoch, seq uint64) {
+	n := len(e.stamps)
+	if n >= maxStamps || n > 0 && (!e.started || seq-e.first < uint64(n)) {
+		return
+	}
+	more := max(n, minStamps)
+	if s.stampBytes+8*more > s.stampLimit {
+		return
+	}
+	s.stampBytes += 8 * more
+	e.stamps = e.stamps.grown(n+more, e.last)
 }
 
 // addSaturating does not wrap around: sequences are untrusted input, and two of
@@ -160,6 +138,7 @@ func (s *sequencer) peer(id uint64) *peer {
 // evict removes the state of a peer, after it has delivered the events held.
 func (s *sequencer) evict(p *peer) {
 	s.releaseAll(p)
+	s.stampBytes -= 8 * len(p.epoch.stamps)
 	p.prev.next, p.next.prev = p.next, p.prev
 	delete(s.peers, p.id)
 }
@@ -184,9 +163,14 @@ func (s *sequencer) hold(p *peer, ev Event) {
 	at, found := slices.BinarySearchFunc(p.held, ev.Sequence, func(h *heldEvent, seq uint64) int {
 		return cmp.Compare(h.event.Sequence, seq)
 	})
-	if found { // a duplicate that the dedup set no longer holds
+	if found && p.held[at].event.PublishedAt >= ev.PublishedAt {
 		s.stats.duplicates++
 		return
+	}
+	if found { // of an earlier epoch
+		s.stats.outOfOrder++
+		s.held.remove(p.held[at])
+		p.held = slices.Delete(p.held, at, at+1)
 	}
 	p.held = slices.Insert(p.held, at, h)
 	s.held.add(h)
@@ -215,22 +199,68 @@ func (s *sequencer) flush() {
 // those that follow it without a gap.
 func (s *sequencer) release(h *heldEvent) {
 	p, last := h.peer, h.event.Sequence
+	s.discardStale(p)
 	for len(p.held) > 0 && p.held[0].event.Sequence <= last {
 		s.deliver(p, s.popHeld(p))
 	}
 	s.releaseRun(p)
 }
 
+// discardStale discards the events that are held before the first one of an epoch
+// is delivered, and were published long before the others: a broker that was away
+// delivers them, and they must not become the subscriber's starting point. They
+// are behind a higher sequence that was published later, or before a gap.
+func (s *sequencer) discardStale(p *peer) {
+	if p.epoch.started || len(p.held) < 2 {
+		return
+	}
+	newest := 0
+	for i, h := range p.held {
+		if h.event.PublishedAt > p.held[newest].event.PublishedAt {
+			newest = i
+		}
+	}
+	start := newest
+	for ; start > 0; start-- {
+		before, ev := &p.held[start-1].event, &p.held[start].event
+		if ev.Sequence-before.Sequence > 1 && isStale(before, ev, false) {
+			break
+		}
+	}
+	end := newest + 1
+	for end < len(p.held) && !isStale(&p.held[end].event, &p.held[newest].event, p.epoch.hasEarlier) {
+		end++
+	}
+	for i, h := range p.held {
+		if i < start || i >= end {
+			s.stats.outOfOrder++
+			s.held.remove(h)
+		}
+	}
+	p.held = slices.Delete(slices.Delete(p.held, end, len(p.held)), 0, start)
+}
+
+// isStale reports whether a was published so long before b, or at all before it,
+// that it must have waited on its way.
+func isStale(a, b *Event, atAll bool) bool {
+	return b.PublishedAt > a.PublishedAt && (atAll || b.PublishedAt-a.PublishedAt > staleAfter)
+}
+
 // releaseRun delivers the events of p that follow the last one without a gap.
 func (s *sequencer) releaseRun(p *peer) {
-	for len(p.held) > 0 && p.held[0].event.Sequence == p.expected() {
+	for len(p.held) > 0 && p.held[0].event.Sequence == p.epoch.expected() {
 		s.deliver(p, s.popHeld(p))
 	}
 }
 
 // releaseAll delivers all events of p that are held.
-func (s *sequencer) releaseAll(p *peer) {
-	for len(p.held) > 0 {
+func (s *sequencer) releaseAll(p *peer) { s.releaseBefore(p, math.MaxUint64) }
+
+// releaseBefore delivers the events of p that are held and were published before
+// the given time, at which an epoch begins; the others are of that epoch.
+func (s *sequencer) releaseBefore(p *peer, at uint64) {
+	s.discardStale(p)
+	for len(p.held) > 0 && (p.held[0].event.PublishedAt < at || at == math.MaxUint64) {
 		s.deliver(p, s.popHeld(p))
 	}
 }
@@ -250,8 +280,8 @@ func (s *sequencer) popHeld(p *peer) Event {
 func (s *sequencer) publishers() map[uint64]uint64 {
 	out := make(map[uint64]uint64, len(s.peers))
 	for id, p := range s.peers {
-		if p.started {
-			out[id] = p.last
+		if p.epoch.started {
+			out[id] = p.epoch.last
 		}
 	}
 	return out

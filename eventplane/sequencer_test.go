@@ -39,10 +39,10 @@ func TestSequencer(t *testing.T) {
 		"in order":                          {false, seqs{0, 1, 2}, []string{"0", "1", "2"}, nil, sequencerStats{}},
 		"a late joiner misses nothing":      {false, seqs{7, 8}, []string{"7", "8"}, nil, sequencerStats{}},
 		"a gap is reported at once":         {false, seqs{0, 4, 5}, []string{"0", "4(3)", "5"}, nil, sequencerStats{gaps: 1, missed: 3}},
-		"a sequence that goes back":         {false, seqs{5, 0, 1, 3}, []string{"5", "0", "1", "3(1)"}, nil, sequencerStats{gaps: 1, missed: 1}},
-		"a sequence again":                  {false, seqs{0, 0}, []string{"0", "0"}, nil, sequencerStats{}},
-		"the largest sequence":              {false, seqs{0, math.MaxUint64, 0}, []string{"0", "18446744073709551615(18446744073709551614)", "0"}, nil, sequencerStats{gaps: 1, missed: math.MaxUint64 - 1}},
-		"missed is bounded":                 {false, seqs{0, math.MaxUint64, 0, math.MaxUint64}, []string{"0", "18446744073709551615(18446744073709551614)", "0", "18446744073709551615(18446744073709551614)"}, nil, sequencerStats{gaps: 2, missed: math.MaxUint64}},
+		"a sequence that goes back":         {false, seqs{5, 0, 1, 3}, []string{"5", "0", "1", "3(1)"}, nil, sequencerStats{restarts: 1, gaps: 1, missed: 1}},
+		"a sequence again":                  {false, seqs{0, 0}, []string{"0", "0"}, nil, sequencerStats{restarts: 1}},
+		"the largest sequence":              {false, seqs{0, math.MaxUint64, 0}, []string{"0", "18446744073709551615(18446744073709551614)", "0"}, nil, sequencerStats{restarts: 1, gaps: 1, missed: math.MaxUint64 - 1}},
+		"missed is bounded":                 {false, seqs{0, math.MaxUint64, 0, math.MaxUint64}, []string{"0", "18446744073709551615(18446744073709551614)", "0", "18446744073709551615(18446744073709551614)"}, nil, sequencerStats{restarts: 1, gaps: 2, missed: math.MaxUint64}},
 		"two paths":                         {true, seqs{0, 0, 1, 1, 2, 2}, []string{"0", "1", "2"}, nil, sequencerStats{duplicates: 3}},
 		"a slow path fills a gap":           {true, seqs{0, 2, 3, 1, 2}, []string{"0", "1", "2", "3"}, nil, sequencerStats{duplicates: 1}},
 		"a gap that stays":                  {true, seqs{0, 2, 3, 6}, []string{"0"}, []string{"2(1)", "3", "6(2)"}, sequencerStats{gaps: 2, missed: 3}},
@@ -73,22 +73,105 @@ func TestSequencer(t *testing.T) {
 	}
 }
 
-func TestSequencerDistinguishesOutOfOrderFromRestarted(t *testing.T) {
+// step is an arrival, or the passing of the reorder timeout if at is 0.
+type step struct{ sequence, at uint64 }
+
+// TestEpochs has arrivals with times of publishing.
+func TestEpochs(t *testing.T) {
+	t.Parallel()
+	pause := step{}
+	for name, tc := range map[string]struct {
+		multipath bool
+		in        []step
+		want      []string
+		stats     sequencerStats
+	}{
+		"late, then a restart that is held": {true, []step{{0, 100}, {3, 130}, pause, {2, 120}, {6, 160}, {1, 200}, {2, 201}, pause},
+			[]string{"0", "3(2)", "6(2)", "1", "2"}, sequencerStats{outOfOrder: 1, restarts: 1, gaps: 2, missed: 4}},
+		"a restart on two paths": {true, []step{{0, 10}, {0, 10}, {1, 11}, {1, 11}, {0, 20}, {0, 20}, {1, 21}, {1, 21}, {2, 22}},
+			[]string{"0", "1", "0", "1", "2"}, sequencerStats{duplicates: 4, restarts: 1}},
+		"a stale event of an earlier epoch is neither a gap nor another epoch": {true, []step{{0, 10}, {1, 11}, {4, 14}, pause, {0, 20}, {1, 21}, {1, 11}, {2, 12}, {5, 15}, {6, 12}, {2, 22}, pause},
+			[]string{"0", "1", "4(2)", "0", "1", "2"}, sequencerStats{duplicates: 2, outOfOrder: 2, restarts: 1, gaps: 1, missed: 2}},
+		"a restart that goes unnoticed at first": {true, []step{{0, 10}, {1, 11}, {2, 20}, {0, 18}, {1, 19}},
+			[]string{"0", "1", "2", "0", "1"}, sequencerStats{restarts: 1}},
+		"a restart in one millisecond": {true, []step{{0, 10}, {1, 10}, {2, 11}, {0, 11}, {1, 11}, {2, 11}},
+			[]string{"0", "1", "2", "0", "1", "2"}, sequencerStats{restarts: 1}},
+		"stale events do not start a newcomer": {true, []step{{50, 1000}, {51, 1001}, {900, 9000}, {901, 9001}, pause},
+			[]string{"900", "901"}, sequencerStats{outOfOrder: 2}},
+		"stale events of a longer epoch do not start a newcomer": {true, []step{{900, 1000}, {901, 1001}, {50, 9000}, {51, 9001}, pause},
+			[]string{"50", "51"}, sequencerStats{outOfOrder: 2}},
+		"a newcomer's gap is reported": {true, []step{{50, 1000}, {52, 1002}, pause},
+			[]string{"50", "52(1)"}, sequencerStats{gaps: 1, missed: 1}},
+		"a duplicate on a single path, such as by two names of one broker": {false, []step{{0, 10}, {1, 11}, {2, 12}, {0, 10}, {1, 11}, {3, 13}, {2, 12}, {3, 13}},
+			[]string{"0", "1", "2", "3"}, sequencerStats{duplicates: 4}},
+		"a restart on a single path": {false, []step{{0, 10}, {1, 11}, {0, 20}, {2, 22}},
+			[]string{"0", "1", "0", "2(1)"}, sequencerStats{restarts: 1, gaps: 1, missed: 1}},
+		"a restart with a clock that went back": {false, []step{{7, 10}, {8, 11}, {0, 5}, {1, 6}},
+			[]string{"7", "8", "0", "1"}, sequencerStats{restarts: 1}},
+		"a clock that goes back": {true, []step{{0, 100}, {1, 50}, {2, 51}, {1, 50}},
+			[]string{"0", "1", "2"}, sequencerStats{duplicates: 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSequencer(tc.multipath)
+			for _, in := range tc.in {
+				if in == pause {
+					s.advance(reorderTimeout)
+				} else {
+					s.add(arrival(1, in.sequence, in.at))
+				}
+			}
+			if got := drain(s); !slices.Equal(got, tc.want) {
+				t.Errorf("delivered %v: want %v", got, tc.want)
+			}
+			if s.stats != tc.stats {
+				t.Errorf("stats %+v: want %+v", s.stats, tc.stats)
+			}
+		})
+	}
+}
+
+// The times of sequences that left the window, or never were in it, decide nothing.
+func TestStampsAreAWindow(t *testing.T) {
 	t.Parallel()
 	s := newSequencer(true)
-	s.add(arrival(1, 0, 100))
-	s.add(arrival(1, 3, 130))
-	s.advance(reorderTimeout) // 1 and 2 are counted as missed
-	s.add(arrival(1, 2, 120))
-	s.add(arrival(1, 6, 160)) // held, from before the restart
-	s.add(arrival(1, 1, 200)) // published after all others
-	s.add(arrival(1, 2, 201)) // a duplicate: on several paths only messages that the dedup set no longer holds reveal a restart
-	want := []string{"0", "3(2)", "6(2)", "1"}
-	if got := drain(s); !slices.Equal(got, want) {
-		t.Errorf("delivered %v: want %v", got, want)
+	const last = 3 * maxStamps
+	s.add(arrival(1, 0, 1))
+	s.add(arrival(1, 1000, 1001)) // wider than the window at that time
+	s.advance(reorderTimeout)
+	for seq := uint64(1001); seq <= last; seq++ {
+		s.add(arrival(1, seq, seq+1))
 	}
-	if want := (sequencerStats{outOfOrder: 1, duplicates: 1, gaps: 2, missed: 4}); s.stats != want {
-		t.Errorf("stats %+v: want %+v", s.stats, want)
+	s.out, s.outAt = nil, 0
+	for _, seq := range []uint64{0, 1, 990, 1001, last - maxStamps, last - maxStamps + 1, last} {
+		s.add(arrival(1, seq, seq+1))
+	}
+	if got := drain(s); got != nil || s.stats.duplicates != 7 {
+		t.Errorf("delivered %v, stats %+v: want 7 duplicates", got, s.stats)
+	}
+	if got := len(s.peers[1].epoch.stamps); got != maxStamps || s.stampBytes != 8*maxStamps {
+		t.Errorf("%d stamps, %d bytes counted: want %d", got, s.stampBytes, maxStamps)
+	}
+}
+
+func TestStampsOfAllPublishersAreBounded(t *testing.T) {
+	t.Parallel()
+	s := newSequencer(false)
+	s.stampLimit = 20 * 8 * maxStamps
+	for id := range uint64(30) {
+		for seq := range uint64(2 * maxStamps) {
+			s.add(arrival(id, seq, seq+1))
+			s.out, s.outAt = s.out[:0], 0
+		}
+	}
+	if s.stampBytes != s.stampLimit {
+		t.Errorf("%d bytes: want %d", s.stampBytes, s.stampLimit)
+	}
+	for len(s.peers) > 0 {
+		s.evict(s.recent.prev)
+	}
+	if s.stampBytes != 0 {
+		t.Errorf("%d bytes without publishers: want 0", s.stampBytes)
 	}
 }
 
@@ -125,22 +208,6 @@ func TestSequencerEvictsTheLeastRecentPeer(t *testing.T) {
 	s.add(arrival(5, 0, 0))
 	if got := s.publishers(); len(got) != 3 || got[2]+got[4]+got[5] != 0 || len(s.peers) != 3 {
 		t.Errorf("publishers %v: want 2, 4 and 5", got)
-	}
-}
-
-func TestDedupSetEvictsTheOldest(t *testing.T) {
-	t.Parallel()
-	d := newDedupSet(3)
-	for i, step := range []struct {
-		sequence uint64
-		fresh    bool
-	}{{1, true}, {2, true}, {1, false}, {3, true}, {4, true}, {1, true}, {3, false}, {4, false}, {2, true}} {
-		if got := d.add(message{1, step.sequence}); got != step.fresh {
-			t.Errorf("step %d: add(%d) = %v", i, step.sequence, got)
-		}
-		if len(d.present) > 3 {
-			t.Fatalf("holds %d: want 3", len(d.present))
-		}
 	}
 }
 

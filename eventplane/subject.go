@@ -14,8 +14,13 @@ type route struct {
 	wire  WireFormat
 }
 
-// newRoute returns an error if the scope or topic is invalid, or cannot be written
-// in the wire format.
+// maxSubject limits the bytes of a subject. The commands of NATS and the
+// subscriptions of ZMQ have about 4 KiB, and a peer that exceeds them is
+// disconnected.
+const maxSubject = 4000
+
+// newRoute returns an error if the scope or topic is invalid, too long, or cannot
+// be written in the wire format.
 func newRoute(scope discovery.Scope, topic string, wire WireFormat) (route, error) {
 	r := route{scope, topic, wire}
 	if err := scope.Validate(); err != nil {
@@ -23,6 +28,9 @@ func newRoute(scope discovery.Scope, topic string, wire WireFormat) (route, erro
 	}
 	if topic == "" {
 		return r, fmt.Errorf("topic of %s is empty: want a name such as kv-events", scope)
+	}
+	if n := len(scope.Subject(topic)); n > maxSubject {
+		return r, fmt.Errorf("scope and topic are a subject of %d bytes: want at most %d", n, maxSubject)
 	}
 	if wire == WireGen1 && scope.Endpoint != "" {
 		return r, fmt.Errorf("scope %s is an endpoint, which wire format gen1 cannot address: want NS or NS/COMP, or gen2", scope)

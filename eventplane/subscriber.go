@@ -16,15 +16,40 @@ import (
 type Event struct {
 	codec.Envelope
 
+	// Gap, unless nil, reports events that were lost. Such an Event has no payload,
+	// and of the envelope only PublisherID and Topic. A subscriber returns it just
+	// before the event whose Missed counts them, if SubscriberOptions.Gaps is set.
+	Gap *Gap
+
 	// Missed is the number of events of the same publisher that were lost just
 	// before this one. It is 0 for the first event received of a publisher, or
 	// received after the publisher was restarted.
 	Missed uint64
 }
 
+// Gap is a range of events of one publisher that were not delivered.
+type Gap struct {
+	PublisherID uint64
+	First, Last uint64 // sequences
+
+	// Recovered reports that the events were obtained again and delivered. It is
+	// always false in this version.
+	Recovered bool
+}
+
+// SubscriberOptions are the settings of one [Subscriber]. The zero value is that of
+// [Client.Subscriber].
+type SubscriberOptions struct {
+	// Gaps makes Next return each gap as an Event of its own; see Event.Gap.
+	Gaps bool
+}
+
 // Decode decodes the payload, with the codec of the envelope, into the value
 // that v points to, which should be a zero value. The error is a *DecodeError.
 func (e Event) Decode(v any) error {
+	if e.Gap != nil {
+		return &DecodeError{Subject: e.Topic, Reason: "payload: a gap has none: want an event without Gap"}
+	}
 	if err := e.Codec.Unmarshal(e.Payload, v); err != nil {
 		return &DecodeError{Subject: e.Topic, Reason: "payload", Err: err}
 	}
@@ -36,8 +61,9 @@ func (e Event) Decode(v any) error {
 type Stats struct {
 	Received     uint64 // events that Next returned
 	Dropped      uint64 // messages dropped here because Next was not called often enough; Missed counts their events too
-	Duplicates   uint64 // events that arrived again through another broker
-	OutOfOrder   uint64 // events that arrived after they had been counted as missed, and were discarded
+	Duplicates   uint64 // events that arrived again: equal in publisher, sequence and time of publishing
+	OutOfOrder   uint64 // events that arrived after later ones had been delivered, and were discarded; Missed counts them, unless they precede the first event received of their publisher
+	Restarts     uint64 // publishers that began again under their ids, with lower sequences that were published later
 	DecodeErrors uint64 // messages that were not valid events
 	Gaps         uint64 // events with Missed above 0
 	Missed       uint64 // sum of the events' Missed
@@ -75,7 +101,7 @@ type Subscriber struct {
 
 // newSubscriber opens the connection. The reorder buffer is used only if events
 // can arrive on more than one path.
-func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic string) (*Subscriber, error) {
+func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic string, o SubscriberOptions) (*Subscriber, error) {
 	r, err := newRoute(scope, topic, c.config.Wire)
 	if err != nil {
 		return nil, err
@@ -87,7 +113,9 @@ func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic
 	if conn.follow == nil {
 		conn.follow = c.compareTransports(r)
 	}
-	return &Subscriber{client: c, topic: topic, conn: conn, sequencer: newSequencer(conn.multipath)}, nil
+	s := &Subscriber{client: c, topic: topic, conn: conn, sequencer: newSequencer(conn.multipath)}
+	s.sequencer.reportGaps = o.Gaps
+	return s, nil
 }
 
 // Ready blocks until the subscription is in effect, so that events published
@@ -100,7 +128,8 @@ func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic
 // the transport has failed for good.
 func (s *Subscriber) Ready(ctx context.Context) error { return s.wrap(ctx, s.conn.Ready(ctx)) }
 
-// Next blocks until an event arrives, and returns it. It must be called by one
+// Next blocks until an event arrives, and returns it, or a gap if these are
+// requested; see [SubscriberOptions]. It must be called by one
 // goroutine at a time.
 //
 // A [*DecodeError] reports a message that is not a valid event; the stream
@@ -113,7 +142,9 @@ func (s *Subscriber) Next(ctx context.Context) (Event, error) {
 		}
 		ev, ok, wait := s.ready()
 		if ok {
-			s.client.compareCodec(ev.Envelope)
+			if ev.Gap == nil {
+				s.client.compareCodec(ev.Envelope)
+			}
 			return ev, nil
 		}
 		if err := s.receive(ctx, wait); err != nil {
@@ -127,7 +158,7 @@ func (s *Subscriber) Next(ctx context.Context) (Event, error) {
 func (s *Subscriber) ready() (ev Event, ok bool, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ev, ok = s.sequencer.next(); ok {
+	if ev, ok = s.sequencer.next(); ok && ev.Gap == nil {
 		s.received++
 	}
 	return ev, ok, s.sequencer.held.timeout()
@@ -208,7 +239,7 @@ func (s *Subscriber) Stats() Stats {
 	seq := s.sequencer
 	return Stats{
 		Received: s.received, Dropped: s.conn.Dropped(),
-		Duplicates: seq.stats.duplicates, OutOfOrder: seq.stats.outOfOrder, DecodeErrors: s.bad,
+		Duplicates: seq.stats.duplicates, OutOfOrder: seq.stats.outOfOrder, Restarts: seq.stats.restarts, DecodeErrors: s.bad,
 		Gaps: seq.stats.gaps, Missed: seq.stats.missed,
 		Incompatible: s.conn.incompatible(), Publishers: seq.publishers(),
 	}

@@ -3,6 +3,7 @@ package eventplane
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -179,5 +180,38 @@ func TestBadMessagesTouchNoState(t *testing.T) {
 	stats := s.Stats()
 	if bad != 6 || stats.DecodeErrors != bad || stats.Received != 2 || len(stats.Publishers) != 1 {
 		t.Errorf("%d errors, stats %+v: want 6, and one publisher", bad, stats)
+	}
+}
+
+// A gap is returned before the event that counts it, and only if it is requested.
+func TestGapsAreReturnedAsEvents(t *testing.T) {
+	t.Parallel()
+	m, s := newMemoryReceiver(false)
+	s.sequencer.reportGaps = true
+	for _, seq := range []uint64{3, 4, 9, 10} {
+		m.send(t, codec.Envelope{PublisherID: 1, Sequence: seq, PublishedAt: seq, Payload: []byte{7}})
+	}
+	var got []string
+	for ev, err := range Events[int](t.Context(), s) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := fmt.Sprint(ev.Sequence, " ", ev.Missed, " ", ev.Value)
+		if ev.Gap != nil {
+			text = fmt.Sprintf("%+v", *ev.Gap)
+			if err := ev.Decode(new(int)); err == nil || ev.PublisherID != 1 || ev.Topic != "t" {
+				t.Errorf("gap %+v, decoded %v: want publisher 1, topic t and an error", ev, err)
+			}
+		}
+		if got = append(got, text); ev.Sequence == 10 {
+			break
+		}
+	}
+	want := []string{"3 0 7", "4 0 7", "{PublisherID:1 First:5 Last:8 Recovered:false}", "9 4 7", "10 0 7"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q: want %q", got, want)
+	}
+	if st := s.Stats(); st.Received != 4 || st.Gaps != 1 || st.Missed != 4 || st.DecodeErrors != 0 {
+		t.Errorf("stats %+v: want 4 received, and one gap of 4", st)
 	}
 }

@@ -48,7 +48,9 @@ func (c Config) checkNATS() error {
 	return nil
 }
 
-// conn returns the connection, which it dials if there is none yet.
+// conn returns the connection, which it dials if there is none yet, or if nats.go
+// has closed the one that it dialled, as it does after most errors that a server
+// reports. Publishers and subscribers on that one have failed.
 func (n *natsTransport) conn(ctx context.Context) (*nats.Conn, error) {
 	select {
 	case n.dialing <- struct{}{}:
@@ -56,11 +58,14 @@ func (n *natsTransport) conn(ctx context.Context) (*nats.Conn, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if n.nc != nil {
-		if n.nc.IsClosed() {
-			return nil, nats.ErrConnectionClosed
-		}
+	switch {
+	case n.nc == nil:
+	case !n.nc.IsClosed():
 		return n.nc, nil
+	case !n.dialled:
+		return nil, nats.ErrConnectionClosed
+	default:
+		n.config.Logger.Warn("eventplane: connection is closed, dialling again", "error", n.nc.LastError())
 	}
 	// Without this option, a subscription that the server refuses would receive
 	// nothing and never fail.

@@ -249,7 +249,7 @@ func TestBrokerProcessErrors(t *testing.T) {
 		{"bad TTL", nil, []string{"-ttl", "500ms"}, 2, "500ms"},
 		{"bad server", nil, []string{"-server", "foo"}, 2, "-server"},
 		{"no server", env{"NATS_SERVER": "nats://127.0.0.1:1"}, nil, 1, "127.0.0.1:1"},
-		{"wildcard host", env{"DYN_EVENT_PLANE_HOST": "0.0.0.0"}, nil, 1, "DYN_EVENT_PLANE_HOST"},
+		{"wildcard host", env{"DYN_EVENT_PLANE_HOST": "0.0.0.0"}, nil, 2, "DYN_EVENT_PLANE_HOST"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

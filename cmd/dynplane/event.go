@@ -98,6 +98,18 @@ type eventLine struct {
 	PayloadBase64 []byte          `json:"payload_base64,omitzero"`
 }
 
+// gapLine is the JSON of a gap.
+type gapLine struct {
+	Gap gapFields `json:"gap"`
+}
+
+type gapFields struct {
+	PublisherID uint64 `json:"publisher_id"`
+	First       uint64 `json:"first"`
+	Last        uint64 `json:"last"`
+	Recovered   bool   `json:"recovered"`
+}
+
 func newEventLine(ev eventplane.Event) eventLine {
 	l := eventLine{
 		Topic: ev.Topic, PublisherID: ev.PublisherID, Sequence: ev.Sequence,

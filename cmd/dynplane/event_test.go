@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
 	"math"
 	"reflect"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/dynplane/dynplane/codec"
@@ -105,5 +108,19 @@ func TestPayload(t *testing.T) {
 				t.Errorf("payload_base64 %q of %q", l.PayloadBase64, test.payload)
 			}
 		})
+	}
+}
+
+func TestGapIsALineOfItsOwn(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	a := &app{stdout: &out}
+	ev := eventplane.Event{Gap: &eventplane.Gap{PublisherID: math.MaxUint64, First: 5, Last: 8}}
+	if err := errors.Join(a.showJSON(ev), a.showTable()(ev)); err != nil {
+		t.Fatal(err)
+	}
+	want := `{"gap":{"publisher_id":18446744073709551615,"first":5,"last":8,"recovered":false}}` + "\n"
+	if got, ok := strings.CutPrefix(out.String(), want); !ok || !regexp.MustCompile(`ffffffffffffffff +5-8 +4 +gap`).MatchString(got) {
+		t.Errorf("printed %s: want %s and a row", out.String(), want)
 	}
 }

@@ -48,7 +48,7 @@ func (a *app) snapshot(ctx context.Context) error {
 		return a.printNone("nothing is registered")
 	}
 	t := newTable(a.stdout)
-	t.row("INSTANCE", "GENERATION", "ENDPOINTS", "MODELS", "CHANNELS", "SOURCES", "PATHS")
+	t.row("INSTANCE", "GENERATION", "ENDPOINTS", "MODELS", "CHANNELS", "SOURCES", "PLACES")
 	for _, id := range slices.Sorted(maps.Keys(found.Instances)) {
 		t.row(snapshotColumns(id, found)...)
 	}
@@ -63,9 +63,18 @@ func snapshotColumns(id uint64, s discovery.Snapshot) []string {
 	} {
 		cells = append(cells, strconv.Itoa(len(metadata.Filter(discovery.Query{Kind: kind}))))
 	}
-	var paths []string
+	var places []string
 	for _, in := range metadata.Instances() {
-		paths = append(paths, in.ID().Path())
+		places = append(places, placeOf(in.ID()))
 	}
-	return append(cells, strings.Join(paths, " "))
+	slices.Sort(places)
+	return append(cells, strings.Join(slices.Compact(places), " "))
+}
+
+// placeOf returns where something is registered, as other commands accept it.
+func placeOf(id discovery.ID) string {
+	if id.Topic == "" {
+		return id.Scope.String()
+	}
+	return id.Scope.String() + "/" + discovery.EncodeSegment(id.Topic)
 }

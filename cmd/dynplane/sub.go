@@ -20,6 +20,7 @@ type subOptions struct {
 	count   uint64
 	timeout time.Duration
 	ready   string
+	events  eventplane.SubscriberOptions
 }
 
 func newSubCommand(a *app) *cobra.Command {
@@ -37,7 +38,10 @@ that were lost just before this one. A msgpack payload is printed as JSON, with 
 integers; note that a single byte below 0x80 is a msgpack integer. A payload that was
 sent as bytes is printed as JSON only if it is a JSON object or array. Any other
 payload is printed as payload_base64 instead. Messages that are not events are
-reported on stderr and counted.
+reported on stderr and counted. With --gaps, lost events are also a line of their own,
+before that of the next event; first and last are sequences:
+
+  {"gap":{"publisher_id","first","last","recovered"}}
 
 If nothing arrives for two seconds and no publisher is connected, sub prints on stderr what it waits for and what is announced nearby.`,
 		Example: `  dynplane sub dynamo/backend/generate kv-events
@@ -56,6 +60,7 @@ If nothing arrives for two seconds and no publisher is connected, sub prints on 
 	}
 	flags := cmd.Flags()
 	flags.Uint64Var(&o.count, "count", 0, "number of events after which to exit; 0 means no limit")
+	flags.BoolVar(&o.events.Gaps, "gaps", false, "print a line for each gap in the sequences of a publisher")
 	flags.DurationVar(&o.timeout, "timeout", 0, "time after which to exit with code 124; 0 means no limit")
 	flags.StringVar(&o.ready, "ready-file", "", "`FILE` to create when the subscription is ready")
 	a.pprofFlag(cmd)
@@ -76,7 +81,7 @@ func (a *app) sub(ctx context.Context, scope discovery.Scope, topic string, o su
 	err := a.withPlane(ctx, findsPublishers, func(plane *eventplane.Client) error {
 		opening, cancel := context.WithTimeout(ctx, opTimeout)
 		defer cancel()
-		s, err := plane.Subscriber(opening, scope, topic)
+		s, err := plane.SubscriberWithOptions(opening, scope, topic, o.events)
 		if err != nil {
 			return err
 		}
@@ -140,7 +145,9 @@ func (a *app) receive(ctx context.Context, s *eventplane.Subscriber, o subOption
 			return err
 		}
 		first()
-		received++
+		if ev.Gap == nil {
+			received++
+		}
 		if err := show(ev); err != nil {
 			return err
 		}
@@ -184,7 +191,12 @@ func (a *app) summarize(s *eventplane.Subscriber) {
 		st.Received, st.Missed, st.Gaps, st.Dropped, st.DecodeErrors)
 }
 
-func (a *app) showJSON(ev eventplane.Event) error { return a.writeJSON(newEventLine(ev)) }
+func (a *app) showJSON(ev eventplane.Event) error {
+	if ev.Gap != nil {
+		return a.writeJSON(gapLine{gapFields(*ev.Gap)})
+	}
+	return a.writeJSON(newEventLine(ev))
+}
 
 // showTable returns a function that prints events as rows, with ids in hex, as in
 // paths.
@@ -192,6 +204,10 @@ func (a *app) showTable() func(eventplane.Event) error {
 	t := newTable(a.stdout)
 	t.row("PUBLISHED", "PUBLISHER", "SEQUENCE", "MISSED", "PAYLOAD")
 	return func(ev eventplane.Event) error {
+		if g := ev.Gap; g != nil {
+			t.row("-", strconv.FormatUint(g.PublisherID, 16), fmt.Sprintf("%d-%d", g.First, g.Last), strconv.FormatUint(g.Last-g.First+1, 10), "gap")
+			return t.Flush()
+		}
 		l := newEventLine(ev)
 		payload := string(l.Payload)
 		if l.Payload == nil {

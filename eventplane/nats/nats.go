@@ -35,6 +35,11 @@ const (
 	maxPendingMessages = 64 << 10
 	maxPendingBytes    = 64 << 20
 
+	// maxSubject limits the bytes of a subject. The server closes a connection
+	// with a command of more than 4,096 bytes without its name, unless it is
+	// configured otherwise; the rest is for the numbers after the subject.
+	maxSubject = 4096 - 64
+
 	// closeFlushTimeout bounds the wait of Publisher.Close for the server.
 	closeFlushTimeout = 2 * time.Second
 
@@ -71,6 +76,9 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	if p.closed {
 		return driver.ErrClosed
 	}
+	if err := checkSubject(m.Subject); err != nil {
+		return fmt.Errorf("nats: publish on %.100q: %w", m.Subject, err)
+	}
 	err := p.nc.Publish(m.Subject, m.Body)
 	if errors.Is(err, nats.ErrMaxPayload) {
 		return fmt.Errorf("nats: publish on %q: message has %d bytes: want at most %d: %w", m.Subject, len(m.Body), p.nc.MaxPayload(), err)
@@ -80,6 +88,15 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	}
 	if err != nil {
 		return fmt.Errorf("nats: publish on %q: %w", m.Subject, err)
+	}
+	return nil
+}
+
+// checkSubject refuses a subject for which the server would close the connection,
+// which others use too.
+func checkSubject(subject string) error {
+	if len(subject) > maxSubject {
+		return fmt.Errorf("subject of %d bytes: want at most %d", len(subject), maxSubject)
 	}
 	return nil
 }
@@ -120,6 +137,9 @@ var _ driver.Subscriber = (*Subscriber)(nil)
 // subscriber is closed, and closes it. Subscribe does not wait for the server;
 // [Subscriber.Ready] does.
 func Subscribe(nc *nats.Conn, subject string) (*Subscriber, error) {
+	if err := checkSubject(subject); err != nil {
+		return nil, fmt.Errorf("nats: subscribe to %.100q: %w", subject, err)
+	}
 	sub, err := nc.SubscribeSync(subject)
 	if err != nil {
 		return nil, fmt.Errorf("nats: subscribe to %q: %w", subject, err)

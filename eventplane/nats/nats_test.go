@@ -3,6 +3,7 @@ package nats_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -177,4 +178,23 @@ func TestRefusedSubscriptionFails(t *testing.T) {
 	if err := sub.Next(deadline(t), &m); !errors.Is(err, nats.ErrPermissionViolation) {
 		t.Errorf("error %v: want ErrPermissionViolation", err)
 	}
+}
+
+// TestLongSubjectLeavesTheConnectionOpen covers subjects beyond the control line of
+// the server, and one just within it.
+func TestLongSubjectLeavesTheConnectionOpen(t *testing.T) {
+	t.Parallel()
+	nc, ctx := dial(t, natstest.Run(t)), deadline(t)
+	pub := natsdriver.NewPublisher(nc)
+	long, longest := strings.Repeat("x", 5000), strings.Repeat("x", 4032)
+	if err := pub.Publish(ctx, &driver.Message{Subject: long}); err == nil || !strings.Contains(err.Error(), "want at most 4032") {
+		t.Errorf("publish: %v, want an error with the limit", err)
+	}
+	if _, err := natsdriver.Subscribe(nc, long); err == nil {
+		t.Error("subscribe: no error")
+	}
+	sub := subscribe(t, nc, longest)
+	must(t, pub.Publish(ctx, &driver.Message{Subject: longest}))
+	var m driver.Message
+	must(t, sub.Next(ctx, &m))
 }

@@ -106,8 +106,11 @@ func TestBadEndpoints(t *testing.T) {
 		}
 	}
 	awaitReady(t, sub) // none of them is pending
-	if _, err := zc.Subscribe(strings.Repeat("x", 4096)); err == nil {
+	if _, err := zc.Subscribe(strings.Repeat("x", 4087)); err == nil {
 		t.Error("a subject is accepted for which publishers would disconnect")
+	}
+	if _, err := zc.BrokerPublisher(strings.Repeat("x", 4087)); err == nil {
+		t.Error("a subject is accepted to which no subscriber can subscribe")
 	}
 	if err := directPublisher(t, zc).Connect("tcp://127.0.0.1:1"); err == nil {
 		t.Error("a bound publisher connects")

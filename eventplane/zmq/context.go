@@ -139,6 +139,9 @@ func (c *Context) BrokerPublisher(subject string) (*Publisher, error) {
 // brokerPublisher opens an XPUB, which is a PUB that can read the subscriptions
 // it receives: with XPubVerbose all of them, also those of a second broker.
 func (c *Context) brokerPublisher(subject string) (*Publisher, error) {
+	if err := checkSubject(subject); err != nil {
+		return nil, err
+	}
 	socket, err := c.socket(rawzmq.XPUB, rawzmq.Options{ReceiveHWM: rawzmq.SubscriptionHWM, MaxFrame: rawzmq.MaxSubscription})
 	if err != nil {
 		return nil, err
@@ -160,8 +163,17 @@ func (c *Context) brokerPublisher(subject string) (*Publisher, error) {
 	return p, nil
 }
 
-// Subscribe opens a subscriber of exactly subject, which must be shorter than
-// 4 KiB. It receives from all endpoints that it is connected to afterwards.
+// checkSubject refuses a subject for which peers of this package would disconnect
+// a subscriber.
+func checkSubject(subject string) error {
+	if len(subject) > rawzmq.MaxSubject {
+		return fmt.Errorf("subject of %d bytes: want at most %d", len(subject), rawzmq.MaxSubject)
+	}
+	return nil
+}
+
+// Subscribe opens a subscriber of exactly subject, which must have 4,086 bytes at
+// most. It receives from all endpoints that it is connected to afterwards.
 func (c *Context) Subscribe(subject string) (*Subscriber, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -174,8 +186,8 @@ func (c *Context) Subscribe(subject string) (*Subscriber, error) {
 }
 
 func (c *Context) subscribe(subject string) (*Subscriber, error) {
-	if len(subject) >= rawzmq.MaxSubscription { // it has one byte before it on the wire
-		return nil, fmt.Errorf("subject of %d bytes: want less than %d", len(subject), rawzmq.MaxSubscription)
+	if err := checkSubject(subject); err != nil {
+		return nil, err
 	}
 	socket, err := c.socket(rawzmq.SUB, rawzmq.Options{ReceiveHWM: rawzmq.ReceiveHWM, MaxFrame: c.opts.MaxMessage})
 	if err != nil {

@@ -10,7 +10,8 @@ import (
 // Options are the settings of a Context. The zero value is ready for use.
 type Options struct {
 	// IOThreads is the number of libzmq threads that do network input and
-	// output; 0 means 1. One thread is enough up to about a gigabyte a second.
+	// output, up to MaxIOThreads; 0 means 1. One thread is enough up to about a
+	// gigabyte a second.
 	IOThreads int
 
 	// HWM is the high-water mark: the number of messages that a Publisher
@@ -39,6 +40,9 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// MaxIOThreads is the largest number of threads for Options.IOThreads.
+const MaxIOThreads = rawzmq.MaxIOThreads
+
 const (
 	defaultQueueSize  = 100_000
 	defaultQueueBytes = 32 << 20
@@ -47,6 +51,9 @@ const (
 // withDefaults returns the options with defaults for zero values, or an error
 // that names the invalid option.
 func (o Options) withDefaults() (Options, error) {
+	if o.IOThreads < 0 || o.IOThreads > MaxIOThreads {
+		return o, fmt.Errorf("option IOThreads %d: want 0 (for 1) to %d", o.IOThreads, MaxIOThreads)
+	}
 	for _, f := range []struct {
 		name     string
 		value    *int

@@ -213,7 +213,7 @@ func TestPublishRefuses(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	t.Parallel()
-	for _, opts := range []zmqdriver.Options{{HWM: -1}, {QueueSize: -1}, {IOThreads: -1}, {MaxMessage: -1}, {MaxMessage: 4}, {MaxMessage: 5 << 30}} {
+	for _, opts := range []zmqdriver.Options{{HWM: -1}, {QueueSize: -1}, {IOThreads: -1}, {IOThreads: 65}, {MaxMessage: -1}, {MaxMessage: 4}, {MaxMessage: 5 << 30}} {
 		if zc, err := zmqdriver.New(opts); err == nil {
 			t.Errorf("%+v is accepted", opts)
 			_ = zc.Close()

@@ -84,9 +84,12 @@ func (d *deployment) run(t *testing.T, module string, args ...string) {
 // router found the prompt in a cache.
 func (d *deployment) request(t *testing.T, from, to *frontend) (worker uint64, hit bool) {
 	t.Helper()
-	d.prompts++
-	before := len(d.in[kvEvents].all())
-	first := from.complete(t, prompt(d.prompts))
+	var before int
+	first := retry(t, "a new prompt", func() (completion, error) { // a frontend may list a model before its router has workers
+		d.prompts++
+		before = len(d.in[kvEvents].all())
+		return from.complete(prompt(d.prompts))
+	})
 	if first.Nvext.Timing.HitRate != 0 || first.Usage.Details.CachedTokens != 0 {
 		t.Errorf("a new prompt is found in a cache: %+v", first)
 	}
@@ -95,7 +98,10 @@ func (d *deployment) request(t *testing.T, from, to *frontend) (worker uint64, h
 	for deadline := time.Now().Add(time.Second); len(d.in[kvEvents].all()) == before && time.Now().Before(deadline); {
 		rest(t, 5*time.Millisecond)
 	}
-	second := to.complete(t, prompt(d.prompts))
+	second, err := to.complete(prompt(d.prompts))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if hit = second.Nvext.Timing.HitRate > 0; hit {
 		if second.Nvext.Worker.ID != first.Nvext.Worker.ID || second.Usage.Details.CachedTokens == 0 {
 			t.Errorf("the first frontend received %+v, the second one %+v", first, second)

@@ -89,22 +89,24 @@ type completion struct {
 	} `json:"nvext"`
 }
 
-func (f *frontend) complete(t *testing.T, prompt string) (c completion) {
-	t.Helper()
+func (f *frontend) complete(prompt string) (c completion, err error) {
 	request, err := json.Marshal(map[string]any{"model": "tiny", "prompt": prompt, "max_tokens": 4,
 		"nvext": map[string]any{"extra_fields": []string{"worker_id", "timing"}}})
 	if err != nil {
-		t.Fatal(err)
+		return c, err
 	}
 	answer, err := f.http.Post(f.url+"/v1/completions", "application/json", bytes.NewReader(request))
 	if err != nil {
-		t.Fatal(err)
+		return c, err
 	}
 	defer func() { _ = answer.Body.Close() }()
-	if err := json.NewDecoder(answer.Body).Decode(&c); err != nil || c.Nvext.Worker.ID == 0 {
-		t.Fatalf("%s: %+v, %v", answer.Status, c, err)
+	if err := json.NewDecoder(answer.Body).Decode(&c); err != nil {
+		return c, fmt.Errorf("%s: %w", answer.Status, err)
 	}
-	return c
+	if c.Nvext.Worker.ID == 0 {
+		return c, fmt.Errorf("%s: no worker: %+v", answer.Status, c)
+	}
+	return c, nil
 }
 
 // words is the size of the vocabulary, beside three special tokens.

@@ -8,8 +8,25 @@ package rawzmq
 #include <errno.h>
 #include <zmq.h>
 
+#ifndef _WIN32
+#include <sys/resource.h>
+#endif
+
 // libzmq has ZMQ_ZERO_COPY_RECV since 4.3.0, but its header only shows it to drafts.
 enum { zero_copy_receive = 10 };
+
+// set_max_sockets allows as many sockets as the process may have files: each has
+// at least one. The limit of libzmq itself is 65,535.
+static int set_max_sockets(void *context) {
+	int n = ZMQ_MAX_SOCKETS_DFLT;
+#ifndef _WIN32
+	struct rlimit files;
+	int most = zmq_ctx_get(context, ZMQ_SOCKET_LIMIT);
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur > (rlim_t) n)
+		n = files.rlim_cur < (rlim_t) most ? (int) files.rlim_cur : most;
+#endif
+	return zmq_ctx_set(context, ZMQ_MAX_SOCKETS, n);
+}
 
 static int terminate(void *context) {
 	int rc;
@@ -46,6 +63,9 @@ func NewContext(ioThreads int) (*Context, error) {
 	c := &Context{ptr: ptr}
 	if rc, err := C.zmq_ctx_set(ptr, C.ZMQ_IO_THREADS, C.int(ioThreads)); rc != 0 {
 		return nil, errors.Join(fmt.Errorf("use %d threads: %w", ioThreads, failure(err)), c.Term())
+	}
+	if rc, err := C.set_max_sockets(ptr); rc != 0 {
+		return nil, errors.Join(fmt.Errorf("allow more sockets: %w", failure(err)), c.Term())
 	}
 	// A small message would hold the buffer in which it arrived, which is up to a
 	// hundred times as large, as long as it waits for a slow peer.

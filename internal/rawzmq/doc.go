@@ -52,6 +52,15 @@ const (
 	// megabyte overflows the stack.
 	MaxSubscription = 4 << 10
 
+	// MaxSubject is the size limit of a topic, in bytes. Current peers send a
+	// subscription as a command, which has ten bytes before the topic.
+	MaxSubject = MaxSubscription - 10
+
+	// MaxIOThreads is the largest number of threads that a context may have for
+	// input and output. One carries about a gigabyte a second. libzmq aborts the
+	// process if the system cannot start as many as it should.
+	MaxIOThreads = 64
+
 	// MaxFrames is the number of frames of an event. A Receiver keeps no more
 	// of any message.
 	MaxFrames = 4
