@@ -3,10 +3,14 @@ package integration
 import (
 	"bufio"
 	"context"
+	"errors"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/natskv"
@@ -37,8 +41,8 @@ func documentedPermissions(t *testing.T) map[string][]string {
 }
 
 // TestDocumentedPermissionsSuffice runs an owner and a reader with the permissions of
-// docs/protocol.md, through a whole lifecycle and a deleted bucket, and requires that
-// the server refuses them nothing.
+// docs/protocol.md, through a whole lifecycle and a deleted write stream, and requires
+// that the server refuses them nothing.
 func TestDocumentedPermissionsSuffice(t *testing.T) {
 	t.Parallel()
 	allowed := documentedPermissions(t)
@@ -47,9 +51,16 @@ func TestDocumentedPermissionsSuffice(t *testing.T) {
 		natstest.Allowed("owner", "x", allowed["owner publish"], allowed["owner subscribe"]),
 		natstest.Allowed("reader", "x", allowed["reader publish"], allowed["reader subscribe"]))
 	log := &logtest.Buffer{}
+	var conn *nats.Conn
 	open := func(user string) *discovery.Client {
+		t.Helper()
 		config := natsconn.Config{URL: server.URL(), Username: user, Password: "x", Logger: log.Logger()}
-		store, err := natskv.Dial(t.Context(), config, natskv.Options{TTL: 2 * time.Second, Logger: log.Logger()})
+		var err error
+		if conn, err = natsconn.Connect(t.Context(), config); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(conn.Close)
+		store, err := natskv.New(conn, natskv.Options{TTL: 2 * time.Second, Logger: log.Logger()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -57,13 +68,14 @@ func TestDocumentedPermissionsSuffice(t *testing.T) {
 		t.Cleanup(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), waittest.Patience)
 			defer cancel()
-			if err := c.Shutdown(ctx); err != nil {
+			if err := c.Shutdown(ctx); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
 				t.Error(err)
 			}
 		})
 		return c
 	}
-	reader, owner := open("reader"), open("owner")
+	reader, owner, dying := open("reader"), open("owner"), open("owner")
+	die := conn.Close
 	w := startWatch(t, reader, endpoints) // before there is a bucket
 	reg := register(t, owner, 1, endpoint("generate"))
 	w.awaitAdded(1)
@@ -73,9 +85,22 @@ func TestDocumentedPermissionsSuffice(t *testing.T) {
 	if _, err := reader.Get(t.Context(), reg.Instance().ID()); err != nil {
 		t.Error(err)
 	}
-	server.Stop()
-	server.Wipe()
-	server.Start()
+	register(t, dying, 2, endpoint("generate"))
+	w.awaitAdded(2)
+	die()
+	admin, err := natsconn.Connect(t.Context(), natsconn.Config{URL: server.URL(), Username: "admin", Password: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(admin.Close)
+	js, err := jetstream.New(admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteStream(t.Context(), "DYNPLANE_dynplane"); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitRemoved(2) // after the hold, and a look into the write stream
 	waittest.Eventually(t, "the owner has written its entry again", func() bool {
 		got, err := reader.List(t.Context(), endpoints)
 		return err == nil && len(got) == 1

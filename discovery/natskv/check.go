@@ -2,7 +2,11 @@ package natskv
 
 import (
 	"context"
+	"errors"
+	"math/rand/v2"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 // check begins to check the streams and to measure the clock, in a task of its
@@ -23,9 +27,8 @@ func (k *keeper) check(ctx context.Context, now time.Time) {
 	})
 }
 
-// takeCheck takes the result of a check. If heartbeats have failed, a success
-// makes one of them due, and the acknowledgement of that one makes all of them
-// due.
+// takeCheck takes the result of a check. A failed one stops heartbeats that succeed
+// only if the bucket does not fit.
 func (k *keeper) takeCheck(now time.Time) {
 	k.mu.Lock()
 	err, ended := k.result, k.hasResult
@@ -36,16 +39,49 @@ func (k *keeper) takeCheck(now time.Time) {
 	}
 	k.checking = false
 	k.checkAt = now.Add(k.backoff.Next())
-	if err != nil {
+	switch {
+	case err == nil && k.failing != nil:
+		k.checked = now
+		k.probe(now)
+	case err == nil:
+		k.checked = now
+		k.backoff.Reset()
+	case k.failing != nil || errors.Is(err, ErrBucket):
 		k.failing = err
 		k.warn(err)
-		return
 	}
-	k.checked = now
-	if k.failing != nil {
-		k.failing, k.probing = nil, true
-		k.abandon(now)
+}
+
+// probe makes one heartbeat due after a failure. Its acknowledgement makes all of
+// them due.
+func (k *keeper) probe(now time.Time) {
+	k.failing, k.probing = nil, true
+	k.abandon(now)
+}
+
+// subscribeDeleted subscribes to the advisories of the server that a stream of the
+// bucket was deleted. Where they are not permitted, the next heartbeat reveals that of
+// the write stream, and the next check that of the other one.
+func (k *keeper) subscribeDeleted() (deleted chan *nats.Msg, unsubscribe func()) {
+	opt := k.store.opt
+	deleted = make(chan *nats.Msg, 16)
+	var subs []*nats.Subscription
+	for _, stream := range []string{opt.writeStream(), opt.readStream()} {
+		if sub, err := k.store.nc.ChanSubscribe(advisories+"STREAM.DELETED."+stream, deleted); err == nil { // not closed
+			subs = append(subs, sub)
+		}
 	}
+	return deleted, func() {
+		for _, sub := range subs {
+			_ = sub.Unsubscribe()
+		}
+	}
+}
+
+// checkSoon makes a check due, not at the same time as that of every other owner.
+func (k *keeper) checkSoon() {
+	k.checked = time.Time{}
+	k.checkAt = time.Now().Add(rand.N(k.store.opt.TTL / 8))
 }
 
 // warn logs the first failure since the last recovery.
@@ -69,11 +105,11 @@ func (k *keeper) abandon(now time.Time) {
 // alive records an acknowledgement. The first one after a failure makes all
 // heartbeats due.
 func (k *keeper) alive(now time.Time) {
-	k.acked = now
-	k.backoff.Reset()
+	k.acked, k.former = now, k.store.nc.LastError()
 	if !k.probing {
 		return
 	}
+	k.backoff.Reset()
 	k.probing = false
 	k.urgent = len(k.queue)
 	if k.warned {

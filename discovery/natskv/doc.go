@@ -21,4 +21,11 @@
 // The server must be NATS 2.14 or later with JetStream enabled. Any KV client
 // can read the bucket; docs/protocol.md describes its keys, values and headers, and
 // docs/guarantees.md the promises under faults.
+//
+// # Permissions
+//
+// The error of a call names the permission that it lacks. A client may be refused
+// $JS.EVENT.ADVISORY.STREAM.>: then its watches take up to 15 s to notice a bucket
+// that was created after them, and its owners up to six TTLs to notice that only the
+// bucket was deleted, and not its write stream.
 package natskv

@@ -34,7 +34,7 @@ type heartbeat struct {
 }
 
 func newHeartbeats(s *Store) (*heartbeats, error) {
-	h := &heartbeats{store: s, inbox: nats.NewInbox() + ".", flight: map[string]*heartbeat{}}
+	h := &heartbeats{store: s, inbox: s.nc.NewInbox() + ".", flight: map[string]*heartbeat{}}
 	sub, err := s.nc.Subscribe(h.inbox+"*", h.acknowledged)
 	if err != nil {
 		return nil, err

@@ -9,7 +9,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/internal/wait"
 )
 
@@ -54,7 +53,10 @@ type keeper struct {
 	checking bool
 	checkAt  time.Time // no check before
 	failing  error     // nil, or why heartbeats are not sent
+	failed   time.Time // when that was noticed
 	probing  bool      // only one heartbeat is sent, until it is acknowledged
+	former   error     // the last error of the connection while heartbeats were acknowledged
+	first    uint64    // the first sequence of the write stream, as of the last step
 	warned   bool      // that heartbeats fail
 	acked    time.Time // the last acknowledgement of any heartbeat
 }
@@ -73,6 +75,7 @@ func startKeeper(s *Store) *keeper {
 		store: s, cancel: cancel, done: make(chan struct{}), wake: make(chan struct{}, 1),
 		backoff: wait.Backoff{Min: 100 * time.Millisecond, Max: time.Second},
 		stepped: now, reviewed: now, checked: now, acked: now,
+		former: s.nc.LastError(), first: s.first,
 	}
 	k.recovery.keeper, k.recovery.backoff = k, k.backoff
 	go k.run(ctx)
@@ -113,6 +116,8 @@ func (k *keeper) run(ctx context.Context) {
 	defer k.store.nc.RemoveStatusListener(connected)
 	closed := k.store.nc.StatusChanged(nats.CLOSED)
 	defer k.store.nc.RemoveStatusListener(closed)
+	deleted, unsubscribe := k.subscribeDeleted()
+	defer unsubscribe()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -122,6 +127,8 @@ func (k *keeper) run(ctx context.Context) {
 		case <-closed:
 		case <-connected: // leases may be about to expire
 			k.disconnected()
+		case <-deleted:
+			k.checkSoon()
 		case <-k.wake:
 		case <-timer.C:
 		}
@@ -145,7 +152,7 @@ func (k *keeper) closedError() error {
 // disconnected makes everything due: what was sent before may be lost.
 func (k *keeper) disconnected() {
 	k.fail(nats.ErrDisconnected)
-	k.checkAt = time.Time{}
+	k.failed, k.checkAt = time.Now(), time.Time{}
 	k.backoff.Reset()
 }
 
@@ -174,8 +181,14 @@ func (k *keeper) step(ctx context.Context, now time.Time) {
 	k.takeAdded(now)
 	k.takeAcks(now)
 	k.takeCheck(now)
+	if first := k.store.firstSequence(); first != k.first { // all entries are lost
+		k.first, k.urgent = first, len(k.queue)
+	}
 	if k.failing == nil && now.Sub(k.checked) > checkTTLs*k.store.opt.TTL || k.failing != nil {
 		k.check(ctx, now)
+	}
+	if k.failing != nil && !isFinal(k.failing) && k.store.clock.measuredAt().After(k.failed) {
+		k.probe(now) // the server answers
 	}
 	if k.failing == nil {
 		k.sendDue(now)
@@ -299,76 +312,8 @@ func (k *keeper) fail(err error) {
 	if k.failing == nil && !k.probing {
 		k.checkAt = time.Time{}
 	}
-	k.failing = err
-}
-
-// removeOrphans removes entries that failed calls may have left.
-func (k *keeper) removeOrphans(ctx context.Context) {
-	s := k.store
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for l := range s.orphans {
-		delete(s.orphans, l)
-		k.tasks.Go(func() {
-			l.End(discovery.ErrClosed)
-			bounded, cancel := context.WithTimeout(ctx, s.opt.TTL)
-			defer cancel()
-			if err := l.Unregister(bounded); err != nil && ctx.Err() != nil {
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				s.orphans[l] = struct{}{} // for Shutdown
-			}
-		})
-	}
-}
-
-// review reports leases that may have expired, and ends those that can never be
-// prolonged again.
-func (k *keeper) review(now time.Time) {
-	s := k.store
-	final := k.finalError()
-	for _, l := range s.registered() {
-		age := now.Sub(l.LastBeat())
-		if final != nil && age > s.opt.TTL*3/4 {
-			s.release(l, final)
-		} else if age > s.opt.TTL {
-			l.Lose(fmt.Errorf("natskv: not prolonged for %v: %w", age.Round(time.Second), k.reason()))
-		}
-	}
-}
-
-func (k *keeper) reason() error {
-	if k.failing != nil {
-		return k.failing
-	}
-	return errNoAck
-}
-
-// finalError returns why the leases can never be prolonged again, or nil.
-func (k *keeper) finalError() error {
 	if k.failing == nil {
-		return nil
+		k.failed = time.Now()
 	}
-	if errors.Is(k.failing, ErrBucket) || errors.Is(k.failing, nats.ErrPermissionViolation) {
-		return k.failing
-	}
-	return k.store.refusal()
-}
-
-func (k *keeper) endAll(cause error) {
-	s := k.store
-	for _, l := range s.registered() {
-		s.release(l, cause)
-	}
-}
-
-// release ends a lease whose entry is no longer in the store's power.
-func (s *Store) release(l *lease, cause error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l.End(cause)
-	l.removed = true
-	if s.leases[l.key] == l {
-		delete(s.leases, l.key)
-	}
+	k.failing = err
 }

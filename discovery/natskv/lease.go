@@ -1,7 +1,6 @@
 package natskv
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -32,9 +31,10 @@ type lease struct {
 	owner string // random; marks the entries that this lease wrote
 
 	// Guarded by store.mu.
-	value   []byte
-	seq     uint64 // stream sequence of the entry
-	removed bool   // from the store, or another owner's
+	value     []byte
+	seq       uint64 // stream sequence of the entry
+	removed   bool   // from the store, or another owner's
+	unsettled bool   // the outcome of a write is unknown
 }
 
 func (s *Store) newLease(id discovery.ID, value []byte) *lease {
@@ -67,9 +67,13 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte, o d
 	}
 	defer unlock()
 	if err := l.register(ctx, o.IfAbsent); err != nil {
+		s.orphan(l)
 		return nil, err
 	}
-	return l, s.keep(l)
+	if err := s.keep(l); err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
 func (s *Store) checkSize(value []byte) error {
@@ -138,7 +142,8 @@ func (l *lease) write(ctx, attempt context.Context, fence *uint64) (uint64, erro
 }
 
 // keep hands a written lease to the keep-alive, which it starts if necessary. If
-// Shutdown has begun, it will remove the entry.
+// Shutdown has begun, it will remove the entry. If the connection was closed for
+// good, nothing prolongs the lease.
 func (s *Store) keep(l *lease) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,6 +155,10 @@ func (s *Store) keep(l *lease) error {
 	}
 	if s.closed {
 		return discovery.ErrClosed
+	}
+	if s.lost != nil {
+		l.End(s.lost)
+		return s.lost
 	}
 	if s.keeper == nil {
 		s.keeper = startKeeper(s)
@@ -195,71 +204,6 @@ func (l *lease) Update(ctx context.Context, value []byte) error {
 			return err
 		}
 	}
-}
-
-// settle publishes an entry, and returns once the outcome is known: the server
-// may store it although the call fails. The fence makes a repetition harmless.
-// After the end of ctx it waits a little longer; if the outcome is unknown even
-// then, the keep-alive or Shutdown removes an entry that no lease stands for.
-func (l *lease) settle(ctx context.Context, entry *message, value []byte) (seq uint64, err error) {
-	s := l.store
-	if ctx.Err() != nil {
-		return 0, stopped(ctx, nil)
-	}
-	lingering, cancel := s.linger(ctx)
-	defer cancel()
-	attempts := 0
-	err = s.retry(lingering, func(ctx context.Context) error {
-		attempts++
-		ack, err := s.publish(ctx, entry)
-		if err == nil {
-			seq = ack.Sequence
-		}
-		if errors.Is(err, jetstream.ErrNoStreamResponse) { // the stream was deleted, or an election is under way
-			if err := s.reopen(ctx); err != nil {
-				return err
-			}
-		}
-		return err
-	})
-	if isWrongSequence(err) && attempts > 1 {
-		found, rerr := l.readSettled(lingering)
-		if rerr != nil {
-			err = rerr
-		} else if found.owner() == l.owner && bytes.Equal(found.data, value) {
-			return found.seq, nil // the acknowledgement of an earlier attempt was lost
-		}
-	}
-	if lingering.Err() != nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.leases[l.key] != l {
-			s.orphans[l] = struct{}{}
-		}
-		return 0, stopped(ctx, err)
-	}
-	return seq, err
-}
-
-func (l *lease) readSettled(ctx context.Context) (found entry, err error) {
-	err = l.store.retry(ctx, func(ctx context.Context) error {
-		found, err = l.store.readEntry(ctx, l.key)
-		return err
-	})
-	return found, err
-}
-
-// linger returns a context that ends a little later than ctx.
-func (s *Store) linger(ctx context.Context) (context.Context, context.CancelFunc) {
-	lingering, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() {
-		pause := min(settleTime, s.opt.TTL)
-		if s.life.Err() != nil {
-			pause = settleTimeClosed
-		}
-		time.AfterFunc(pause, func() { cancel(context.Cause(ctx)) })
-	})
-	return lingering, func() { stop(); cancel(nil) }
 }
 
 func (l *lease) sequence() uint64 {

@@ -3,6 +3,7 @@ package natskv
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -39,7 +40,7 @@ func (w *watcher) list(ctx context.Context) error {
 		err = w.subscribe()
 	}
 	if err != nil {
-		w.deleteConsumer()
+		w.store.deleteConsumer(w.consumer)
 		return err
 	}
 	w.begun = true
@@ -52,30 +53,69 @@ func (w *watcher) list(ctx context.Context) error {
 
 func newConsumerName() string { return "dynplane-" + nuid.Next() }
 
-// createConsumer waits for the server for as long as the connection lasts. In a
+// createConsumer ends with ctx, but the request does not: the server may execute a
+// deletion before a creation that was requested earlier, so that a consumer can
+// only be deleted after the answer.
+func (w *watcher) createConsumer(ctx context.Context) (*jetstream.ConsumerInfo, error) {
+	s := w.store
+	_, end, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	type outcome struct {
+		name string
+		info *jetstream.ConsumerInfo
+		err  error
+	}
+	created := make(chan outcome)
+	config, reconnects := w.consumerConfig(), w.reconnects
+	go func() {
+		defer end()
+		lingering, cancel := s.linger(ctx)
+		defer cancel()
+		info, err := s.requestConsumer(lingering, &config, reconnects)
+		select {
+		case created <- outcome{config.Name, info, err}:
+		case <-ctx.Done():
+			s.deleteConsumer(config.Name)
+		}
+	}()
+	select {
+	case c := <-created:
+		w.consumer = c.name
+		return c.info, c.err
+	case <-ctx.Done():
+		return nil, stopped(ctx, nil)
+	}
+}
+
+func (w *watcher) consumerConfig() jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Name:              w.consumer,
+		DeliverPolicy:     jetstream.DeliverLastPerSubjectPolicy,
+		AckPolicy:         jetstream.AckNonePolicy,
+		FilterSubject:     w.store.opt.readSubject(keyFilter(w.query)),
+		MemoryStorage:     true,
+		Replicas:          1,
+		InactiveThreshold: consumerThreshold,
+	}
+}
+
+// requestConsumer waits for the server for as long as the connection lasts. In a
 // cluster, a request without an answer is repeated under another name: the consumer
 // may have been placed on a server that was just lost, which alone could answer.
-func (w *watcher) createConsumer(ctx context.Context) (info *jetstream.ConsumerInfo, err error) {
-	s := w.store
+func (s *Store) requestConsumer(ctx context.Context, config *jetstream.ConsumerConfig, reconnects uint64) (info *jetstream.ConsumerInfo, err error) {
 	begun := time.Now()
 	overdue := false
 	err = s.retry(ctx, func(ctx context.Context) error {
 		if overdue && s.isClustered() {
-			w.deleteConsumer()
-			w.consumer = newConsumerName()
+			s.deleteConsumer(config.Name)
+			config.Name = newConsumerName()
 		}
-		if w.reconnects != s.nc.Stats().Reconnects || !s.nc.IsConnected() {
+		if reconnects != s.nc.Stats().Reconnects || !s.nc.IsConnected() {
 			return errConnectionLost
 		}
-		consumer, err := s.js.CreateConsumer(ctx, s.opt.readStream(), jetstream.ConsumerConfig{
-			Name:              w.consumer,
-			DeliverPolicy:     jetstream.DeliverLastPerSubjectPolicy,
-			AckPolicy:         jetstream.AckNonePolicy,
-			FilterSubject:     s.opt.readSubject(keyFilter(w.query)),
-			MemoryStorage:     true,
-			Replicas:          1,
-			InactiveThreshold: consumerThreshold,
-		})
+		consumer, err := s.js.CreateConsumer(ctx, s.opt.readStream(), *config)
 		if err == nil {
 			info = consumer.CachedInfo()
 		}
@@ -98,7 +138,7 @@ func (w *watcher) waitForBucket(ctx context.Context, requested time.Time) error 
 		return w.subscribeCreated()
 	}
 	w.queued = append(w.queued, discovery.Change{Op: discovery.OpProgress, AliveSince: requested})
-	timer := time.NewTimer(min(w.backoff.Next()+absentPoll/20, absentPoll))
+	timer := time.NewTimer(absentPoll/2 + rand.N(absentPoll))
 	defer timer.Stop()
 	select {
 	case <-w.msgs: // the bucket was created
@@ -112,7 +152,7 @@ func (w *watcher) waitForBucket(ctx context.Context, requested time.Time) error 
 // bucket was created. The next step lists again, in case that it was before.
 func (w *watcher) subscribeCreated() (err error) {
 	w.msgs = make(chan *nats.Msg, 16)
-	subject := "$JS.EVENT.ADVISORY.STREAM.CREATED." + w.store.opt.readStream()
+	subject := advisories + "STREAM.CREATED." + w.store.opt.readStream()
 	w.created, err = w.store.nc.ChanSubscribe(subject, w.msgs)
 	return err
 }
@@ -125,7 +165,7 @@ func (w *watcher) unsubscribeCreated() {
 }
 
 func (w *watcher) subscribe() (err error) {
-	w.inbox = nats.NewInbox()
+	w.inbox = w.store.nc.NewInbox()
 	// The pulls bound what can be pending: one batch, and the answers to pulls.
 	w.msgs = make(chan *nats.Msg, 2*pullBatch)
 	w.sub, err = w.store.nc.ChanSubscribe(w.inbox+".*", w.msgs)
@@ -143,58 +183,11 @@ func (w *watcher) dropConsumer(why error) {
 	// An error means that the connection is closed.
 	_ = w.sub.Unsubscribe()
 	w.sub = nil
-	w.deleteConsumer()
+	w.store.deleteConsumer(w.consumer)
 }
 
 // deleteConsumer does not wait for the answer. If the server is unreachable, the
 // consumer ends by itself.
-func (w *watcher) deleteConsumer() {
-	_ = w.store.nc.Publish(w.store.opt.apiSubject("CONSUMER.DELETE", w.store.opt.readStream())+"."+w.consumer, nil)
-}
-
-const (
-	// presentBatch bounds the entries of one request of Present, and presentBytes
-	// the bytes of their names.
-	presentBatch = 500
-	presentBytes = 256 << 10
-	// presentTimeout bounds a call of Present, during which the watch does not
-	// continue.
-	presentTimeout = 5 * time.Second
-)
-
-// Present implements discovery.Confirmer by the write stream, which the bucket
-// follows. After a fault it may do so much later.
-func (w *watcher) Present(ctx context.Context, ids []discovery.ID) (present []discovery.ID, err error) {
-	ctx, end, err := w.store.begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer end()
-	ctx, cancel := context.WithTimeout(ctx, presentTimeout)
-	defer cancel()
-	for len(ids) > 0 {
-		n, size := 0, 0
-		var subjects []string
-		for n < len(ids) && n < presentBatch && size < presentBytes {
-			subjects = append(subjects, w.store.opt.entrySubject(encodeKey(ids[n])))
-			size += len(subjects[n])
-			n++
-		}
-		var found []discovery.ID
-		err := w.store.retry(ctx, func(ctx context.Context) error {
-			found, err = w.store.livingOf(ctx, subjects)
-			if errors.Is(err, nats.ErrNoResponders) && w.store.isGone(ctx) {
-				return jetstream.ErrStreamNotFound
-			}
-			return err
-		})
-		if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, nats.ErrPermissionViolation) {
-			return nil, nil // the other copy does not exist for this reader
-		}
-		if err != nil {
-			return nil, err
-		}
-		present, ids = append(present, found...), ids[n:]
-	}
-	return present, nil
+func (s *Store) deleteConsumer(name string) {
+	_ = s.nc.Publish(s.opt.apiSubject("CONSUMER.DELETE", s.opt.readStream())+"."+name, nil)
 }

@@ -170,46 +170,6 @@ func (s *Store) Get(ctx context.Context, id discovery.ID) ([]byte, error) {
 	return found.data, nil
 }
 
-// livingOf returns the ids of those subjects of the write stream whose last message
-// is a living entry. Any replica may answer.
-func (s *Store) livingOf(ctx context.Context, subjects []string) (living []discovery.ID, err error) {
-	request, err := json.Marshal(map[string]any{"multi_last": subjects, "batch": len(subjects)})
-	if err != nil {
-		return nil, err
-	}
-	inbox := nats.NewInbox()
-	sub, err := s.nc.SubscribeSync(inbox)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = sub.Unsubscribe() }()
-	if err := s.nc.PublishRequest(s.opt.apiSubject("DIRECT.GET", s.opt.writeStream()), inbox, request); err != nil {
-		return nil, err
-	}
-	for {
-		m, err := sub.NextMsgWithContext(ctx)
-		if err != nil {
-			return nil, err
-		}
-		switch m.Header.Get("Status") {
-		case "204", "404": // the end; or nothing at all
-			return living, nil
-		case "":
-		case "503":
-			return nil, nats.ErrNoResponders
-		default:
-			return nil, fmt.Errorf("direct get: %s %s", m.Header.Get("Status"), m.Header.Get("Description"))
-		}
-		if isMarker(m.Header) {
-			continue
-		}
-		key := strings.TrimPrefix(m.Header.Get(jetstream.SubjectHeader), s.opt.entrySubject(""))
-		if id, err := decodeKey(key); err == nil {
-			living = append(living, id)
-		}
-	}
-}
-
 // bucketPatience bounds the wait for the bucket after a write.
 const bucketPatience = 3 * time.Second
 
@@ -221,10 +181,14 @@ func (s *Store) awaitBucket(ctx context.Context, key string, seq uint64) {
 	ctx, cancel := context.WithTimeout(ctx, min(bucketPatience, s.opt.TTL))
 	defer cancel()
 	subject := s.opt.apiSubject("DIRECT.GET", s.opt.readStream()) + "." + s.opt.readSubject(key)
+	begun := time.Now()
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		m, err := s.nc.RequestWithContext(ctx, subject, nil)
 		if err == nil && sourceSequence(m.Header) >= seq || wait.Sleep(ctx, pause) != nil {
 			return
+		}
+		if errors.Is(err, nats.ErrNoResponders) && time.Since(begun) > silence {
+			return // there is no bucket; the keep-alive creates it
 		}
 	}
 }

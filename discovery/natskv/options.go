@@ -135,6 +135,9 @@ func (o Options) leaseSubject(key string) string { return "dynplane.lease." + o.
 // readSubject is the subject of an entry in the bucket.
 func (o Options) readSubject(key string) string { return "$KV." + o.Bucket + "." + key }
 
+// advisories is the prefix of the server's messages on what becomes of streams.
+const advisories = "$JS.EVENT.ADVISORY."
+
 // apiSubject returns the subject of a JetStream API request on a stream.
 func (o Options) apiSubject(operation, stream string) string {
 	return o.APIPrefix + "." + operation + "." + stream

@@ -52,7 +52,7 @@ func (r *recovery) step(ctx context.Context, now time.Time) {
 	if len(r.lost) == 0 || now.Before(r.at) || k.failing != nil {
 		return
 	}
-	if k.checked.Before(r.since) {
+	if k.store.clock.measuredAt().Before(r.since) {
 		k.check(ctx, now)
 		return
 	}

@@ -1,6 +1,7 @@
 package natskv
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,7 +81,7 @@ func stopped(ctx context.Context, last error) error {
 	if cause := context.Cause(ctx); errors.Is(cause, discovery.ErrClosed) {
 		return cause
 	}
-	if last == nil || errors.Is(last, ctx.Err()) {
+	if last == nil || ctx.Err() == nil || errors.Is(last, ctx.Err()) {
 		return ctx.Err()
 	}
 	return fmt.Errorf("%w (last failure: %w)", ctx.Err(), last)
@@ -91,7 +92,7 @@ func stopped(ctx context.Context, last error) error {
 func (s *Store) request(ctx context.Context, do func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	s.pollRefusal(ctx, s.nc.LastError(), cancel)
+	s.pollRefusal(ctx, time.Now(), s.nc.LastError(), cancel)
 	err := do(ctx)
 	if cause := context.Cause(ctx); err != nil && errors.Is(cause, nats.ErrPermissionViolation) {
 		return cause
@@ -100,35 +101,43 @@ func (s *Store) request(ctx context.Context, do func(context.Context) error) err
 }
 
 // pollRefusal cancels a request that was begun when the last error of the
-// connection was before.
-func (s *Store) pollRefusal(ctx context.Context, before error, cancel context.CancelCauseFunc) {
+// connection was before. The inbox of all requests is refused only once.
+func (s *Store) pollRefusal(ctx context.Context, begun time.Time, before error, cancel context.CancelCauseFunc) {
 	time.AfterFunc(refusalPoll, func() {
 		if ctx.Err() != nil {
 			return
 		}
-		if err := s.refusal(); err != nil && err != before { //nolint:errorlint // an equal error again is a new one
+		err := s.refusal()
+		isNew := err != before //nolint:errorlint // an equal error again is a new one
+		if err != nil && (isNew || time.Since(begun) > silence && strings.Contains(err.Error(), s.inbox())) {
 			cancel(err)
 			return
 		}
-		s.pollRefusal(ctx, before, cancel)
+		s.pollRefusal(ctx, begun, before, cancel)
 	})
 }
 
 // refusal returns the last error of the connection if it is a missing permission
-// that concerns this store.
+// that concerns this store. It can do without the server's advisories.
 func (s *Store) refusal() error {
 	err := s.nc.LastError()
 	if !errors.Is(err, nats.ErrPermissionViolation) {
 		return nil
 	}
 	text := err.Error()
-	for _, part := range []string{s.opt.writeStream(), s.opt.readStream(), s.opt.entrySubject(""), s.opt.leaseSubject(""), "_INBOX."} {
+	if strings.Contains(text, advisories) {
+		return nil
+	}
+	for _, part := range []string{s.opt.writeStream(), s.opt.readStream(), s.opt.entrySubject(""), s.opt.leaseSubject(""), s.inbox()} {
 		if strings.Contains(text, part) {
 			return err
 		}
 	}
 	return nil
 }
+
+// inbox is the prefix of the subjects of answers.
+func (s *Store) inbox() string { return cmp.Or(s.nc.Opts.InboxPrefix, "_INBOX") + "." }
 
 // answers turns the error of a JetStream request to which no server responds into
 // one that is permanent, once that has lasted since a time.

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -32,12 +33,17 @@ type Store struct {
 	opening chan struct{} // of capacity one; held while the streams are created or checked
 	closing chan struct{} // of capacity one; held by Shutdown
 
+	// Guarded by closing.
+	stopped  time.Time // the keep-alive sends nothing any more
+	finished bool      // everything is removed and released
+
 	mu       sync.Mutex
 	calls    sync.WaitGroup    // under way; no call is added once closed
 	closed   bool              // since the beginning of Shutdown
-	finished bool              // everything is removed and released
-	opened   bool              // the streams exist and fit
+	lost     error             // why the connection was closed for good; nil if it was not
+	opened   time.Time         // when the streams were last found to exist and fit
 	replicas int               // of the write stream
+	first    uint64            // its first sequence, which identifies it
 	leases   map[string]*lease // by key; those that have ended too, until they are removed
 	orphans  map[*lease]struct{}
 	keeper   *keeper // nil until the first lease
@@ -113,10 +119,13 @@ func (s *Store) Shutdown(ctx context.Context) error {
 	if s.keeper != nil {
 		s.keeper.stop()
 	}
+	if s.stopped.IsZero() {
+		s.stopped = time.Now()
+	}
 	bound, cancel := context.WithTimeout(ctx, s.opt.TTL)
 	defer cancel()
 	err := s.removeAll(bound)
-	if err == nil || bound.Err() != nil && ctx.Err() == nil || s.nc.IsClosed() {
+	if err == nil || time.Since(s.stopped) >= s.opt.TTL {
 		s.finished = true
 		if s.owns {
 			s.nc.Close()

@@ -18,10 +18,7 @@ const minServer = "2.14"
 
 // open ensures that the streams exist and fit, unless this was done before.
 func (s *Store) open(ctx context.Context) error {
-	s.mu.Lock()
-	opened := s.opened
-	s.mu.Unlock()
-	if opened {
+	if !s.openedAt().IsZero() {
 		return nil
 	}
 	return s.reopen(ctx)
@@ -37,14 +34,23 @@ func (s *Store) reopen(ctx context.Context) error {
 	case <-ctx.Done():
 		return stopped(ctx, nil)
 	}
-	if s.clock.measuredAt().After(begun) {
+	if s.openedAt().After(begun) {
 		return nil
 	}
-	err := s.retry(ctx, func(ctx context.Context) error { return s.answers(begun, s.ensure(ctx)) })
+	return s.retry(ctx, func(ctx context.Context) error { return s.answers(begun, s.ensure(ctx)) })
+}
+
+func (s *Store) firstSequence() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.opened = s.opened || err == nil
-	return err
+	return s.first
+}
+
+// openedAt returns when the streams were last found to exist and fit.
+func (s *Store) openedAt() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.opened
 }
 
 // ensure creates the two streams unless they exist, checks that they can hold
@@ -84,10 +90,13 @@ func (s *Store) ensure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.checkReadStream(read.Config); err != nil {
+		return err
+	}
 	s.mu.Lock()
-	s.replicas = write.Config.Replicas
-	s.mu.Unlock()
-	return s.checkReadStream(read.Config)
+	defer s.mu.Unlock()
+	s.replicas, s.first, s.opened = write.Config.Replicas, write.Config.FirstSeq, time.Now()
+	return nil
 }
 
 // refuseCopy refuses a bucket without a write stream that is sourced from another
@@ -227,10 +236,7 @@ func (s *Store) checkReadStream(have jetstream.StreamConfig) error {
 }
 
 func (s *Store) warnDifferences(have, want jetstream.StreamConfig) {
-	s.mu.Lock()
-	warned := s.opened
-	s.mu.Unlock()
-	if !warned && (have.Replicas != want.Replicas || have.Storage != want.Storage) {
+	if s.openedAt().IsZero() && (have.Replicas != want.Replicas || have.Storage != want.Storage) {
 		s.log.Warn("natskv: the bucket exists with other settings and is used as it is", "bucket", s.opt.Bucket,
 			"replicas", have.Replicas, "wanted", want.Replicas, "storage", have.Storage.String(), "wanted_storage", want.Storage.String())
 	}

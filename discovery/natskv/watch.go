@@ -68,8 +68,8 @@ const (
 	reconnectPoll = 50 * time.Millisecond
 	// How long a first listing may fail to begin while there is no connection.
 	connectTimeout = 10 * time.Second
-	// How often a watcher looks for a bucket that does not exist. It also receives
-	// the server's advisory that one was created, where that is permitted.
+	// How often a watcher looks for a bucket that does not exist, on average. It also
+	// receives the server's advisory that one was created, where that is permitted.
 	absentPoll = 10 * time.Second
 	// The server deletes a consumer without a pull after this time; its watcher
 	// then lists again.
@@ -124,7 +124,7 @@ func (w *watcher) mayBegin(err error) bool {
 	if !w.store.nc.IsConnected() {
 		return time.Since(w.since) < connectTimeout
 	}
-	return isTransient(err) || errors.Is(err, context.DeadlineExceeded)
+	return isTransient(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errConnectionLost)
 }
 
 // sleep ends early with ctx, and with the store.

@@ -97,6 +97,16 @@ func (s *Server) Stop() {
 	s.srv.WaitForShutdown()
 }
 
+// InMsgs returns how many messages the server has received from clients.
+func (s *Server) InMsgs() int64 {
+	s.t.Helper()
+	vars, err := s.srv.Varz(nil)
+	if err != nil {
+		s.t.Fatalf("natstest: %v", err)
+	}
+	return vars.InMsgs
+}
+
 // Wipe removes the store of a stopped server.
 func (s *Server) Wipe() {
 	s.t.Helper()

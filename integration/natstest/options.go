@@ -2,6 +2,7 @@ package natstest
 
 import (
 	"crypto/tls"
+	"slices"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -40,7 +41,8 @@ func NKey(public string) Option {
 }
 
 // Denied requires a user name and a password, and denies that user to publish
-// or to subscribe to a subject each, unless it is empty.
+// or to subscribe to a subject each, unless it is empty. It replaces a user of the
+// same name, and keeps others.
 func Denied(user, password, publish, subscribe string) Option {
 	deny := func(subject string) *server.SubjectPermission {
 		if subject == "" {
@@ -49,9 +51,10 @@ func Denied(user, password, publish, subscribe string) Option {
 		return &server.SubjectPermission{Deny: []string{subject}}
 	}
 	return func(o *Options) {
-		o.Users = []*server.User{{Username: user, Password: password, Permissions: &server.Permissions{
+		o.Users = slices.DeleteFunc(slices.Clone(o.Users), func(u *server.User) bool { return u.Username == user })
+		o.Users = append(o.Users, &server.User{Username: user, Password: password, Permissions: &server.Permissions{
 			Publish: deny(publish), Subscribe: deny(subscribe),
-		}}}
+		}})
 	}
 }
 

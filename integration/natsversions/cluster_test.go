@@ -41,6 +41,7 @@ func TestClusterLosesALeader(t *testing.T) {
 			servers := cluster(t, c.version)
 			f := startOwners(t, urls(servers))
 			leader := f.reader.leader(t, servers, c.stream)
+			both := leader == f.reader.leader(t, servers, writeStream) && leader == f.reader.leader(t, servers, readStream)
 			wait := f.registerMeanwhile()
 			at := time.Now()
 			if c.stopped == 0 {
@@ -63,8 +64,8 @@ func TestClusterLosesALeader(t *testing.T) {
 			}
 			f.reader.awaitListed(t, len(f.living)*len(ofOwner)+len(waits))
 			f.expectNoFalseRemoval()
-			t.Logf("after the TTL of the dead: last purge %v, in the bucket %v, last removal %v; %d registrations, the slowest took %v",
-				purged, copied, late, len(waits), slices.Max(waits).Round(time.Millisecond))
+			t.Logf("after the TTL of the dead: last purge %v, in the bucket %v, last removal %v; %d registrations, the slowest took %v; the lost server led both streams: %v",
+				purged, copied, late, len(waits), slices.Max(waits).Round(time.Millisecond), both)
 		})
 	}
 }

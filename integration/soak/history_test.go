@@ -14,8 +14,9 @@ import (
 
 // history records what the owners did, and judges what watchers report by it.
 type history struct {
-	t   *testing.T
-	ttl time.Duration
+	t        *testing.T
+	ttl      time.Duration
+	replicas int
 
 	mu      sync.Mutex
 	number  int
@@ -151,8 +152,15 @@ func (y *history) mayBeRemoved(h *handle) bool {
 func (y *history) hold() time.Duration { return y.ttl + max(y.ttl/2, 2*time.Second) }
 
 // settling is how long the effects of a fault may last: the leases of the dead
-// expire, watchers hold their removals, and both reconnect, with generous room.
-func (y *history) settling() time.Duration { return y.ttl + y.hold() + 30*time.Second }
+// expire, watchers hold their removals, and both reconnect, with generous room. The
+// bucket of a cluster whose servers were all lost follows up to a minute later.
+func (y *history) settling() time.Duration {
+	room := 30 * time.Second
+	if y.replicas > 1 {
+		room += time.Minute
+	}
+	return y.ttl + y.hold() + room
+}
 
 // living returns the values that are registered. An id with several living
 // registrations, all but one of which should have ended with ErrTakenOver, is an

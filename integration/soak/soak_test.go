@@ -106,9 +106,14 @@ func (w *world) round(faults []fault, random, network *rand.Rand) {
 func (w *world) compare(round int) {
 	begun := time.Now()
 	var wrong []string
+	logged := 0
 	for ; time.Since(begun) < w.history.settling(); w.pause(200 * time.Millisecond) {
 		if wrong = w.differences(); len(wrong) == 0 {
 			break
+		}
+		if since := time.Since(begun); since > time.Duration(logged+1)*10*time.Second {
+			logged++
+			w.t.Logf("%v after the last fault: %s", since.Round(time.Second), wrong[0])
 		}
 	}
 	for _, text := range wrong {

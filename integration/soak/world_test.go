@@ -55,7 +55,7 @@ func newWorld(t *testing.T, seed uint64, o natskv.Options, servers []*natstest.P
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &world{
 		t: t, ctx: ctx, seed: seed, options: o, servers: servers,
-		history: &history{t: t, ttl: o.TTL, handles: map[discovery.ID][]*handle{}},
+		history: &history{t: t, ttl: o.TTL, replicas: o.Replicas, handles: map[discovery.ID][]*handle{}},
 	}
 	t.Cleanup(func() { cancel(); w.running.Wait() })
 	w.admin = w.connectAdmin()
