@@ -14,7 +14,8 @@
 // Nothing is buffered while the connection is lost: publishing fails with
 // [nats.ErrReconnectBufExceeded]. A heartbeat or an event that is sent late does
 // harm, and one that is dropped without an error does more. A server that
-// disappears without closing the connection is detected within six seconds.
+// disappears without closing the connection is detected within six seconds; a
+// connection on which data still arrives is never cut.
 //
 // A *nats.Conn is safe for concurrent use. The caller of Connect must close it.
 package natsconn
@@ -44,12 +45,7 @@ const (
 
 	// flushTimeout bounds the time that Publish can block if the server has
 	// stopped reading.
-	flushTimeout = 500 * time.Millisecond
-
-	// A server that does not answer is detected after pingInterval times
-	// maxPingsOut + 1.
-	pingInterval = 2 * time.Second
-	maxPingsOut  = 2
+	flushTimeout = 2 * time.Second
 )
 
 // Connect dials the servers of c in turn and returns the first connection that is
@@ -118,7 +114,7 @@ func (c Config) options() ([]nats.Option, error) {
 		// could not parse what follows it on the same connection.
 		nats.ReconnectOnFlusherError(),
 		nats.PingInterval(pingInterval),
-		nats.MaxPingsOutstanding(maxPingsOut),
+		nats.MaxPingsOutstanding(neverStale),
 	}), nil
 }
 
@@ -207,7 +203,7 @@ func (d *dialer) dial(network, address string) (net.Conn, error) {
 		closeConn()
 		return nil, context.Canceled
 	}
-	return conn, nil
+	return &liveConn{Conn: conn}, nil
 }
 
 // onAbort replaces the function that abort calls. It reports false if abort has
