@@ -1,6 +1,7 @@
 package eventplane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,6 +43,38 @@ type Gap struct {
 type SubscriberOptions struct {
 	// Gaps makes Next return each gap as an Event of its own; see Event.Gap.
 	Gaps bool
+
+	// QueueSize and QueueBytes bound the events that wait for Next, whichever is
+	// reached first; 0 means those of Config. A single event may be larger than
+	// the bound in bytes.
+	QueueSize, QueueBytes int
+
+	// Overflow selects what happens when the bounds are reached. Events that are
+	// dropped are counted in Stats.Dropped, and then in Missed.
+	Overflow Overflow
+}
+
+// Overflow is the policy of a subscriber whose queue is full.
+type Overflow = driver.Overflow
+
+// The policies. DropOldest is the default: the events of a subscriber that is too
+// slow stay recent. With Block, events wait in the transport until there is room,
+// and are dropped there: on ZMQ by the publisher or the broker, whose drops only
+// Missed shows, and on NATS by this client when 65,536 events or 64 MiB more wait.
+const (
+	DropOldest = driver.DropOldest
+	DropNewest = driver.DropNewest
+	Block      = driver.Block
+)
+
+// ParseOverflow parses drop-oldest, drop-newest or block.
+func ParseOverflow(s string) (Overflow, error) {
+	for _, o := range []Overflow{DropOldest, DropNewest, Block} {
+		if s == o.String() {
+			return o, nil
+		}
+	}
+	return 0, fmt.Errorf("eventplane: overflow policy %q: want drop-oldest, drop-newest or block", s)
 }
 
 // Decode decodes the payload, with the codec of the envelope, into the value
@@ -106,7 +139,14 @@ func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic
 	if err != nil {
 		return nil, err
 	}
-	conn, err := c.transport.subscriber(ctx, r)
+	queue, err := driver.QueueOptions{
+		Size:  cmp.Or(o.QueueSize, c.config.QueueSize),
+		Bytes: cmp.Or(o.QueueBytes, c.config.QueueBytes), Overflow: o.Overflow,
+	}.WithDefaults()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := c.transport.subscriber(ctx, r, queue)
 	if err != nil {
 		return nil, err
 	}

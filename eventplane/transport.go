@@ -11,7 +11,7 @@ import (
 // are safe for concurrent use.
 type transport interface {
 	publisher(context.Context, route) (*pubConn, error)
-	subscriber(context.Context, route) (*subConn, error)
+	subscriber(context.Context, route, driver.QueueOptions) (*subConn, error)
 	// close is called once, after all connections are closed.
 	close() error
 }

@@ -97,8 +97,8 @@ func advertisedEndpoint(bound string, host netip.Addr) (string, error) {
 
 // subscriber follows the channels of the route. Channels with another transport are
 // counted, since their events would otherwise be missed without a sign.
-func (d *directTransport) subscriber(_ context.Context, r route) (*subConn, error) {
-	sub, err := d.ctx.Subscribe(r.directSubject())
+func (d *directTransport) subscriber(_ context.Context, r route, queue driver.QueueOptions) (*subConn, error) {
+	sub, err := d.ctx.SubscribeWith(r.directSubject(), queue)
 	if err != nil {
 		return nil, err
 	}
@@ -170,8 +170,8 @@ func (b *brokerTransport) advertised(ctx context.Context, r route, follow *follo
 }
 
 // subscriber connects to the XPUB side of all brokers.
-func (b *brokerTransport) subscriber(_ context.Context, r route) (*subConn, error) {
-	sub, err := b.ctx.Subscribe(r.brokerSubject())
+func (b *brokerTransport) subscriber(_ context.Context, r route, queue driver.QueueOptions) (*subConn, error) {
+	sub, err := b.ctx.SubscribeWith(r.brokerSubject(), queue)
 	if err != nil {
 		return nil, err
 	}

@@ -36,6 +36,11 @@ func (*Context) BrokerPublisher(string) (*Publisher, error) { return nil, errUns
 // Subscribe returns an error that wraps errors.ErrUnsupported.
 func (*Context) Subscribe(string) (*Subscriber, error) { return nil, errUnsupported }
 
+// SubscribeWith returns an error that wraps errors.ErrUnsupported.
+func (*Context) SubscribeWith(string, driver.QueueOptions) (*Subscriber, error) {
+	return nil, errUnsupported
+}
+
 type unconnected struct{}
 
 // Connect returns an error that wraps errors.ErrUnsupported.
