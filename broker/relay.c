@@ -155,16 +155,6 @@ static int relay_message (struct relay *r)
     return 0;
 }
 
-/* Discards subscriptions. The XSUB side is subscribed to everything, and a
-   forwarded unsubscription could end that. */
-static int discard (void *xpub, zmq_msg_t *frame)
-{
-    int rc = 0;
-    for (int i = 0; i < BURST && rc != -1; i++)
-        RETRY (rc, zmq_msg_recv (frame, xpub, ZMQ_DONTWAIT));
-    return rc == -1 && errno != EAGAIN ? -1 : 0;
-}
-
 /* Relays a burst. Returns 1 if there may be more messages, 0 if not, and -1 on
    failure. */
 static int relay_burst (struct relay *r)
@@ -182,6 +172,8 @@ static int64_t now_ms (void)
     return (int64_t) t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
+/* The XPUB side is polled only for its subscriptions, which zmq_poll applies. It
+   never has anything to read: it is a PUB. */
 static int relay (struct relay *r, int stop_fd)
 {
     zmq_pollitem_t items[] = {
@@ -193,8 +185,6 @@ static int relay (struct relay *r, int stop_fd)
     while (!items[2].revents) {
         RETRY (rc, zmq_poll (items, 3, -1));
         if (rc == -1)
-            return -1;
-        if (items[1].revents && discard (r->xpub, r->frames) == -1)
             return -1;
         if (items[0].revents && relay_burst (r) == -1)
             return -1;

@@ -120,7 +120,12 @@ func (c *Context) directPublisher(host string) (*Publisher, error) {
 	if err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}
-	return &Publisher{zc: c, socket: socket, endpoint: endpoint}, nil
+	p := &Publisher{zc: c, socket: socket, endpoint: endpoint}
+	if p.idle, err = newIdleReader(c, socket); err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
+	p.idle.start(p.readCommands)
+	return p, nil
 }
 
 // BrokerPublisher opens a publisher that does not listen: it sends to each
