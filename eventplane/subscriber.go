@@ -108,7 +108,9 @@ type Stats struct {
 	Incompatible int
 
 	// Publishers maps the id of each publisher to the sequence of its last
-	// event. It contains the 65,536 publishers whose events arrived last.
+	// event. It contains the 65,536 publishers whose events arrived last. On ZMQ
+	// without a broker, publishers that are no longer registered are removed after
+	// a few seconds.
 	Publishers map[uint64]uint64
 }
 
@@ -155,6 +157,9 @@ func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic
 	}
 	s := &Subscriber{client: c, topic: topic, conn: conn, sequencer: newSequencer(conn.multipath)}
 	s.sequencer.reportGaps = o.Gaps
+	if conn.departures != nil {
+		conn.departures.attach(s.sequencer, &s.mu)
+	}
 	return s, nil
 }
 

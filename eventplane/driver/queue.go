@@ -211,6 +211,13 @@ func (q *Queue[T]) TryPop() (item T, ok bool, err error) {
 	return item, false, q.end
 }
 
+// Len returns the number of items that wait.
+func (q *Queue[T]) Len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.count
+}
+
 // Dropped returns the number of items that were dropped.
 func (q *Queue[T]) Dropped() uint64 {
 	q.mu.Lock()

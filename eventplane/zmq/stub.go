@@ -70,5 +70,8 @@ type Subscriber struct{ unconnected }
 // Next returns an error that wraps errors.ErrUnsupported.
 func (*Subscriber) Next(context.Context, *driver.Message) error { return errUnsupported }
 
+// Queued returns 0.
+func (*Subscriber) Queued() int { return 0 }
+
 // Dropped returns 0.
 func (*Subscriber) Dropped() uint64 { return 0 }

@@ -68,6 +68,9 @@ func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
 // not included.
 func (s *Subscriber) Dropped() uint64 { return s.queue.Dropped() }
 
+// Queued returns the number of messages that wait for Next.
+func (s *Subscriber) Queued() int { return s.queue.Len() }
+
 // Connect adds the endpoint of a publisher, or the XPUB endpoint of a broker.
 // It does not block: libzmq connects, and reconnects when the connection
 // breaks, in the background.
