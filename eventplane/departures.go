@@ -9,11 +9,12 @@ import (
 // registered: their last events may still be on their way.
 const leaveDelay = 5 * time.Second
 
-// departures forgets publishers that are no longer registered, once two looks in
+// departures has the publishers that are registered, and forgets publishers that are no longer registered, once two looks in
 // succession have found that no event waits for the reader and that none of theirs
 // has arrived in between. Publishers that came and went leave nothing.
 type departures struct {
 	queued func() int // number of events that wait for the reader
+	listed sync.Map   // of the ids of the publishers that are registered, or have left and are not forgotten
 
 	mu        sync.Mutex
 	left      map[uint64]departure
@@ -26,6 +27,12 @@ type departures struct {
 type departure struct {
 	last   uint64 // sequence of the last event delivered at the previous look
 	looked bool   // there was one
+}
+
+// lists reports whether a publisher is registered, or was until recently.
+func (d *departures) lists(publisher uint64) bool {
+	_, ok := d.listed.Load(publisher)
+	return ok
 }
 
 // attach sets the sequencer that has the state of the publishers, and its mutex.
@@ -53,6 +60,7 @@ func (d *departures) leave(publisher uint64) {
 
 // enter is called when a publisher is registered.
 func (d *departures) enter(publisher uint64) {
+	d.listed.Store(publisher, nil)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.left, publisher)
@@ -83,11 +91,13 @@ func (d *departures) forget() {
 		switch {
 		case p == nil:
 			delete(d.left, id)
+			d.listed.Delete(id)
 		case !idle || len(p.held) > 0 || !before.looked || before.last != p.epoch.last:
 			d.left[id] = departure{last: p.epoch.last, looked: idle}
 		default:
 			d.sequencer.evict(p)
 			delete(d.left, id)
+			d.listed.Delete(id)
 		}
 	}
 	if len(d.left) == 0 {

@@ -98,6 +98,7 @@ type Stats struct {
 	OutOfOrder   uint64 // events that arrived after later ones had been delivered, and were discarded; Missed counts them, unless they precede the first event received of their publisher
 	Restarts     uint64 // publishers that began again under their ids, with lower sequences that were published later
 	DecodeErrors uint64 // messages that were not valid events
+	Unlisted     uint64 // events of publishers that are not registered in the scope and topic, and were not delivered; only on ZMQ without a broker
 	Gaps         uint64 // events with Missed above 0
 	Missed       uint64 // sum of the events' Missed
 
@@ -125,6 +126,8 @@ type Subscriber struct {
 	msg driver.Message // reused by Next
 	env codec.Envelope // reused by Next
 
+	onlyListed bool // events of other publishers are not delivered
+
 	once sync.Once
 	err  error // of Shutdown
 
@@ -132,6 +135,7 @@ type Subscriber struct {
 	sequencer *sequencer
 	received  uint64
 	bad       uint64 // decode errors
+	unlisted  uint64
 }
 
 // newSubscriber opens the connection. The reorder buffer is used only if events
@@ -159,6 +163,7 @@ func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic
 	s.sequencer.reportGaps = o.Gaps
 	if conn.departures != nil {
 		conn.departures.attach(s.sequencer, &s.mu)
+		s.onlyListed = c.config.Wire != WireGen1 // ids of its channels can differ from those of its events
 	}
 	return s, nil
 }
@@ -258,6 +263,9 @@ func (s *Subscriber) accept() error {
 	case s.msg.HasIdentity && (s.msg.PublisherID != ev.PublisherID || s.msg.Sequence != ev.Sequence):
 		reason = fmt.Sprintf("publisher %d, sequence %d in the frames, but %d, %d in the envelope: want the same",
 			s.msg.PublisherID, s.msg.Sequence, ev.PublisherID, ev.Sequence)
+	case s.onlyListed && !s.conn.departures.lists(ev.PublisherID):
+		s.unlisted++
+		return nil
 	default:
 		s.sequencer.add(Event{Envelope: *ev})
 		return nil
@@ -284,7 +292,7 @@ func (s *Subscriber) Stats() Stats {
 	seq := s.sequencer
 	return Stats{
 		Received: s.received, Dropped: s.conn.Dropped(),
-		Duplicates: seq.stats.duplicates, OutOfOrder: seq.stats.outOfOrder, Restarts: seq.stats.restarts, DecodeErrors: s.bad,
+		Duplicates: seq.stats.duplicates, OutOfOrder: seq.stats.outOfOrder, Restarts: seq.stats.restarts, DecodeErrors: s.bad, Unlisted: s.unlisted,
 		Gaps: seq.stats.gaps, Missed: seq.stats.missed,
 		Incompatible: s.conn.incompatible(), Publishers: seq.publishers(),
 	}
