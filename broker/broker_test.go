@@ -165,7 +165,7 @@ func TestFramesPassUnchanged(t *testing.T) {
 	b, _ := start(t, broker.Options{})
 	pub, sub := publisher(t, b), subscriber(t, b)
 	await(t, pub, sub, "ready")
-	for _, want := range [][]any{{"one"}, {""}, {"", "", ""}, {"a", "", bytes.Repeat([]byte("b"), 3<<20)}, manyFrames(1000)} {
+	for _, want := range [][]any{{"one"}, {""}, {"", "", ""}, {"a", "", bytes.Repeat([]byte("b"), 3<<20)}, manyFrames(4)} {
 		send(t, pub, want...)
 		got := next(t, sub)
 		if len(got) != len(want) {
@@ -177,6 +177,30 @@ func TestFramesPassUnchanged(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestMessagesOfManyFramesAreDropped covers messages that are no events. Neither the
+// messages before and after them nor what is queued is affected.
+func TestMessagesOfManyFramesAreDropped(t *testing.T) {
+	t.Parallel()
+	b, _ := start(t, broker.Options{})
+	pub, sub := publisher(t, b), subscriber(t, b)
+	await(t, pub, sub, "ready")
+	large := bytes.Repeat([]byte("b"), 1<<20)
+	for i, parts := range [][]any{manyFrames(5), manyFrames(1000), {large, large, large, large, large}} {
+		send(t, pub, parts...)
+		mark := fmt.Sprint("after ", i)
+		send(t, pub, mark)
+		for m := next(t, sub); len(m) != 1 || string(m[0]) != mark; m = next(t, sub) {
+			if len(m) != 1 || string(m[0]) != "ready" {
+				t.Fatalf("got a message of %d frames: want that one of %d is dropped", len(m), len(parts))
+			}
+		}
+		if got := b.Stats().Dropped; got != uint64(i+1) {
+			t.Errorf("Dropped is %d, want %d", got, i+1)
+		}
+	}
+	waittest.Eventually(t, "nothing is queued", func() bool { return b.Stats().Queued == 0 })
 }
 
 func manyFrames(n int) []any {

@@ -10,7 +10,8 @@
 //
 // # Delivery
 //
-// Messages pass unchanged, with any number of frames. The XSUB side subscribes
+// Messages of up to four frames, which is what events have, pass unchanged;
+// others are dropped and counted. The XSUB side subscribes
 // to everything, so that the first events for a new subscriber have already
 // reached the broker when its subscription arrives. Subscriptions are not
 // forwarded to publishers. Delivery is at most once: a subscriber that is too
@@ -23,7 +24,9 @@
 // limits the bytes that wait in the whole broker: beyond it, large messages are
 // dropped for all subscribers until the slow ones have read, or are disconnected
 // because they do not answer heartbeats. No message is truncated: either all of
-// its frames pass, or none.
+// its frames pass, or none. libzmq itself holds a message until its last frame has
+// arrived, of any number of frames of 64 MiB at most: a publisher that never ends a
+// message fills the memory of the broker.
 //
 // # Building
 //

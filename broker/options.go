@@ -54,7 +54,7 @@ type Stats struct {
 	Overflows uint64
 
 	// Dropped counts the messages that were dropped for all subscribers
-	// because of Options.MaxQueued.
+	// because of Options.MaxQueued, or because they had more than four frames.
 	Dropped uint64
 
 	// Queued is the size of the large messages that are waiting now, in bytes,

@@ -18,15 +18,14 @@ enum {
     BURST = 1000,   /* messages between two polls of the XPUB side and stop_fd */
     DRAIN_MS = 100, /* time limit for messages that had arrived at stop */
     LARGE = 1024,   /* cost of the smallest message that is counted while it waits */
-    /* A message of so many frames is large, even if they are empty. */
-    FRAMES = LARGE / sizeof (zmq_msg_t),
+    FRAMES = 4,     /* of an event; messages of more are dropped */
 };
 
 struct relay {
     void *xsub, *xpub;
     uint64_t max_queued;
     struct relay_counters *counters;
-    zmq_msg_t frames[FRAMES]; /* of one message, until its size class is known */
+    zmq_msg_t frames[FRAMES]; /* of one message */
 };
 
 /* The last frame of a large message, which libzmq frees last. */
@@ -99,70 +98,59 @@ static int send_frame (void *xpub, zmq_msg_t *frame, int flags, struct relay_cou
     return rc;
 }
 
-/* State of a message while its frames are received. */
-struct message {
-    uint64_t cost;
-    int more, drop;
-};
-
-static int receive (struct relay *r, struct message *m, zmq_msg_t *frame)
+/* Receives a message into r->frames. Returns the number of its frames, and -1 and
+   EAGAIN if there is none; frames arrive together, so that only the first can be
+   missing. Each frame beyond FRAMES replaces the one before, which is freed. */
+static int receive (struct relay *r, uint64_t *cost)
 {
-    int size;
-    RETRY (size, zmq_msg_recv (frame, r->xsub, ZMQ_DONTWAIT));
-    if (size == -1)
-        return -1;
-    m->cost += (uint64_t) size + sizeof *frame;
-    m->more = zmq_msg_more (frame);
-    return 0;
+    int n = 0, size;
+    zmq_msg_t *frame;
+    do {
+        frame = &r->frames[n < FRAMES ? n : FRAMES - 1];
+        RETRY (size, zmq_msg_recv (frame, r->xsub, ZMQ_DONTWAIT));
+        if (size == -1)
+            return -1;
+        *cost += (uint64_t) size + sizeof *frame;
+        n++;
+    } while (zmq_msg_more (frame));
+    return n;
 }
 
-static int pass (struct relay *r, const struct message *m, zmq_msg_t *frame)
+/* Sends the first n of r->frames. */
+static int pass (struct relay *r, int n, uint64_t cost)
 {
-    if (m->drop) {
-        zmq_msg_close (frame);
-        return zmq_msg_init (frame);
+    for (int i = 0; i < n; i++) {
+        zmq_msg_t *frame = &r->frames[i];
+        int more = i < n - 1;
+        add (&r->counters->bytes, zmq_msg_size (frame));
+        if (!more && cost >= LARGE && count_queued (frame, cost, &r->counters->queued) == -1)
+            return -1;
+        if (send_frame (r->xpub, frame, ZMQ_DONTWAIT | (more ? ZMQ_SNDMORE : 0), r->counters) == -1)
+            return -1;
     }
-    add (&r->counters->bytes, zmq_msg_size (frame));
-    int more = zmq_msg_more (frame);
-    if (!more && m->cost >= LARGE && count_queued (frame, m->cost, &r->counters->queued) == -1)
-        return -1;
-    return send_frame (r->xpub, frame, ZMQ_DONTWAIT | (more ? ZMQ_SNDMORE : 0), r->counters);
+    return 0;
 }
 
 /* Relays one message with all of its frames, or drops all of them. Returns -1
-   and EAGAIN if there is no message; its frames arrive together, so that only
-   the first can be missing. libzmq limits its queues by messages, this function
-   limits them by bytes: no frame is sent before the message is known to be
-   small, or large and within max_queued. */
+   and EAGAIN if there is no message. libzmq limits its queues by messages, this
+   function limits them by bytes. */
 static int relay_message (struct relay *r)
 {
-    struct message m = {0};
     struct relay_counters *c = r->counters;
-    int n = 0;
-    do
-        if (receive (r, &m, &r->frames[n++]) == -1)
-            return -1;
-    while (m.more && m.cost < LARGE);
-    m.drop = m.cost >= LARGE && relay_load (&c->queued) >= r->max_queued;
+    uint64_t cost = 0;
+    int n = receive (r, &cost);
+    if (n == -1)
+        return -1;
+    int drop = n > FRAMES || (cost >= LARGE && relay_load (&c->queued) >= r->max_queued);
     /* Counted before it is sent: a subscriber that has it finds it counted. */
-    add (m.drop ? &c->dropped : &c->messages, 1);
-    for (int i = 0; i < n; i++)
-        if (pass (r, &m, &r->frames[i]) == -1)
-            return -1;
-    while (m.more)
-        if (receive (r, &m, r->frames) == -1 || pass (r, &m, r->frames) == -1)
-            return -1;
+    add (drop ? &c->dropped : &c->messages, 1);
+    if (!drop)
+        return pass (r, n, cost);
+    for (int i = 0; i < FRAMES; i++) {
+        zmq_msg_close (&r->frames[i]);
+        zmq_msg_init (&r->frames[i]);
+    }
     return 0;
-}
-
-/* Discards subscriptions. The XSUB side is subscribed to everything, and a
-   forwarded unsubscription could end that. */
-static int discard (void *xpub, zmq_msg_t *frame)
-{
-    int rc = 0;
-    for (int i = 0; i < BURST && rc != -1; i++)
-        RETRY (rc, zmq_msg_recv (frame, xpub, ZMQ_DONTWAIT));
-    return rc == -1 && errno != EAGAIN ? -1 : 0;
 }
 
 /* Relays a burst. Returns 1 if there may be more messages, 0 if not, and -1 on
@@ -182,6 +170,8 @@ static int64_t now_ms (void)
     return (int64_t) t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
+/* The XPUB side is polled only for its subscriptions, which zmq_poll applies. It
+   never has anything to read: it is a PUB. */
 static int relay (struct relay *r, int stop_fd)
 {
     zmq_pollitem_t items[] = {
@@ -193,8 +183,6 @@ static int relay (struct relay *r, int stop_fd)
     while (!items[2].revents) {
         RETRY (rc, zmq_poll (items, 3, -1));
         if (rc == -1)
-            return -1;
-        if (items[1].revents && discard (r->xpub, r->frames) == -1)
             return -1;
         if (items[0].revents && relay_burst (r) == -1)
             return -1;

@@ -48,8 +48,11 @@ func newRelay(opts Options) (*relay, error) {
 	if r.xsub, err = r.zctx.Socket(rawzmq.XSUB, options); err != nil {
 		return r, err
 	}
-	options.MaxFrame = rawzmq.MaxSubscription
-	if r.xpub, err = r.zctx.Socket(rawzmq.XPUB, options); err != nil {
+	// A PUB does for subscribers what an XPUB does, but does not report
+	// subscriptions, which the relay would discard: those of a flood are applied as
+	// they arrive and not queued in another list.
+	options.ReceiveHWM, options.MaxFrame = rawzmq.Unlimited, rawzmq.MaxSubscription
+	if r.xpub, err = r.zctx.Socket(rawzmq.PUB, options); err != nil {
 		return r, err
 	}
 	if err := r.xpub.Set(rawzmq.XPubNoDrop, 1); err != nil {

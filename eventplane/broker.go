@@ -63,10 +63,12 @@ func brokerOf(ch discovery.EventChannel, namespace string) (BrokerConfig, bool) 
 // enabled reports whether events travel through brokers.
 func (b BrokerConfig) enabled() bool { return b.Discover || len(b.XSub) > 0 }
 
-// multipath reports whether an event can arrive on more than one path.
+// multipath reports whether an event can arrive on more than one path. Two
+// endpoints of publishers can be names of one broker, which then relays each event
+// twice.
 func (b BrokerConfig) multipath() bool {
 	if len(b.XPub) > 0 {
-		return len(distinct(b.XPub)) > 1
+		return len(distinct(b.XPub)) > 1 || len(distinct(b.XSub)) > 1
 	}
 	return b.Discover
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/eventplane/driver"
 )
 
 // stuckTransport opens nothing until the context is done.
@@ -13,7 +14,7 @@ type stuckTransport struct{ entered chan struct{} }
 
 func (s stuckTransport) publisher(context.Context, route) (*pubConn, error) { return nil, nil }
 
-func (s stuckTransport) subscriber(ctx context.Context, _ route) (*subConn, error) {
+func (s stuckTransport) subscriber(ctx context.Context, _ route, _ driver.QueueOptions) (*subConn, error) {
 	close(s.entered)
 	<-ctx.Done()
 	return nil, ctx.Err()

@@ -48,14 +48,14 @@ type Config struct {
 	// which suffices for most programs.
 	IOThreads int
 
-	// QueueSize is the number of received events that a ZMQ subscriber holds
-	// for Next. Further ones are dropped: the newest, not the oldest. 0 means
-	// 100,000.
+	// QueueSize is the number of received events that a subscriber holds for Next;
+	// 0 means 65,536. SubscriberOptions.Overflow selects what happens to further
+	// ones.
 	QueueSize int
 
 	// QueueBytes bounds the same events by their size in bytes, whichever bound
-	// is reached first; 0 means 32 MiB. An event of kv-events with 500 blocks has
-	// about 28 KB, so that fewer than 1,200 of them fit. A single event may be
+	// is reached first; 0 means 64 MiB. An event of kv-events with 500 blocks has
+	// about 28 KB, so that fewer than 2,400 of them fit. A single event may be
 	// larger than the bound.
 	QueueBytes int
 

@@ -27,7 +27,7 @@ import (
 //	DYN_ZMQ_BROKER_ENABLED   1 true on yes: find brokers by discovery; 0 false off no
 //	DYN_ZMQ_IO_THREADS       threads of libzmq, from 1 to 64. Unset or empty: 1
 //	DYN_ZMQ_EVENT_SUBSCRIBER_CHANNEL_CAPACITY
-//	                         events that a subscriber holds; anything but a positive integer
+//	                         events that a ZMQ subscriber holds; anything but a positive integer
 //	                         means the default, as in Dynamo. Config.QueueBytes bounds them too
 //	NATS_SERVER, NATS_AUTH_*, NATS_TLS_*   see natsconn.FromEnv
 //

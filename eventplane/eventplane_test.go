@@ -61,11 +61,16 @@ func transports() map[string]func(testing.TB) eventplane.Config {
 // connect returns a pair that is connected.
 func connect(tb testing.TB, cfg eventplane.Config) *pair {
 	tb.Helper()
+	return connectWith(tb, cfg, eventplane.SubscriberOptions{})
+}
+
+func connectWith(tb testing.TB, cfg eventplane.Config, o eventplane.SubscriberOptions) *pair {
+	tb.Helper()
 	ctx, m := patient(tb), memory.New()
 	pub, err := newPlane(tb, cfg, newDiscovery(tb, m)).Publisher(ctx, backend, "kv-events")
 	must(tb, err)
 	must(tb, pub.Ready(ctx))
-	sub, err := newPlane(tb, cfg, newDiscovery(tb, m)).Subscriber(ctx, backend, "kv-events")
+	sub, err := newPlane(tb, cfg, newDiscovery(tb, m)).SubscriberWithOptions(ctx, backend, "kv-events", o)
 	must(tb, err)
 	must(tb, sub.Ready(ctx))
 	p := &pair{pub: pub, sub: sub}

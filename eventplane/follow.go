@@ -30,6 +30,8 @@ type follower struct {
 	to        driver.Connector // nil to look for incompatible channels once, and end
 	log       *slog.Logger
 
+	departures *departures // nil unless the channels are those of publishers
+
 	channels     map[discovery.ID]channelState
 	refs         map[string]int // number of channels with an endpoint
 	incompatible atomic.Int64   // number of channels with channelState.incompatible
@@ -179,7 +181,15 @@ func remedy(t discovery.Transport) string {
 // update replaces the state of a channel. It connects new endpoints before it
 // disconnects old ones, so that an endpoint in both is not interrupted.
 func (f *follower) update(id discovery.ID, state channelState) {
-	old := f.channels[id]
+	old, present := f.channels[id]
+	gone := len(state.endpoints) == 0 && !state.incompatible
+	switch {
+	case f.departures == nil:
+	case !gone:
+		f.departures.enter(id.Instance)
+	case present:
+		f.departures.leave(id.Instance)
+	}
 	state.endpoints = f.connect(id, state.endpoints)
 	f.release(old.endpoints)
 	f.incompatible.Add(asInt(state.incompatible) - asInt(old.incompatible))

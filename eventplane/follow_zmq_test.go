@@ -49,9 +49,7 @@ func TestPublishersComeAndGo(t *testing.T) {
 		awaitEvent(t, sub, pub)
 		must(t, pub.Shutdown(ctx))
 	}
-	if n := len(sub.Stats().Publishers); n != 3 {
-		t.Errorf("received from %d publishers: want 3", n)
-	}
+	waittest.Eventually(t, "publishers that are gone leave nothing", func() bool { return len(sub.Stats().Publishers) == 0 })
 }
 
 func TestSubscriberReceivesItsOwnScopeAndTopic(t *testing.T) {

@@ -1,6 +1,7 @@
 package eventplane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,6 +43,38 @@ type Gap struct {
 type SubscriberOptions struct {
 	// Gaps makes Next return each gap as an Event of its own; see Event.Gap.
 	Gaps bool
+
+	// QueueSize and QueueBytes bound the events that wait for Next, whichever is
+	// reached first; 0 means those of Config. A single event may be larger than
+	// the bound in bytes.
+	QueueSize, QueueBytes int
+
+	// Overflow selects what happens when the bounds are reached. Events that are
+	// dropped are counted in Stats.Dropped, and then in Missed.
+	Overflow Overflow
+}
+
+// Overflow is the policy of a subscriber whose queue is full.
+type Overflow = driver.Overflow
+
+// The policies. DropOldest is the default: the events of a subscriber that is too
+// slow stay recent. With Block, events wait in the transport until there is room,
+// and are dropped there: on ZMQ by the publisher or the broker, whose drops only
+// Missed shows, and on NATS by this client when 65,536 events or 64 MiB more wait.
+const (
+	DropOldest = driver.DropOldest
+	DropNewest = driver.DropNewest
+	Block      = driver.Block
+)
+
+// ParseOverflow parses drop-oldest, drop-newest or block.
+func ParseOverflow(s string) (Overflow, error) {
+	for _, o := range []Overflow{DropOldest, DropNewest, Block} {
+		if s == o.String() {
+			return o, nil
+		}
+	}
+	return 0, fmt.Errorf("eventplane: overflow policy %q: want drop-oldest, drop-newest or block", s)
 }
 
 // Decode decodes the payload, with the codec of the envelope, into the value
@@ -65,6 +98,7 @@ type Stats struct {
 	OutOfOrder   uint64 // events that arrived after later ones had been delivered, and were discarded; Missed counts them, unless they precede the first event received of their publisher
 	Restarts     uint64 // publishers that began again under their ids, with lower sequences that were published later
 	DecodeErrors uint64 // messages that were not valid events
+	Unlisted     uint64 // events of publishers that are not registered in the scope and topic, and were not delivered; only on ZMQ without a broker
 	Gaps         uint64 // events with Missed above 0
 	Missed       uint64 // sum of the events' Missed
 
@@ -75,7 +109,9 @@ type Stats struct {
 	Incompatible int
 
 	// Publishers maps the id of each publisher to the sequence of its last
-	// event. It contains the 65,536 publishers whose events arrived last.
+	// event. It contains the 65,536 publishers whose events arrived last. On ZMQ
+	// without a broker, publishers that are no longer registered are removed after
+	// a few seconds.
 	Publishers map[uint64]uint64
 }
 
@@ -90,6 +126,8 @@ type Subscriber struct {
 	msg driver.Message // reused by Next
 	env codec.Envelope // reused by Next
 
+	onlyListed bool // events of other publishers are not delivered
+
 	once sync.Once
 	err  error // of Shutdown
 
@@ -97,6 +135,7 @@ type Subscriber struct {
 	sequencer *sequencer
 	received  uint64
 	bad       uint64 // decode errors
+	unlisted  uint64
 }
 
 // newSubscriber opens the connection. The reorder buffer is used only if events
@@ -106,7 +145,14 @@ func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic
 	if err != nil {
 		return nil, err
 	}
-	conn, err := c.transport.subscriber(ctx, r)
+	queue, err := driver.QueueOptions{
+		Size:  cmp.Or(o.QueueSize, c.config.QueueSize),
+		Bytes: cmp.Or(o.QueueBytes, c.config.QueueBytes), Overflow: o.Overflow,
+	}.WithDefaults()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := c.transport.subscriber(ctx, r, queue)
 	if err != nil {
 		return nil, err
 	}
@@ -115,6 +161,10 @@ func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic
 	}
 	s := &Subscriber{client: c, topic: topic, conn: conn, sequencer: newSequencer(conn.multipath)}
 	s.sequencer.reportGaps = o.Gaps
+	if conn.departures != nil {
+		conn.departures.attach(s.sequencer, &s.mu)
+		s.onlyListed = c.config.Wire != WireGen1 // ids of its channels can differ from those of its events
+	}
 	return s, nil
 }
 
@@ -213,6 +263,9 @@ func (s *Subscriber) accept() error {
 	case s.msg.HasIdentity && (s.msg.PublisherID != ev.PublisherID || s.msg.Sequence != ev.Sequence):
 		reason = fmt.Sprintf("publisher %d, sequence %d in the frames, but %d, %d in the envelope: want the same",
 			s.msg.PublisherID, s.msg.Sequence, ev.PublisherID, ev.Sequence)
+	case s.onlyListed && !s.conn.departures.lists(ev.PublisherID):
+		s.unlisted++
+		return nil
 	default:
 		s.sequencer.add(Event{Envelope: *ev})
 		return nil
@@ -239,7 +292,7 @@ func (s *Subscriber) Stats() Stats {
 	seq := s.sequencer
 	return Stats{
 		Received: s.received, Dropped: s.conn.Dropped(),
-		Duplicates: seq.stats.duplicates, OutOfOrder: seq.stats.outOfOrder, Restarts: seq.stats.restarts, DecodeErrors: s.bad,
+		Duplicates: seq.stats.duplicates, OutOfOrder: seq.stats.outOfOrder, Restarts: seq.stats.restarts, DecodeErrors: s.bad, Unlisted: s.unlisted,
 		Gaps: seq.stats.gaps, Missed: seq.stats.missed,
 		Incompatible: s.conn.incompatible(), Publishers: seq.publishers(),
 	}

@@ -11,7 +11,7 @@ import (
 // are safe for concurrent use.
 type transport interface {
 	publisher(context.Context, route) (*pubConn, error)
-	subscriber(context.Context, route) (*subConn, error)
+	subscriber(context.Context, route, driver.QueueOptions) (*subConn, error)
 	// close is called once, after all connections are closed.
 	close() error
 }
@@ -64,6 +64,8 @@ type subConn struct {
 	subject   string
 	multipath bool      // an event can arrive on more than one path
 	follow    *follower // nil if discovery is not followed
+
+	departures *departures // nil unless publishers are followed
 }
 
 // Ready blocks until the driver is connected to all peers that discovery has
@@ -81,6 +83,9 @@ func (c *subConn) Ready(ctx context.Context) error {
 func (c *subConn) Close() error {
 	if c.follow != nil {
 		c.follow.stop()
+	}
+	if c.departures != nil {
+		c.departures.end()
 	}
 	return c.receiver.Close()
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/eventplane/driver"
 	natsdriver "github.com/dynplane/dynplane/eventplane/nats"
 	"github.com/dynplane/dynplane/natsconn"
 )
@@ -92,7 +93,7 @@ func (n *natsTransport) publisher(ctx context.Context, r route) (*pubConn, error
 	}, nil
 }
 
-func (n *natsTransport) subscriber(ctx context.Context, r route) (*subConn, error) {
+func (n *natsTransport) subscriber(ctx context.Context, r route, queue driver.QueueOptions) (*subConn, error) {
 	_, subject, err := r.natsSubject()
 	if err != nil {
 		return nil, err
@@ -101,7 +102,7 @@ func (n *natsTransport) subscriber(ctx context.Context, r route) (*subConn, erro
 	if err != nil {
 		return nil, err
 	}
-	sub, err := natsdriver.Subscribe(nc, subject)
+	sub, err := natsdriver.SubscribeWith(nc, subject, queue)
 	if err != nil {
 		return nil, err
 	}

@@ -36,11 +36,12 @@ func newZMQTransport(c Config, d *discovery.Client) (transport, error) {
 func (z *zmqTransport) close() error { return z.ctx.Close() }
 
 // follow keeps to connected to the endpoints of the channels that match query.
-func (z *zmqTransport) follow(to driver.Connector, query discovery.Query, endpoints endpointsFunc) (*follower, error) {
+// Publishers among them that leave are passed to gone, unless it is nil.
+func (z *zmqTransport) follow(to driver.Connector, query discovery.Query, endpoints endpointsFunc, gone *departures) (*follower, error) {
 	if z.discovery == nil {
 		return nil, ErrNoDiscovery
 	}
-	f := &follower{discovery: z.discovery, log: z.config.Logger, to: to, query: query, endpoints: endpoints}
+	f := &follower{discovery: z.discovery, log: z.config.Logger, to: to, query: query, endpoints: endpoints, departures: gone}
 	f.start()
 	return f, nil
 }
@@ -97,14 +98,14 @@ func advertisedEndpoint(bound string, host netip.Addr) (string, error) {
 
 // subscriber follows the channels of the route. Channels with another transport are
 // counted, since their events would otherwise be missed without a sign.
-func (d *directTransport) subscriber(_ context.Context, r route) (*subConn, error) {
-	sub, err := d.ctx.Subscribe(r.directSubject())
+func (d *directTransport) subscriber(_ context.Context, r route, queue driver.QueueOptions) (*subConn, error) {
+	sub, err := d.ctx.SubscribeWith(r.directSubject(), queue)
 	if err != nil {
 		return nil, err
 	}
-	conn := &subConn{receiver: sub, subject: r.directSubject()}
+	conn := &subConn{receiver: sub, subject: r.directSubject(), departures: &departures{queued: sub.Queued}}
 	query := discovery.Query{Kind: discovery.KindEventChannel, Scope: r.scope, Topic: r.topic}
-	conn.follow, err = d.follow(sub, query, r.directEndpoints)
+	conn.follow, err = d.follow(sub, query, r.directEndpoints, conn.departures)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
@@ -170,8 +171,8 @@ func (b *brokerTransport) advertised(ctx context.Context, r route, follow *follo
 }
 
 // subscriber connects to the XPUB side of all brokers.
-func (b *brokerTransport) subscriber(_ context.Context, r route) (*subConn, error) {
-	sub, err := b.ctx.Subscribe(r.brokerSubject())
+func (b *brokerTransport) subscriber(_ context.Context, r route, queue driver.QueueOptions) (*subConn, error) {
+	sub, err := b.ctx.SubscribeWith(r.brokerSubject(), queue)
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +194,7 @@ func (b *brokerTransport) connect(r route, to driver.Connector, side func(Broker
 	return b.follow(to, brokerQuery(r.scope.Namespace), func(ch discovery.EventChannel) ([]string, bool) {
 		broker, _ := brokerOf(ch, r.scope.Namespace)
 		return side(broker), false
-	})
+	}, nil)
 }
 
 // connectAll stops at the first error: an endpoint of the configuration that is

@@ -3,13 +3,17 @@
 package eventplane_test
 
 import (
+	"context"
 	"errors"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/pebbe/zmq4"
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/eventplane"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 func zmqTransports() map[string]func(testing.TB) eventplane.Config {
@@ -123,4 +127,35 @@ func BenchmarkRawZMQ(b *testing.B) {
 		}
 	}
 	perEvent(b)
+}
+
+// TestTwoNamesOfOneBroker covers a publisher that is connected twice to a broker, so
+// that each event arrives twice on the one path that its subscriber has.
+func TestTwoNamesOfOneBroker(t *testing.T) {
+	t.Parallel()
+	cfg := brokerConfig(startProxy(t))
+	cfg.Broker.XSub = append(cfg.Broker.XSub, strings.Replace(cfg.Broker.XSub[0], "127.0.0.1", "localhost", 1))
+	p, ctx := connect(t, cfg), patient(t)
+	const count = 100
+	for range count {
+		must(t, p.pub.Publish(ctx, "event"))
+	}
+	for i := range uint64(count) {
+		ev, err := p.sub.Next(ctx)
+		must(t, err)
+		if ev.Sequence != p.next+i || ev.Missed != 0 {
+			t.Fatalf("event %d with %d missed: want %d with none", ev.Sequence, ev.Missed, p.next+i)
+		}
+	}
+	waittest.Eventually(t, "the duplicates are counted", func() bool {
+		short, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+		defer cancel()
+		if ev, err := p.sub.Next(short); err == nil {
+			t.Fatalf("event %d is delivered twice", ev.Sequence)
+		}
+		return p.sub.Stats().Duplicates >= count
+	})
+	if got := p.sub.Stats(); got.Gaps != 0 || got.Missed != 0 {
+		t.Errorf("%+v: want no gaps", got)
+	}
 }

@@ -275,11 +275,13 @@ func TestEndpointThatMoves(t *testing.T) {
 	e := env{"DYN_EVENT_PLANE": "zmq"}
 	c := newNode(t, server, e, nil).subscriber(backendScope, topic)
 	n := newNode(t, server, e, nil)
-	// Two publishers elsewhere lend their sockets to a channel announced here.
+	// Two publishers elsewhere lend their sockets to a channel announced here. Events
+	// are received only of ids that are registered here.
 	first := n.publisher(discovery.Scope{Namespace: "lender"}, topic)
 	second := n.publisher(discovery.Scope{Namespace: "lender"}, topic)
 	for _, p := range []*eventplane.Publisher{first, second} {
 		ch := p.Registration().Instance().Spec.(discovery.EventChannel)
+		register(t, n.discovery, p.ID(), discovery.EventChannel{Scope: backendScope, Topic: topic, Transport: discovery.ZMQ{Endpoint: "tcp://127.0.0.1:1"}})
 		register(t, n.discovery, 42, discovery.EventChannel{Scope: backendScope, Topic: topic, Transport: ch.Transport})
 		introduce(t, p, c)
 	}

@@ -19,7 +19,7 @@ func TestLiveConn(t *testing.T) {
 		c := &liveConn{Conn: local}
 		go func() {
 			for range 3 {
-				time.Sleep(silence - time.Second)
+				<-time.After(silence - time.Second)
 				_, _ = io.WriteString(remote, "x")
 			}
 		}()

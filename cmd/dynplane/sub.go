@@ -21,6 +21,7 @@ type subOptions struct {
 	timeout time.Duration
 	ready   string
 	events  eventplane.SubscriberOptions
+	full    string // --overflow
 }
 
 func newSubCommand(a *app) *cobra.Command {
@@ -52,6 +53,14 @@ If nothing arrives for two seconds and no publisher is connected, sub prints on 
 			if err == nil && o.timeout < 0 {
 				err = usagef("--timeout %v: want 0 or more", o.timeout)
 			}
+			if err == nil && o.events.QueueSize < 0 {
+				err = usagef("--queue %d: want 0 or more", o.events.QueueSize)
+			}
+			if err == nil {
+				if o.events.Overflow, err = eventplane.ParseOverflow(o.full); err != nil {
+					err = usagef("--overflow %s: want drop-oldest, drop-newest or block", o.full)
+				}
+			}
 			if err != nil {
 				return err
 			}
@@ -61,6 +70,8 @@ If nothing arrives for two seconds and no publisher is connected, sub prints on 
 	flags := cmd.Flags()
 	flags.Uint64Var(&o.count, "count", 0, "number of events after which to exit; 0 means no limit")
 	flags.BoolVar(&o.events.Gaps, "gaps", false, "print a line for each gap in the sequences of a publisher")
+	flags.IntVar(&o.events.QueueSize, "queue", 0, "number of `EVENTS` that wait to be printed; 0 means 65536")
+	flags.StringVar(&o.full, "overflow", eventplane.DropOldest.String(), "drop-oldest, drop-newest or block, when that many wait")
 	flags.DurationVar(&o.timeout, "timeout", 0, "time after which to exit with code 124; 0 means no limit")
 	flags.StringVar(&o.ready, "ready-file", "", "`FILE` to create when the subscription is ready")
 	a.pprofFlag(cmd)

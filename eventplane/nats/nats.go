@@ -29,9 +29,10 @@ import (
 )
 
 const (
-	// A subscription holds at most maxPendingMessages and maxPendingBytes that
-	// the application has not received with Next. Further messages are dropped
-	// and counted: the newest, not the oldest.
+	// nats.go holds at most maxPendingMessages and maxPendingBytes that the
+	// subscriber's queue has not taken over yet, which happens only while that
+	// blocks, or the machine is busy. Further messages are dropped and counted:
+	// the newest, not the oldest.
 	maxPendingMessages = 64 << 10
 	maxPendingBytes    = 64 << 20
 
@@ -39,6 +40,10 @@ const (
 	// with a command of more than 4,096 bytes without its name, unless it is
 	// configured otherwise; the rest is for the numbers after the subject.
 	maxSubject = 4096 - 64
+
+	// nats.go does not end a wait for messages when the server refuses the
+	// subscription, so the wait is repeated after refusalCheck.
+	refusalCheck = 250 * time.Millisecond
 
 	// closeFlushTimeout bounds the wait of Publisher.Close for the server.
 	closeFlushTimeout = 2 * time.Second
@@ -126,9 +131,19 @@ type Subscriber struct {
 	nc      *nats.Conn
 	sub     *nats.Subscription
 	subject string
+	queue   *driver.Queue[item]
+	stop    context.CancelFunc // ends pump
+	done    chan struct{}      // closed when pump has ended
 	once    sync.Once
 	closed  atomic.Bool
-	dropped atomic.Uint64 // as of the last call of Dropped
+	dropped atomic.Uint64 // by nats.go, as of the last call of Dropped
+}
+
+// item is a received message, or the error of a malformed one.
+type item struct {
+	subject   string
+	body      []byte
+	malformed *driver.FrameError
 }
 
 var _ driver.Subscriber = (*Subscriber)(nil)
@@ -137,7 +152,19 @@ var _ driver.Subscriber = (*Subscriber)(nil)
 // subscriber is closed, and closes it. Subscribe does not wait for the server;
 // [Subscriber.Ready] does.
 func Subscribe(nc *nats.Conn, subject string) (*Subscriber, error) {
-	if err := checkSubject(subject); err != nil {
+	return SubscribeWith(nc, subject, driver.QueueOptions{})
+}
+
+// SubscribeWith is like [Subscribe], with settings of the queue. A server
+// disconnects clients that stop reading, so a queue that blocks does not hold back
+// the publishers: once it is full, 65,536 messages or 64 MiB more are kept before
+// it, and further ones are dropped.
+func SubscribeWith(nc *nats.Conn, subject string, queue driver.QueueOptions) (*Subscriber, error) {
+	queue, err := queue.WithDefaults()
+	if err == nil {
+		err = checkSubject(subject)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("nats: subscribe to %.100q: %w", subject, err)
 	}
 	sub, err := nc.SubscribeSync(subject)
@@ -147,7 +174,43 @@ func Subscribe(nc *nats.Conn, subject string) (*Subscriber, error) {
 	if err := sub.SetPendingLimits(maxPendingMessages, maxPendingBytes); err != nil {
 		return nil, errors.Join(fmt.Errorf("nats: subscribe to %q: set limits: %w", subject, err), sub.Unsubscribe())
 	}
-	return &Subscriber{nc: nc, sub: sub, subject: subject}, nil
+	ctx, stop := context.WithCancel(context.Background())
+	s := &Subscriber{
+		nc: nc, sub: sub, subject: subject, queue: driver.NewQueue[item](queue),
+		stop: stop, done: make(chan struct{}),
+	}
+	go s.pump(ctx)
+	return s, nil
+}
+
+// pump moves messages from nats.go to the queue until ctx is done or the
+// subscription has ended.
+func (s *Subscriber) pump(ctx context.Context) {
+	defer close(s.done)
+	for s.queue.Wait(ctx) == nil {
+		msg, err := s.sub.NextMsg(refusalCheck)
+		switch {
+		case err == nil:
+			if s.queue.Admit(len(msg.Data)) {
+				s.queue.Push(item{subject: msg.Subject, body: msg.Data}, len(msg.Data))
+			}
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, nats.ErrTimeout):
+		case errors.Is(err, nats.ErrSlowConsumer):
+			// nats.go returns this once, when it begins to drop messages.
+			// Dropped counts them, and pending messages can still be received.
+		case errors.Is(err, nats.ErrNoResponders):
+			// nats.go treats an empty message with status 503 as the reply to a
+			// request.
+			if s.queue.Admit(0) {
+				s.queue.Push(item{malformed: &driver.FrameError{Subject: s.subject, Reason: "status without a body: want an envelope"}}, 0)
+			}
+		default:
+			s.queue.End(fmt.Errorf("nats: receive on %q: %w", s.subject, err))
+			return
+		}
+	}
 }
 
 // Next implements [driver.Subscriber]. Messages arrive again after the
@@ -156,31 +219,18 @@ func Subscribe(nc *nats.Conn, subject string) (*Subscriber, error) {
 // closed, or [nats.ErrPermissionViolation] if the server does not permit the
 // subscription and the connection has [nats.PermissionErrOnSubscribe].
 func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
-	for {
-		if s.closed.Load() {
-			return driver.ErrClosed
-		}
-		msg, err := s.sub.NextMsgWithContext(ctx)
-		if err == nil {
-			*m = driver.Message{Subject: msg.Subject, Body: msg.Data}
-			return nil
-		}
-		switch {
-		case errors.Is(err, nats.ErrSlowConsumer):
-			// nats.go returns this once, when it begins to drop messages.
-			// Dropped counts them, and pending messages can still be received.
-		case errors.Is(err, nats.ErrNoResponders):
-			// nats.go treats an empty message with status 503 as the reply to a
-			// request.
-			return &driver.FrameError{Subject: s.subject, Reason: "status without a body: want an envelope"}
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case s.closed.Load():
-			return driver.ErrClosed
-		default:
-			return fmt.Errorf("nats: receive on %q: %w", s.subject, err)
-		}
+	if err := ctx.Err(); err != nil && !s.closed.Load() {
+		return err
 	}
+	it, err := s.queue.Pop(ctx)
+	switch {
+	case err != nil:
+		return err
+	case it.malformed != nil:
+		return it.malformed
+	}
+	*m = driver.Message{Subject: it.subject, Body: it.body}
+	return nil
 }
 
 // Ready blocks until the server has the subscription: messages published after
@@ -217,7 +267,7 @@ func (s *Subscriber) Dropped() uint64 {
 	if n, err := s.sub.Dropped(); err == nil && n > 0 {
 		s.dropped.Store(uint64(n))
 	}
-	return s.dropped.Load()
+	return s.dropped.Load() + s.queue.Dropped()
 }
 
 // Close implements [driver.Subscriber]. It removes the subscription and leaves
@@ -227,7 +277,10 @@ func (s *Subscriber) Close() error {
 	s.once.Do(func() {
 		s.Dropped() // nats.go discards the count with the subscription
 		s.closed.Store(true)
-		err = s.sub.Unsubscribe()
+		s.queue.Close(driver.ErrClosed)
+		s.stop()
+		err = s.sub.Unsubscribe() // wakes pump
+		<-s.done
 		if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrConnectionDraining) || errors.Is(err, nats.ErrBadSubscription) {
 			err = nil // the subscription ends or has ended with its connection
 		}

@@ -2,6 +2,7 @@ package nats_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"strings"
 	"testing"
@@ -118,13 +119,49 @@ func TestReadyWaitsForTheServer(t *testing.T) {
 	}
 }
 
+// A subscriber that does not call Next while more arrives than its queue holds
+// returns the oldest or the newest, and counts the rest.
 func TestDroppedIsExact(t *testing.T) {
+	t.Parallel()
+	const sent, room = 2000, 100
+	for overflow, first := range map[driver.Overflow]uint64{driver.DropOldest: sent - room, driver.DropNewest: 0} {
+		t.Run(overflow.String(), func(t *testing.T) {
+			t.Parallel()
+			srv := natstest.Run(t)
+			ctx, nc := deadline(t), dial(t, srv)
+			sub, err := natsdriver.SubscribeWith(nc, "events", driver.QueueOptions{Size: room, Overflow: overflow})
+			must(t, err)
+			must(t, sub.Ready(ctx))
+			pub := natsdriver.NewPublisher(dial(t, srv))
+			for i := range uint64(sent) {
+				must(t, pub.Publish(ctx, &driver.Message{Subject: "events", Body: binary.BigEndian.AppendUint64(nil, i)}))
+			}
+			waittest.Eventually(t, "all others are dropped", func() bool { return sub.Dropped() == sent-room })
+			var m driver.Message
+			for i := range uint64(room) {
+				must(t, sub.Next(ctx, &m))
+				if got := binary.BigEndian.Uint64(m.Body); got != first+i {
+					t.Fatalf("message %d: want %d", got, first+i)
+				}
+			}
+			must(t, sub.Close())
+			if got := sub.Dropped(); got != sent-room {
+				t.Errorf("dropped %d after Close: want %d", got, sent-room)
+			}
+		})
+	}
+}
+
+// A queue that blocks leaves messages in nats.go, which drops and counts those that
+// it has no room for.
+func TestBlockingQueueCountsWhatNATSDrops(t *testing.T) {
 	t.Parallel()
 	srv := natstest.Run(t)
 	ctx, nc := deadline(t), dial(t, srv)
-	sub := subscribe(t, nc, "events")
+	sub, err := natsdriver.SubscribeWith(nc, "events", driver.QueueOptions{Size: 10, Overflow: driver.Block})
+	must(t, err)
 	must(t, sub.Ready(ctx))
-	const sent = 100_000 // more than a subscription holds
+	const sent = 100_000 // more than nats.go holds
 	publishing := dial(t, srv)
 	pub := natsdriver.NewPublisher(publishing)
 	for range sent {
@@ -137,10 +174,10 @@ func TestDroppedIsExact(t *testing.T) {
 	for range sent - dropped {
 		must(t, sub.Next(ctx, &m))
 	}
-	must(t, sub.Close())
 	if dropped == 0 || sub.Dropped() != dropped {
-		t.Errorf("dropped %d, after Close %d: want the same, and more than none", dropped, sub.Dropped())
+		t.Errorf("dropped %d, then %d: want the same, and more than none", dropped, sub.Dropped())
 	}
+	must(t, sub.Close())
 }
 
 func TestPublishReportsTheServersLimit(t *testing.T) {

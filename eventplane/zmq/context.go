@@ -3,6 +3,7 @@
 package zmq
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -119,7 +120,12 @@ func (c *Context) directPublisher(host string) (*Publisher, error) {
 	if err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}
-	return &Publisher{zc: c, socket: socket, endpoint: endpoint}, nil
+	p := &Publisher{zc: c, socket: socket, endpoint: endpoint}
+	if p.idle, err = newIdleReader(c, socket); err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
+	p.idle.start(p.readCommands)
+	return p, nil
 }
 
 // BrokerPublisher opens a publisher that does not listen: it sends to each
@@ -175,9 +181,15 @@ func checkSubject(subject string) error {
 // Subscribe opens a subscriber of exactly subject, which must have 4,086 bytes at
 // most. It receives from all endpoints that it is connected to afterwards.
 func (c *Context) Subscribe(subject string) (*Subscriber, error) {
+	return c.SubscribeWith(subject, driver.QueueOptions{})
+}
+
+// SubscribeWith is like [Context.Subscribe], with a queue of its own settings.
+// Those of the context apply where they are 0.
+func (c *Context) SubscribeWith(subject string, queue driver.QueueOptions) (*Subscriber, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s, err := c.subscribe(subject)
+	s, err := c.subscribe(subject, queue)
 	if err != nil {
 		return nil, fmt.Errorf("zmq: subscribe to %.100q: %w", subject, err)
 	}
@@ -185,8 +197,13 @@ func (c *Context) Subscribe(subject string) (*Subscriber, error) {
 	return s, nil
 }
 
-func (c *Context) subscribe(subject string) (*Subscriber, error) {
-	if err := checkSubject(subject); err != nil {
+func (c *Context) subscribe(subject string, queue driver.QueueOptions) (*Subscriber, error) {
+	queue.Size, queue.Bytes = cmp.Or(queue.Size, c.opts.QueueSize), cmp.Or(queue.Bytes, c.opts.QueueBytes)
+	queue, err := queue.WithDefaults()
+	if err == nil {
+		err = checkSubject(subject)
+	}
+	if err != nil {
 		return nil, err
 	}
 	socket, err := c.socket(rawzmq.SUB, rawzmq.Options{ReceiveHWM: rawzmq.ReceiveHWM, MaxFrame: c.opts.MaxMessage})
@@ -196,5 +213,5 @@ func (c *Context) subscribe(subject string) (*Subscriber, error) {
 	if err := socket.Subscribe(subject); err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}
-	return newSubscriber(c, socket, subject)
+	return newSubscriber(c, socket, subject, queue)
 }

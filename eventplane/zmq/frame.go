@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/dynplane/dynplane/eventplane/driver"
 	"github.com/dynplane/dynplane/internal/rawzmq"
 )
 
@@ -17,6 +18,13 @@ const (
 	headerSize   = 5 // version: 1 byte, length of the body: 4 bytes
 	maxBody      = math.MaxUint32
 )
+
+// item is a received message, or the error of a malformed one.
+type item struct {
+	publisherID, sequence uint64
+	body                  []byte
+	malformed             *driver.FrameError
+}
 
 // decode decodes the frames after the topic, without copying the body. If the
 // message is malformed, reason is not empty and the item has no body.

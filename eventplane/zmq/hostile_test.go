@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -92,4 +93,50 @@ func TestHTTPServerCannotAbortAPublisher(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestBrokersCannotAbortAPublisher has many brokers that flood a publisher with
+// subscriptions, and reset the connections about a second after the handshake. If
+// the publisher sent a heartbeat then, libzmq would abort the process, since it has
+// stopped reading from a connection that has ended (libzmq issue 4364).
+func TestBrokersCannotAbortAPublisher(t *testing.T) {
+	t.Parallel()
+	zmtptest.InChild(t, func() {
+		pub := brokerPublisher(t, open(t, zmqdriver.Options{}), "kv-events")
+		var brokers sync.WaitGroup
+		for i := range 50 {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			connect(t, pub, "tcp://"+l.Addr().String())
+			brokers.Go(func() { floodOnce(t, l, time.Second+time.Duration(i-25)*2*time.Millisecond) })
+		}
+		brokers.Wait()
+		if err := pub.Publish(t.Context(), &driver.Message{Subject: "kv-events"}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// floodOnce accepts one connection, subscribes and unsubscribes on it for a time,
+// and resets it.
+func floodOnce(t *testing.T, l net.Listener, d time.Duration) {
+	t.Helper()
+	c, err := l.Accept()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if err := errors.Join(l.Close(), zmtptest.Handshake(c, "XSUB")); err != nil {
+		t.Error(err)
+	}
+	frames := bytes.Repeat([]byte{0, 2, 1, 'x', 0, 2, 0, 'x'}, 1000)
+	_ = c.SetWriteDeadline(time.Now().Add(d))
+	for err == nil {
+		_, err = c.Write(frames)
+	}
+	if err := errors.Join(c.(*net.TCPConn).SetLinger(0), c.Close()); err != nil {
+		t.Error(err)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/dynplane/dynplane/eventplane/driver"
 	"github.com/dynplane/dynplane/internal/rawzmq"
 )
 
@@ -20,13 +21,13 @@ type Options struct {
 	HWM int
 
 	// QueueSize is the number of received messages that a Subscriber queues
-	// for Next before it drops further ones; 0 means 100,000. libzmq queues at
+	// for Next before it drops some; 0 means 65,536. libzmq queues at
 	// most 1,000 messages of each peer before it.
 	QueueSize int
 
 	// QueueBytes bounds the same queue by the sum of its messages' bytes; 0 means
-	// 32 MiB. Whichever bound is reached first applies: 32 MiB are reached before
-	// 100,000 messages if these are larger than 335 bytes on average. A single
+	// 64 MiB. Whichever bound is reached first applies: 64 MiB are reached before
+	// 65,536 messages if these are larger than 1 KiB on average. A single
 	// message may be larger. The heap grows to about twice the bound before it
 	// is collected.
 	QueueBytes int
@@ -43,11 +44,6 @@ type Options struct {
 // MaxIOThreads is the largest number of threads for Options.IOThreads.
 const MaxIOThreads = rawzmq.MaxIOThreads
 
-const (
-	defaultQueueSize  = 100_000
-	defaultQueueBytes = 32 << 20
-)
-
 // withDefaults returns the options with defaults for zero values, or an error
 // that names the invalid option.
 func (o Options) withDefaults() (Options, error) {
@@ -61,8 +57,8 @@ func (o Options) withDefaults() (Options, error) {
 	}{
 		{"IOThreads", &o.IOThreads, 1},
 		{"HWM", &o.HWM, rawzmq.DefaultHWM},
-		{"QueueSize", &o.QueueSize, defaultQueueSize},
-		{"QueueBytes", &o.QueueBytes, defaultQueueBytes},
+		{"QueueSize", &o.QueueSize, driver.DefaultQueueSize},
+		{"QueueBytes", &o.QueueBytes, driver.DefaultQueueBytes},
 	} {
 		if *f.value < 0 {
 			return o, fmt.Errorf("option %s %d: want 0 (for %d) or more", f.name, *f.value, f.fallback)

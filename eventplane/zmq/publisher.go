@@ -21,6 +21,7 @@ type Publisher struct {
 	zc            *Context
 	endpoint      string              // empty for brokers
 	loop          *socketLoop         // nil unless for brokers
+	idle          *idleReader         // nil for brokers
 	subscriptions *subscriptionReader // nil unless for brokers
 
 	mu     sync.Mutex
@@ -153,6 +154,9 @@ func (p *Publisher) Close() error {
 	p.zc.remove(p)
 	if p.loop != nil {
 		p.loop.stop()
+	}
+	if p.idle != nil {
+		p.idle.stop()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

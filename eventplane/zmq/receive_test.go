@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/dynplane/dynplane/eventplane/driver"
 	"github.com/dynplane/dynplane/internal/rawzmq"
 )
 
@@ -37,8 +38,8 @@ func TestOnlyKeptMessagesAreCopied(t *testing.T) {
 		"five frames":   {message: long, room: runs * size, malformed: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := &Subscriber{subject: "kv-events", queue: newQueue(100, c.room)}
-			s.queue.push(item{}) // because a single message may exceed the bound
+			s := &Subscriber{subject: "kv-events", queue: driver.NewQueue[item](driver.QueueOptions{Size: 100, Bytes: c.room, Overflow: driver.DropNewest})}
+			s.queue.Push(item{}, 0) // because a single message may exceed the bound
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			for range runs {
@@ -49,14 +50,18 @@ func TestOnlyKeptMessagesAreCopied(t *testing.T) {
 			if allocated > most {
 				t.Errorf("%d bytes allocated, want %d at most", allocated, most)
 			}
-			if got := s.queue.dropped.Load(); got != c.dropped {
+			if got := s.queue.Dropped(); got != c.dropped {
 				t.Errorf("%d dropped, want %d", got, c.dropped)
 			}
-			if got := s.queue.bytes.Load(); got != int64(runs*c.kept) {
-				t.Errorf("%d bytes kept, want %d", got, runs*c.kept)
+			kept, malformed := 0, 0
+			for it, ok, _ := s.queue.TryPop(); ok; it, ok, _ = s.queue.TryPop() {
+				kept += len(it.body)
+				if it.malformed != nil {
+					malformed++
+				}
 			}
-			if waiting := s.queue.waiting[1:]; c.malformed && (len(waiting) != runs || waiting[0].malformed == nil) {
-				t.Errorf("got %+v, want %d malformed messages", waiting, runs)
+			if kept != runs*c.kept || c.malformed && malformed != runs {
+				t.Errorf("%d bytes kept, %d messages malformed: want %d, and %d if malformed", kept, malformed, runs*c.kept, runs)
 			}
 		})
 	}
@@ -66,10 +71,10 @@ func TestOnlyKeptMessagesAreCopied(t *testing.T) {
 // the receiver.
 func TestOneAllocationPerEvent(t *testing.T) {
 	m := message("kv-events", make([]byte, 256))
-	s := &Subscriber{subject: "kv-events", queue: newQueue(1, defaultQueueBytes)}
+	s := &Subscriber{subject: "kv-events", queue: driver.NewQueue[item](driver.QueueOptions{Size: 1, Bytes: driver.DefaultQueueBytes, Overflow: driver.DropNewest})}
 	got := testing.AllocsPerRun(1000, func() {
 		s.enqueue(m)
-		if it, ok := s.queue.tryPop(); !ok || len(it.body) != 256 || cap(it.body) != 256 || &it.body[0] == &m.Frames[3][headerSize] {
+		if it, ok, _ := s.queue.TryPop(); !ok || len(it.body) != 256 || cap(it.body) != 256 || &it.body[0] == &m.Frames[3][headerSize] {
 			t.Fatalf("got %d bytes of %d", len(it.body), cap(it.body))
 		}
 	})
@@ -82,12 +87,12 @@ func BenchmarkEnqueue(b *testing.B) {
 	m := message("kv-events", make([]byte, 3<<20))
 	for name, kept := range map[string]bool{"kept": true, "dropped": false} {
 		b.Run(name, func(b *testing.B) {
-			s := &Subscriber{subject: "kv-events", queue: newQueue(1, defaultQueueBytes)}
+			s := &Subscriber{subject: "kv-events", queue: driver.NewQueue[item](driver.QueueOptions{Size: 1, Bytes: driver.DefaultQueueBytes, Overflow: driver.DropNewest})}
 			b.ReportAllocs()
 			for b.Loop() {
 				s.enqueue(m)
 				if kept {
-					s.queue.tryPop()
+					_, _, _ = s.queue.TryPop()
 				}
 			}
 		})

@@ -36,6 +36,11 @@ func (*Context) BrokerPublisher(string) (*Publisher, error) { return nil, errUns
 // Subscribe returns an error that wraps errors.ErrUnsupported.
 func (*Context) Subscribe(string) (*Subscriber, error) { return nil, errUnsupported }
 
+// SubscribeWith returns an error that wraps errors.ErrUnsupported.
+func (*Context) SubscribeWith(string, driver.QueueOptions) (*Subscriber, error) {
+	return nil, errUnsupported
+}
+
 type unconnected struct{}
 
 // Connect returns an error that wraps errors.ErrUnsupported.
@@ -64,6 +69,9 @@ type Subscriber struct{ unconnected }
 
 // Next returns an error that wraps errors.ErrUnsupported.
 func (*Subscriber) Next(context.Context, *driver.Message) error { return errUnsupported }
+
+// Queued returns 0.
+func (*Subscriber) Queued() int { return 0 }
 
 // Dropped returns 0.
 func (*Subscriber) Dropped() uint64 { return 0 }

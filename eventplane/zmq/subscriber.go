@@ -21,18 +21,19 @@ type Subscriber struct {
 	socket   *rawzmq.Socket   // of the loop
 	receiver *rawzmq.Receiver // of the loop
 	subject  string
-	queue    *queue
+	queue    *driver.Queue[item]
+	blocks   bool // while the queue is full
 	loop     *socketLoop
 	close    func() error
 }
 
 // newSubscriber takes ownership of the socket, also when it fails.
-func newSubscriber(c *Context, socket *rawzmq.Socket, subject string) (*Subscriber, error) {
+func newSubscriber(c *Context, socket *rawzmq.Socket, subject string, queue driver.QueueOptions) (*Subscriber, error) {
 	receiver, err := socket.NewReceiver()
 	if err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}
-	s := &Subscriber{zc: c, socket: socket, receiver: receiver, subject: subject, queue: newQueue(c.opts.QueueSize, c.opts.QueueBytes)}
+	s := &Subscriber{zc: c, socket: socket, receiver: receiver, subject: subject, queue: driver.NewQueue[item](queue), blocks: queue.Overflow == driver.Block}
 	s.close = sync.OnceValue(s.closeAll)
 	if s.loop, err = newSocketLoop(c, socket, nil); err != nil {
 		receiver.Close()
@@ -45,7 +46,7 @@ func newSubscriber(c *Context, socket *rawzmq.Socket, subject string) (*Subscrib
 // Next implements driver.Subscriber. After Close it returns driver.ErrClosed,
 // even if messages were waiting.
 func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
-	it, err := s.queue.pop(ctx)
+	it, err := s.queue.Pop(ctx)
 	if err != nil {
 		return err
 	}
@@ -65,7 +66,10 @@ func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
 // Dropped returns the number of messages that were received and dropped because
 // Next was not called in time. Messages that publishers or brokers dropped are
 // not included.
-func (s *Subscriber) Dropped() uint64 { return s.queue.dropped.Load() }
+func (s *Subscriber) Dropped() uint64 { return s.queue.Dropped() }
+
+// Queued returns the number of messages that wait for Next.
+func (s *Subscriber) Queued() int { return s.queue.Len() }
 
 // Connect adds the endpoint of a publisher, or the XPUB endpoint of a broker.
 // It does not block: libzmq connects, and reconnects when the connection
@@ -86,7 +90,7 @@ func (s *Subscriber) Ready(ctx context.Context) error { return s.loop.ready(ctx)
 func (s *Subscriber) Close() error { return s.close() }
 
 func (s *Subscriber) closeAll() error {
-	s.queue.close(driver.ErrClosed)
+	s.queue.Close(driver.ErrClosed)
 	s.zc.remove(s)
 	s.loop.stop()
 	s.receiver.Close()

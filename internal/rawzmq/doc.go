@@ -35,11 +35,12 @@ const (
 	SubscriptionHWM = 64
 
 	// Unlimited is the high-water mark of subscriptions at a PUB socket, which
-	// reads them only when it sends. With any other mark, libzmq stops reading
-	// from a peer that sends more while nothing is published; if that peer
-	// disconnects, libzmq aborts the process at the next heartbeat (libzmq
-	// issue 4364). A hostile peer can fill memory, but it can do so at any mark
-	// with different subscriptions, which libzmq stores.
+	// applies them when it sends, or when its owner polls it. With any other mark,
+	// libzmq stops reading from a peer that sends more meanwhile; if that peer
+	// resets the connection, libzmq aborts the process at the next heartbeat, its
+	// own or one of the peer (libzmq issue 4364). A hostile peer can fill memory,
+	// but it can do so at any mark with different subscriptions, which libzmq
+	// stores.
 	Unlimited = 0
 
 	// DefaultMaxFrame is the default size limit of a received frame, in bytes.

@@ -44,19 +44,19 @@ const (
 	keepaliveInterval = time.Second
 	keepaliveProbes   = 3
 
-	// retransmitTimeout closes the connection of a SUB or XSUB socket whose own
-	// few bytes, such as the answer to a heartbeat, stay unacknowledged for so
-	// long: the kernel sends no probes then, and retransmits for a quarter of an
-	// hour. A PUB or XPUB must not have it, since it would also disconnect a
-	// subscriber that only reads slowly.
+	// retransmitTimeout closes the connection of a socket without heartbeats if
+	// what it sent stays unacknowledged for so long: the kernel sends no probes
+	// then, and retransmits for a quarter of an hour. For an XPUB that includes a
+	// broker that does not read at all for so long. A PUB must not have it, since it
+	// would also disconnect a subscriber that only reads slowly.
 	retransmitTimeout = 3 * time.Second
 
 	// Heartbeats of ZMTP also detect a peer that does not run, behind a proxy
 	// too. After heartbeatTimeout libzmq disconnects it and frees the messages
-	// queued for it. Only PUB and XPUB sockets send heartbeats. A SUB or XSUB
-	// queues no messages for its peers, and its high-water mark makes libzmq
-	// stop reading from a connection: if the peer then disconnects, libzmq
-	// aborts the process at the next heartbeat (libzmq issue 4364).
+	// queued for it. Only PUB sockets send heartbeats. The high-water mark of the
+	// others makes libzmq stop reading from a connection: if the peer then resets
+	// it, libzmq aborts the process at the next heartbeat (libzmq issue 4364). A
+	// peer that sends heartbeats of its own can still cause that.
 	heartbeatInterval = time.Second
 	heartbeatTimeout  = 3 * time.Second
 
@@ -82,11 +82,10 @@ func (s *Socket) set(kind Kind, o Options) error {
 		tcpKeepaliveInterval: int(keepaliveInterval.Seconds()),
 		tcpKeepaliveProbes:   keepaliveProbes,
 	}
-	if kind == PUB || kind == XPUB {
+	if kind == PUB {
 		options[pingInterval] = int(heartbeatInterval.Milliseconds())
 		options[pingTimeout] = int(heartbeatTimeout.Milliseconds())
-	}
-	if kind == SUB || kind == XSUB {
+	} else {
 		options[tcpRetransmitTimeout] = int(retransmitTimeout.Milliseconds())
 	}
 	if kind != SUB { // has nothing to send

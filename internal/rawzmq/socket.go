@@ -134,6 +134,19 @@ func (s *Socket) LastEndpoint() (string, error) {
 	return C.GoString(&endpoint[0]), nil
 }
 
+// ReadCommands applies what libzmq's threads have queued for the socket: peers
+// that came and went, and the subscriptions at a PUB. Every other use of the
+// socket does so as well.
+func (s *Socket) ReadCommands() error {
+	var events C.int
+	size := C.size_t(C.sizeof_int)
+	//nolint:gocritic // it checks the code that cgo generates
+	if rc, err := C.zmq_getsockopt(s.ptr, C.ZMQ_EVENTS, unsafe.Pointer(&events), &size); rc != 0 {
+		return fmt.Errorf("read the events: %w", failure(err))
+	}
+	return nil
+}
+
 // Subscribe adds a subscription of a SUB socket.
 func (s *Socket) Subscribe(prefix string) error {
 	c := C.CString(prefix)

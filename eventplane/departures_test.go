@@ -1,0 +1,73 @@
+package eventplane
+
+import (
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dynplane/dynplane/internal/wait"
+)
+
+// Publishers that came and went leave nothing, except for those whose events are
+// still on their way.
+func TestDepartedPublishersAreForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, s, mu, queued := newFollowTest(t), newSequencer(false), &sync.Mutex{}, 0
+		d := &departures{queued: func() int { return queued }}
+		f.follow.departures = d
+		f.follow.start()
+		defer f.follow.stop()
+		defer d.end()
+		d.attach(s, mu)
+		add := func(id, seq uint64) {
+			mu.Lock()
+			defer mu.Unlock()
+			s.add(arrival(id, seq, seq))
+			s.next()
+		}
+		remain := func(after time.Duration, want int) {
+			t.Helper()
+			f.must(wait.Sleep(t.Context(), after))
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if got := s.publishers(); len(got) != want {
+				t.Fatalf("%d publishers remain: want %d", len(got), want)
+			}
+		}
+		const publishers = 1000
+		for id := range uint64(publishers) {
+			f.add(id, scope, endpoint("a"))
+			add(id, 7)
+		}
+		f.add(1, below, endpoint("below")) // of another scope
+		f.remove(1)                        // the channel below
+		synctest.Wait()
+		remain(10*leaveDelay, publishers)
+
+		f.held[1] = nil
+		for id := range uint64(publishers) {
+			if id != 1 {
+				f.remove(id)
+			}
+		}
+		synctest.Wait()
+		f.add(2, scope, endpoint("a")) // returns
+		remain(leaveDelay, publishers)
+		add(3, 9) // was on its way, with a gap
+		remain(leaveDelay, 4-1)
+		mu.Lock()
+		queued = 1
+		mu.Unlock()
+		remain(10*leaveDelay, 3)
+		mu.Lock()
+		queued = 0
+		mu.Unlock()
+		remain(3*leaveDelay, 2)
+		if s.stampBytes != 2*8*minStamps || d.left != nil || d.timer != nil {
+			t.Errorf("%d bytes, %d departures remain: want those of 2 publishers", s.stampBytes, len(d.left))
+		}
+	})
+}

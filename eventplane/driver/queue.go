@@ -1,0 +1,247 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"sync"
+)
+
+// Overflow selects what a full queue of received messages does.
+type Overflow int
+
+// The policies. A driver counts the messages that it drops.
+const (
+	DropOldest Overflow = iota // drop the oldest message
+	DropNewest                 // drop the message that arrives
+	Block                      // receive no more until there is room: the transport queues, and then drops
+)
+
+// String returns the policy as it is written on the command line.
+func (o Overflow) String() string {
+	switch o {
+	case DropOldest:
+		return "drop-oldest"
+	case DropNewest:
+		return "drop-newest"
+	case Block:
+		return "block"
+	}
+	return fmt.Sprintf("Overflow(%d)", int(o))
+}
+
+// The bounds of a queue whose options are 0.
+const (
+	DefaultQueueSize  = 65_536
+	DefaultQueueBytes = 64 << 20
+)
+
+// QueueOptions are the settings of a subscriber's queue.
+type QueueOptions struct {
+	Size     int // messages; 0 means DefaultQueueSize
+	Bytes    int // of their bodies; 0 means DefaultQueueBytes
+	Overflow Overflow
+}
+
+// WithDefaults returns o with the defaults in place of zeros, or an error that
+// names the invalid option.
+func (o QueueOptions) WithDefaults() (QueueOptions, error) {
+	switch {
+	case o.Size < 0:
+		return o, fmt.Errorf("queue size %d: want 0 (for %d) or more", o.Size, DefaultQueueSize)
+	case o.Bytes < 0:
+		return o, fmt.Errorf("queue bytes %d: want 0 (for %d) or more", o.Bytes, DefaultQueueBytes)
+	case o.Overflow < DropOldest || o.Overflow > Block:
+		return o, fmt.Errorf("overflow policy %v: want DropOldest, DropNewest or Block", o.Overflow)
+	}
+	if o.Size == 0 {
+		o.Size = DefaultQueueSize
+	}
+	if o.Bytes == 0 {
+		o.Bytes = DefaultQueueBytes
+	}
+	return o, nil
+}
+
+// Queue passes received items from one writer to one reader, within the bounds of
+// its options. A single item may exceed the bound in bytes, else it could never be
+// received.
+type Queue[T any] struct {
+	options QueueOptions
+	ready   chan struct{} // holds a token if there are items, or the end
+	room    chan struct{} // holds a token if there may be room; only with Block
+	closed  chan struct{}
+	once    sync.Once
+
+	mu      sync.Mutex
+	items   []sized[T] // circular
+	first   int        // index in items
+	count   int
+	bytes   int
+	dropped uint64
+	end     error // of End
+	err     error // of Close
+}
+
+type sized[T any] struct {
+	item T
+	size int
+}
+
+// NewQueue returns a queue. The options must have their defaults.
+func NewQueue[T any](o QueueOptions) *Queue[T] {
+	return &Queue[T]{
+		options: o,
+		ready:   make(chan struct{}, 1), room: make(chan struct{}, 1), closed: make(chan struct{}),
+	}
+}
+
+// Admit reports whether an item of the given size is to be pushed: a queue that
+// drops the newest counts it as dropped if there is no room. Since there is one
+// writer, there is still room when it has made the item.
+func (q *Queue[T]) Admit(size int) bool {
+	if q.options.Overflow != DropNewest {
+		return true
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.full(size) {
+		q.dropped++
+		return false
+	}
+	return true
+}
+
+// full reports whether an item of the given size does not fit. The caller holds mu.
+func (q *Queue[T]) full(size int) bool {
+	return q.count >= q.options.Size || q.count > 0 && q.bytes+size > q.options.Bytes
+}
+
+// Push adds an item that was admitted. A queue that drops the oldest makes room for
+// it; one that blocks leaves that to Wait.
+func (q *Queue[T]) Push(item T, size int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.options.Overflow == DropOldest && q.full(size) {
+		q.remove()
+		q.dropped++
+	}
+	if q.count == len(q.items) {
+		q.grow()
+	}
+	q.items[(q.first+q.count)%len(q.items)] = sized[T]{item, size}
+	q.count++
+	q.bytes += size
+	signal(q.ready)
+}
+
+// grow doubles the capacity. The caller holds mu.
+func (q *Queue[T]) grow() {
+	items := make([]sized[T], max(64, 2*len(q.items)))
+	n := copy(items, q.items[q.first:])
+	copy(items[n:], q.items[:q.first])
+	q.items, q.first = items, 0
+}
+
+// remove removes the oldest item, of which there must be one. The caller holds mu.
+func (q *Queue[T]) remove() T {
+	it := q.items[q.first]
+	q.items[q.first] = sized[T]{} // only the reader holds the item from now on
+	q.first = (q.first + 1) % len(q.items)
+	q.count--
+	q.bytes -= it.size
+	return it.item
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Wait blocks while a queue that blocks is full. It returns the error of ctx, or
+// that of Close.
+func (q *Queue[T]) Wait(ctx context.Context) error {
+	for {
+		q.mu.Lock()
+		full, err := q.options.Overflow == Block && q.full(0), q.err
+		q.mu.Unlock()
+		if err != nil || !full {
+			return err
+		}
+		select {
+		case <-q.room:
+		case <-q.closed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Pop blocks until there is an item, ctx is done, or the queue has ended.
+func (q *Queue[T]) Pop(ctx context.Context) (T, error) {
+	for {
+		if item, ok, err := q.TryPop(); ok || err != nil {
+			return item, err
+		}
+		select {
+		case <-q.ready:
+		case <-ctx.Done():
+			var none T
+			return none, ctx.Err()
+		}
+	}
+}
+
+// TryPop removes and returns the oldest item, if there is one. The error is that
+// of Close, or that of End once there are no items.
+func (q *Queue[T]) TryPop() (item T, ok bool, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case q.err != nil:
+		return item, false, q.err
+	case q.count > 0:
+		item = q.remove()
+		if q.options.Overflow == Block {
+			signal(q.room)
+		}
+		return item, true, nil
+	}
+	return item, false, q.end
+}
+
+// Len returns the number of items that wait.
+func (q *Queue[T]) Len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.count
+}
+
+// Dropped returns the number of items that were dropped.
+func (q *Queue[T]) Dropped() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.dropped
+}
+
+// End makes Pop return err once the items that wait have been returned.
+func (q *Queue[T]) End(err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.end = err
+	signal(q.ready)
+}
+
+// Close makes Pop and Wait return err from now on, and releases the items. Only the
+// first call has an effect.
+func (q *Queue[T]) Close(err error) {
+	q.once.Do(func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.err = err
+		q.items, q.first, q.count, q.bytes = nil, 0, 0, 0
+		close(q.closed)
+		signal(q.ready)
+	})
+}
