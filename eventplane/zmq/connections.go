@@ -35,6 +35,7 @@ type connections struct {
 
 type connection struct {
 	endpoint string
+	ipv6     bool // libzmq prefers the IPv6 addresses of its name
 	ready    bool // its handshake is done
 	warned   bool
 	brokenAt time.Time // zero unless in connections.broken
@@ -65,33 +66,34 @@ func newConnections(socket *rawzmq.Socket, log *slog.Logger) *connections {
 
 var errScheme = errors.New("want tcp://host:port or ipc://path")
 
-func (c *connections) connect(endpoint string) error {
+func (c *connections) connect(endpoint string, ipv6 bool) error {
 	if k := c.byEndpoint[endpoint]; k != nil {
 		c.cancelDisconnect(k)
 		return nil
 	}
-	if err := c.dial(endpoint); err != nil {
+	k := &connection{endpoint: endpoint, ipv6: ipv6}
+	if err := c.dial(k); err != nil {
 		return err
 	}
-	c.byEndpoint[endpoint] = &connection{endpoint: endpoint}
+	c.byEndpoint[endpoint] = k
 	c.addPending(+1)
 	return nil
 }
 
 // dial connects the socket. With ZMQ_IPV6, libzmq would prefer the IPv6 address
-// of a name to its IPv4 address, so it is set for literals only.
-func (c *connections) dial(endpoint string) error {
-	if !strings.HasPrefix(endpoint, "tcp://") && !strings.HasPrefix(endpoint, "ipc://") {
+// of a name to its IPv4 address, so it is set only for those that need it.
+func (c *connections) dial(k *connection) error {
+	if !strings.HasPrefix(k.endpoint, "tcp://") && !strings.HasPrefix(k.endpoint, "ipc://") {
 		return errScheme
 	}
 	ipv6 := 0
-	if strings.HasPrefix(endpoint, "tcp://[") {
+	if k.ipv6 {
 		ipv6 = 1
 	}
 	if err := c.socket.Set(rawzmq.IPv6, ipv6); err != nil {
 		return err
 	}
-	return c.socket.Connect(endpoint)
+	return c.socket.Connect(k.endpoint)
 }
 
 func (c *connections) disconnect(endpoint string) error {
@@ -289,7 +291,7 @@ func (c *connections) reconnect(now time.Time) {
 		c.clearBroken(k)
 		c.deleteAddresses(k)
 		c.warn(k, "zmq: peer violated the protocol and was disconnected, reconnecting")
-		if err := errors.Join(c.socket.Disconnect(k.endpoint), c.dial(k.endpoint)); err != nil {
+		if err := errors.Join(c.socket.Disconnect(k.endpoint), c.dial(k)); err != nil {
 			c.log.Debug("zmq: reconnect failed", "endpoint", k.endpoint, "error", err)
 		}
 	}

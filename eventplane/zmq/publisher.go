@@ -72,8 +72,9 @@ func (p *Publisher) send(m *driver.Message) error {
 	return p.socket.Send(&[frameCount][]byte{head[:id], head[id:sequence], head[sequence:last], head[last:]}, m.Body)
 }
 
-// Connect adds the XSUB endpoint of a broker. It does not block: libzmq
-// connects, and reconnects when the connection breaks, in the background.
+// Connect adds the XSUB endpoint of a broker. It only blocks to look up a name, for
+// a second at most: libzmq connects, and reconnects when the connection breaks, in
+// the background.
 func (p *Publisher) Connect(endpoint string) error {
 	if p.loop == nil {
 		return fmt.Errorf("zmq: connect to %q: %w", endpoint, errListens)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -169,10 +170,11 @@ func (l *socketLoop) do(f func() error) error {
 func (l *socketLoop) wakeUp() { _ = l.waker.SendFrame(nil, false) }
 
 func (l *socketLoop) connect(endpoint string) error {
+	ipv6 := needsIPv6(endpoint, net.DefaultResolver.LookupNetIP)
 	err := l.do(func() error {
 		l.lock.Lock()
 		defer l.lock.Unlock()
-		return l.connections.connect(endpoint)
+		return l.connections.connect(endpoint, ipv6)
 	})
 	if err != nil {
 		return fmt.Errorf("zmq: connect to %q: %w", endpoint, err)

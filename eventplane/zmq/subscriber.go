@@ -72,8 +72,8 @@ func (s *Subscriber) Dropped() uint64 { return s.queue.Dropped() }
 func (s *Subscriber) Queued() int { return s.queue.Len() }
 
 // Connect adds the endpoint of a publisher, or the XPUB endpoint of a broker.
-// It does not block: libzmq connects, and reconnects when the connection
-// breaks, in the background.
+// It only blocks to look up a name, for a second at most: libzmq connects, and
+// reconnects when the connection breaks, in the background.
 func (s *Subscriber) Connect(endpoint string) error { return s.loop.connect(endpoint) }
 
 // Disconnect removes an endpoint. Messages that its peer has already sent are
