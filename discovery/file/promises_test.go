@@ -275,9 +275,14 @@ func TestShutdownContinues(t *testing.T) {
 	}
 	unlock()
 	var wg sync.WaitGroup
-	for _, end := range []func(context.Context) error{store.Shutdown, store.Shutdown, first.Unregister} {
+	wg.Go(func() {
+		if err := first.Unregister(t.Context()); err != nil {
+			t.Errorf("unregister: %v", err)
+		}
+	})
+	for range 2 {
 		wg.Go(func() {
-			if err := end(t.Context()); err != nil {
+			if err := store.Shutdown(t.Context()); err != nil {
 				t.Errorf("shutdown: %v", err)
 			} else if left, err := os.ReadDir(filepath.Join(root, endpointsDir)); err != nil || len(left) > 0 {
 				t.Errorf("shutdown has returned nil, and there are %d files, %v", len(left), err)

@@ -103,7 +103,7 @@ func BenchmarkHeartbeats(b *testing.B) {
 				}
 			}
 			for acked := 0; acked < n; {
-				got, _ := h.collect(time.Time{})
+				got, _ := h.collect(time.Time{}, time.Time{})
 				acked += len(got)
 				for _, beat := range got {
 					if beat.err != nil {

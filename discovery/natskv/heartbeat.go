@@ -22,6 +22,7 @@ type heartbeats struct {
 	mu     sync.Mutex
 	sent   uint64
 	flight map[string]*heartbeat // by the subject of the acknowledgement
+	late   int                   // of these, those that are late
 	acked  []*heartbeat          // not yet taken by collect
 }
 
@@ -31,6 +32,7 @@ type heartbeat struct {
 	seq   uint64 // of the entry that it prolongs
 	at    time.Time
 	err   error // of the acknowledgement
+	late  bool  // the lease has been scheduled again
 }
 
 func newHeartbeats(s *Store) (*heartbeats, error) {
@@ -67,7 +69,7 @@ func (h *heartbeats) acknowledged(m *nats.Msg) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if b := h.flight[m.Subject]; b != nil {
-		delete(h.flight, m.Subject)
+		h.remove(m.Subject, b)
 		b.err = err
 		h.acked = append(h.acked, b)
 	}
@@ -94,34 +96,56 @@ func ackError(m *nats.Msg) error {
 }
 
 // collect returns the heartbeats that were acknowledged or refused since the last
-// call, and those that were sent before a time and have no acknowledgement.
-func (h *heartbeats) collect(overdue time.Time) (acked, unanswered []*heartbeat) {
+// call, and those without an acknowledgement that were sent before overdue, each
+// once. A late acknowledgement of these still counts, unless they were sent before
+// expired: a server that is slow, but works, has prolonged the lease.
+func (h *heartbeats) collect(overdue, expired time.Time) (acked, unanswered []*heartbeat) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	acked, h.acked = h.acked, nil
 	for subject, b := range h.flight {
-		if b.at.Before(overdue) {
-			delete(h.flight, subject)
-			unanswered = append(unanswered, b)
+		if b.at.Before(overdue) && !b.late {
+			unanswered = append(unanswered, h.setLate(b))
+		}
+		if b.at.Before(expired) {
+			h.remove(subject, b)
 		}
 	}
 	return acked, unanswered
 }
 
-// abandon returns the heartbeats without an acknowledgement, and forgets them.
+// remove requires h.mu.
+func (h *heartbeats) remove(subject string, b *heartbeat) {
+	delete(h.flight, subject)
+	if b.late {
+		h.late--
+	}
+}
+
+// setLate requires h.mu.
+func (h *heartbeats) setLate(b *heartbeat) *heartbeat {
+	b.late = true
+	h.late++
+	return b
+}
+
+// abandon returns the heartbeats without an acknowledgement that collect has not
+// returned. A late acknowledgement of these counts.
 func (h *heartbeats) abandon() (unanswered []*heartbeat) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for subject, b := range h.flight {
-		delete(h.flight, subject)
-		unanswered = append(unanswered, b)
+	for _, b := range h.flight {
+		if !b.late {
+			unanswered = append(unanswered, h.setLate(b))
+		}
 	}
 	return unanswered
 }
 
-// pending returns the number of heartbeats without an acknowledgement.
+// pending returns the number of heartbeats that wait for an acknowledgement which
+// is not late.
 func (h *heartbeats) pending() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.flight)
+	return len(h.flight) - h.late
 }

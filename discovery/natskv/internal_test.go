@@ -194,7 +194,7 @@ func beat(t *testing.T, s *Store, l *lease) error {
 	}
 	var acked []*heartbeat
 	waittest.Eventually(t, "the heartbeat is acknowledged", func() bool {
-		acked, _ = h.collect(time.Time{})
+		acked, _ = h.collect(time.Time{}, time.Time{})
 		return len(acked) == 1
 	})
 	return acked[0].err
@@ -221,11 +221,22 @@ func TestUnansweredHeartbeatsAreForgotten(t *testing.T) {
 		}
 	}
 	h.inbox = subscribed
-	if acked, unanswered := h.collect(time.Now().Add(-time.Hour)); len(acked)+len(unanswered) != 0 || h.pending() != 10 {
+	if acked, unanswered := h.collect(time.Now().Add(-time.Hour), time.Time{}); len(acked)+len(unanswered) != 0 || h.pending() != 10 {
 		t.Errorf("%d acknowledged, %d unanswered too early, %d pending", len(acked), len(unanswered), h.pending())
 	}
-	if _, unanswered := h.collect(time.Now()); len(unanswered) != 10 || h.pending() != 0 {
+	if _, unanswered := h.collect(time.Now(), time.Time{}); len(unanswered) != 10 || h.pending() != 0 {
 		t.Errorf("%d unanswered, %d pending", len(unanswered), h.pending())
+	}
+	// A late acknowledgement counts, until the lease has expired.
+	for subject := range h.flight {
+		h.acknowledged(&nats.Msg{Subject: subject, Data: []byte(`{"stream":"s","seq":1}`)})
+		break
+	}
+	if acked, unanswered := h.collect(time.Now(), time.Now()); len(acked) != 1 || !acked[0].late || len(unanswered) != 0 {
+		t.Errorf("%d acknowledged late, %d unanswered again", len(acked), len(unanswered))
+	}
+	if len(h.flight) != 0 || h.late != 0 {
+		t.Errorf("%d heartbeats are kept, %d of them late", len(h.flight), h.late)
 	}
 }
 

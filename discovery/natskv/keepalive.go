@@ -208,7 +208,7 @@ func (k *keeper) takeAdded(now time.Time) {
 	k.added = nil
 	k.mu.Unlock()
 	for _, l := range added {
-		k.schedule(l, now.Add(k.interval()))
+		k.schedule(l, l.LastBeat().Add(k.interval()))
 	}
 }
 
@@ -230,7 +230,7 @@ func (k *keeper) sendDue(now time.Time) {
 	quota = max(quota, k.urgent)
 	if k.probing {
 		quota = 1 - min(k.beatsPending(), 1)
-		k.urgent = 1
+		k.urgent = min(1, len(k.queue))
 	}
 	n := 0
 	for ; n < len(k.queue) && n < quota && k.beatsPending() < window; n++ {
@@ -275,10 +275,14 @@ func (k *keeper) takeAcks(now time.Time) {
 	if k.beats == nil {
 		return
 	}
-	acked, unanswered := k.beats.collect(now.Add(-k.overdue()))
+	acked, unanswered := k.beats.collect(now.Add(-k.overdue()), now.Add(-k.store.opt.TTL))
 	interval := k.interval()
 	for _, b := range acked {
 		switch {
+		case b.late && b.err == nil: // the lease is scheduled again already
+			k.alive(now)
+			b.lease.Beat(b.at)
+		case b.late: // the next heartbeat is refused as well
 		case b.err == nil:
 			k.alive(now)
 			b.lease.Beat(b.at)

@@ -73,6 +73,7 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte, o d
 	if err := s.keep(l); err != nil {
 		return nil, err
 	}
+	s.awaitBucket(ctx, l.key, l.sequence())
 	return l, nil
 }
 
@@ -88,7 +89,7 @@ func (s *Store) checkSize(value []byte) error {
 // would have ended the registration of its former owner.
 func (l *lease) register(ctx context.Context, ifAbsent bool) error {
 	begun := time.Now()
-	err := l.store.retry(ctx, func(attempt context.Context) error {
+	return l.store.retry(ctx, func(attempt context.Context) error {
 		var fence *uint64
 		if ifAbsent {
 			found, err := l.store.readEntry(attempt, l.key)
@@ -100,6 +101,7 @@ func (l *lease) register(ctx context.Context, ifAbsent bool) error {
 			}
 			fence = &found.seq
 		}
+		at := time.Now()
 		seq, err := l.write(ctx, attempt, fence)
 		if errors.Is(err, jetstream.ErrNoStreamResponse) { // the stream was deleted, or an election is under way
 			if rerr := l.store.reopen(attempt); rerr != nil || time.Since(begun) > electionTime {
@@ -112,13 +114,10 @@ func (l *lease) register(ctx context.Context, ifAbsent bool) error {
 		}
 		if err == nil {
 			l.setSequence(seq, l.value)
+			l.Beat(at)
 		}
 		return err
 	})
-	if err == nil {
-		l.store.awaitBucket(ctx, l.key, l.sequence())
-	}
-	return err
 }
 
 // write publishes the lease and then the entry, and returns the sequence of
@@ -200,7 +199,11 @@ func (l *lease) Update(ctx context.Context, value []byte) error {
 			return err
 		}
 		// The entry is lost, another owner's, or ours with a lost acknowledgement.
-		if _, err := l.recover(ctx); err != nil {
+		err = s.retry(ctx, func(ctx context.Context) error {
+			_, err := l.recover(ctx)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -221,28 +224,39 @@ func (l *lease) setSequence(seq uint64, value []byte) {
 
 // Unregister implements discovery.Lease.
 func (l *lease) Unregister(ctx context.Context) error {
-	unlock, err := l.store.keys.lock(ctx, l.key)
-	if err != nil {
-		return err
+	purged, err := l.remove(ctx)
+	if purged != 0 {
+		l.store.awaitBucket(ctx, l.key, purged)
 	}
-	defer unlock()
+	return err
+}
+
+// remove is Unregister without the wait for the bucket. It returns the sequence of
+// the purge, or zero if there was nothing to purge. The lease ends at once, so that
+// nothing prolongs it after a failure.
+func (l *lease) remove(ctx context.Context) (purged uint64, err error) {
 	l.End(discovery.ErrClosed)
-	if err := l.purge(ctx); err != nil {
-		return fmt.Errorf("%w; the entry is removed when its lease expires, within %v", err, l.store.opt.TTL)
+	unlock, err := l.store.keys.lock(ctx, l.key)
+	if err == nil {
+		defer unlock()
+		purged, err = l.purge(ctx)
 	}
-	return nil
+	if err != nil {
+		return 0, fmt.Errorf("%w; the entry is removed when its lease expires, within %v", err, l.store.opt.TTL)
+	}
+	return purged, nil
 }
 
 // purge removes the entry if this lease wrote it, unless that is done.
-func (l *lease) purge(ctx context.Context) error {
+func (l *lease) purge(ctx context.Context) (purged uint64, err error) {
 	s := l.store
 	s.mu.Lock()
-	removed, seq, purged := l.removed, l.seq, uint64(0)
+	removed, seq := l.removed, l.seq
 	s.mu.Unlock()
 	if removed {
-		return nil
+		return 0, nil
 	}
-	err := s.retry(ctx, func(ctx context.Context) error {
+	err = s.retry(ctx, func(ctx context.Context) error {
 		if seq != 0 { // zero: the outcome of the write is unknown
 			ack, err := s.publish(ctx, l.purgeMsg(seq))
 			if err == nil {
@@ -265,10 +279,7 @@ func (l *lease) purge(ctx context.Context) error {
 		return errContended
 	})
 	if err != nil {
-		return err
-	}
-	if purged != 0 {
-		s.awaitBucket(ctx, l.key, purged)
+		return 0, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -277,7 +288,7 @@ func (l *lease) purge(ctx context.Context) error {
 	if s.leases[l.key] == l {
 		delete(s.leases, l.key)
 	}
-	return nil
+	return purged, nil
 }
 
 // isGone reports whether the write stream was deleted, and all entries with it.

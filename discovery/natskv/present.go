@@ -45,8 +45,12 @@ func (w *watcher) Present(ctx context.Context, ids []discovery.ID) (present []di
 		var found []discovery.ID
 		err := w.store.retry(ctx, func(ctx context.Context) error {
 			found, err = w.store.livingOf(ctx, subjects)
-			if errors.Is(err, nats.ErrNoResponders) && w.store.isGone(ctx) {
-				return jetstream.ErrStreamNotFound
+			if errors.Is(err, nats.ErrNoResponders) { // an election, or the stream was deleted
+				// Readers may request this, but not the info of the stream.
+				_, rerr := w.store.readEntry(ctx, encodeKey(ids[0]))
+				if hasCode(rerr, jetstream.JSErrCodeStreamNotFound) {
+					return jetstream.ErrStreamNotFound
+				}
 			}
 			return err
 		})

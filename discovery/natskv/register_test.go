@@ -272,7 +272,7 @@ func TestUpdatesAmongHeartbeats(t *testing.T) {
 				if err := h.send(l, l.sequence(), time.Now()); err != nil {
 					t.Error(err)
 				}
-				h.collect(time.Time{})
+				h.collect(time.Time{}, time.Time{})
 			}
 		}
 	})

@@ -144,7 +144,22 @@ func (s *Store) removeAll(ctx context.Context) error {
 	for _, l := range leases {
 		l.End(discovery.ErrClosed)
 	}
-	return each(leases, func(l *lease) error { return l.Unregister(ctx) })
+	var mu sync.Mutex
+	var key string // of the last purge, which the bucket has last
+	var last uint64
+	err := each(leases, func(l *lease) error {
+		purged, err := l.remove(ctx)
+		mu.Lock()
+		defer mu.Unlock()
+		if purged > last {
+			key, last = l.key, purged
+		}
+		return err
+	})
+	if last != 0 {
+		s.awaitBucket(ctx, key, last)
+	}
+	return err
 }
 
 // registered returns the leases that are not removed.
