@@ -178,7 +178,7 @@ func (k *keeper) pause() time.Duration {
 
 // step does what is due.
 func (k *keeper) step(ctx context.Context, now time.Time) {
-	k.takeAdded(now)
+	k.takeAdded()
 	k.takeAcks(now)
 	k.takeCheck(now)
 	if first := k.store.firstSequence(); first != k.first { // all entries are lost
@@ -202,7 +202,7 @@ func (k *keeper) step(ctx context.Context, now time.Time) {
 	k.stepped = now
 }
 
-func (k *keeper) takeAdded(now time.Time) {
+func (k *keeper) takeAdded() {
 	k.mu.Lock()
 	added := k.added
 	k.added = nil
