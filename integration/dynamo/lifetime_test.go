@@ -1,6 +1,10 @@
 package dynamo
 
 import (
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -75,6 +79,24 @@ func TestTerminatedWorker(t *testing.T) {
 	})
 }
 
+// files returns the number of registrations in the file store.
+func (p *place) files(t *testing.T) (n int) {
+	t.Helper()
+	err := filepath.WalkDir(p.ours["DYN_FILE_KV"], func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() && !strings.HasPrefix(d.Name(), ".") {
+			n++
+		}
+		if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // pause is longer than the lease of a file, and shorter than that of etcd.
 const pause = 15 * time.Second
 
@@ -97,8 +119,9 @@ func TestPausedWorker(t *testing.T) {
 }
 
 // TestPausedWorkerOnFile pauses a worker for longer than its files last. Watches
-// and lists show it as removed, and again once it continues: a reader removes no
-// files, and the runtime does not write them again.
+// and lists show it as removed and leave its files. Once it continues, they show
+// what it has kept: a worker may remove its own expired files before it renews
+// them, and does not write them again.
 func TestPausedWorkerOnFile(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{dynamotest.Gen2, dynamotest.Gen1} {
@@ -119,10 +142,13 @@ func TestPausedWorkerOnFile(t *testing.T) {
 			if n := listed(); n > 0 {
 				t.Errorf("%d registrations of the paused worker are listed", n)
 			}
+			if n := p.files(t); n != p.registrations() {
+				t.Errorf("%d files of the paused worker are left, want %d", n, p.registrations())
+			}
 			worker.Signal(syscall.SIGCONT)
-			waittest.Eventually(t, "the worker is back", func() bool {
+			waittest.Eventually(t, "the worker's files are shown", func() bool {
 				present, _ := v.counts()
-				return present == p.registrations() && listed() == p.registrations()
+				return present == p.files(t) && present == listed()
 			})
 		})
 	}
