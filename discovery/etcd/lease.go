@@ -9,6 +9,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // lease is one registration: an entry, attached to the etcd lease that all
@@ -44,7 +45,7 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte, o d
 		return nil, err
 	}
 	defer done()
-	ctx, cancel := s.untilShutdown(ctx)
+	ctx, cancel := wait.Until(ctx, s.life)
 	defer cancel()
 	unlock, err := s.locks.lock(ctx, key)
 	if err != nil {
@@ -156,7 +157,7 @@ func (l *lease) Update(ctx context.Context, value []byte) error {
 		return err
 	}
 	defer done()
-	ctx, cancel := s.untilShutdown(ctx)
+	ctx, cancel := wait.Until(ctx, s.life)
 	defer cancel()
 	unlock, err := s.locks.lock(ctx, l.key)
 	if err != nil {
@@ -248,7 +249,7 @@ func (l *lease) isRemoved() bool {
 
 func (l *lease) unregister(ctx context.Context) error {
 	s := l.store
-	ctx, cancel := s.untilShutdown(ctx)
+	ctx, cancel := wait.Until(ctx, s.life)
 	defer cancel()
 	unlock, err := s.locks.lock(ctx, l.key)
 	if err != nil {

@@ -94,17 +94,10 @@ func (s *Store) retryDetached(ctx, requests context.Context, try func(context.Co
 	}
 }
 
-// untilShutdown returns a context that ends with ctx, and when a Shutdown begins.
-func (s *Store) untilShutdown(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(s.life, cancel)
-	return ctx, func() { stop(); cancel() }
-}
-
 // detach returns a context that ends some time after ctx, and when a Shutdown
 // begins. Requests that may have been executed use it to get their answers.
 func (s *Store) detach(ctx context.Context) (context.Context, context.CancelFunc) {
-	requests, cancel := s.untilShutdown(context.WithoutCancel(ctx))
+	requests, cancel := wait.Until(context.WithoutCancel(ctx), s.life)
 	stop := context.AfterFunc(ctx, func() {
 		_ = wait.Sleep(requests, min(s.opt.TTL, 5*time.Second))
 		cancel()

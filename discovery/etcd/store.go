@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/backoff"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // Store implements [discovery.Store] on etcd. It is safe for concurrent use.
@@ -146,7 +147,7 @@ func (s *Store) Get(ctx context.Context, id discovery.ID) ([]byte, error) {
 	if s.isClosed() {
 		return nil, discovery.ErrClosed
 	}
-	ctx, cancel := s.untilShutdown(ctx)
+	ctx, cancel := wait.Until(ctx, s.life)
 	defer cancel()
 	var newest *mvccpb.KeyValue
 	err = s.retry(ctx, func(ctx context.Context) error {

@@ -98,7 +98,7 @@ func (s *Store) Watch(_ context.Context, q discovery.Query) (discovery.Watcher, 
 
 // Next implements discovery.Watcher.
 func (w *watcher) Next(ctx context.Context) (discovery.Change, error) {
-	bounded, cancel := w.store.untilShutdown(ctx)
+	bounded, cancel := wait.Until(ctx, w.store.life)
 	defer cancel()
 	for {
 		if w.store.isClosed() {

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // Store implements [discovery.Store] on files. It is safe for concurrent use.
@@ -146,15 +147,8 @@ func (s *Store) call(ctx context.Context) (_ context.Context, done func(), err e
 		return nil, nil, discovery.ErrClosed
 	}
 	s.calls.Add(1)
-	ctx, cancel := s.untilShutdown(ctx)
+	ctx, cancel := wait.Until(ctx, s.life)
 	return ctx, func() { cancel(); s.calls.Done() }, nil
-}
-
-// untilShutdown returns a context that ends with ctx, and when a Shutdown begins.
-func (s *Store) untilShutdown(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(s.life, cancel)
-	return ctx, func() { stop(); cancel() }
 }
 
 // closedOr returns ErrClosed for the error of a call that a Shutdown has ended.

@@ -12,6 +12,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // watcher follows the directories of its kinds. The kernel's events only name the files to
@@ -73,7 +74,7 @@ func (s *Store) Watch(_ context.Context, q discovery.Query) (discovery.Watcher, 
 
 // Next implements discovery.Watcher.
 func (w *watcher) Next(ctx context.Context) (discovery.Change, error) {
-	bounded, cancel := w.store.untilShutdown(ctx)
+	bounded, cancel := wait.Until(ctx, w.store.life)
 	defer cancel()
 	for {
 		if w.store.isClosed() {

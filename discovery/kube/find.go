@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // Get implements discovery.Store. It lists both resources, since the id does not
@@ -19,7 +20,7 @@ func (s *Store) Get(ctx context.Context, id discovery.ID) ([]byte, error) {
 	if s.isClosed() {
 		return nil, discovery.ErrClosed
 	}
-	ctx, cancel := s.untilShutdown(ctx)
+	ctx, cancel := wait.Until(ctx, s.life)
 	defer cancel()
 	value, err := s.find(ctx, id, "")
 	return value, s.closedOr(err)

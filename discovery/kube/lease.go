@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dynplane/dynplane/discovery"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // lease is one registration: an element of this worker's document. It has no
@@ -37,7 +38,7 @@ func (s *Store) Register(ctx context.Context, id discovery.ID, value []byte, o d
 		return nil, err
 	}
 	defer s.unlockDocument()
-	ctx, cancel := s.untilShutdown(ctx)
+	ctx, cancel := wait.Until(ctx, s.life)
 	defer cancel()
 	if o.IfAbsent {
 		if err := s.checkAbsent(ctx, id); err != nil {
@@ -100,7 +101,7 @@ func (l *lease) Update(ctx context.Context, value []byte) error {
 	if l.Ended() {
 		return l.Wait(context.Background())
 	}
-	ctx, cancel := s.untilShutdown(ctx)
+	ctx, cancel := wait.Until(ctx, s.life)
 	defer cancel()
 	next := maps.Clone(s.doc)
 	next[l.id] = in
@@ -141,7 +142,7 @@ func (l *lease) unregister(ctx context.Context) error {
 		delete(s.doc, l.id)
 		s.dirty = true
 	}
-	ctx, cancel := s.untilShutdown(ctx)
+	ctx, cancel := wait.Until(ctx, s.life)
 	defer cancel()
 	if _, err := s.retry(ctx, attached, s.flush); err != nil {
 		s.mend()

@@ -133,10 +133,3 @@ func (s *Store) closedOr(err error) error {
 	}
 	return err
 }
-
-// untilShutdown returns a context that ends with ctx, and when a Shutdown begins.
-func (s *Store) untilShutdown(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(s.life, cancel)
-	return ctx, func() { stop(); cancel() }
-}

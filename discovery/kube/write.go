@@ -28,7 +28,7 @@ const (
 // lockDocument waits for the right to change the document. It returns ErrClosed
 // after a Shutdown has begun.
 func (s *Store) lockDocument(ctx context.Context) error {
-	ctx, cancel := s.untilShutdown(ctx)
+	ctx, cancel := wait.Until(ctx, s.life)
 	defer cancel()
 	if s.isClosed() {
 		return discovery.ErrClosed
@@ -71,7 +71,7 @@ func (s *Store) write(ctx context.Context, doc map[discovery.ID]discovery.Instan
 
 // undo makes the object contain a document, although ctx may be done, now or soon.
 func (s *Store) undo(ctx context.Context, doc map[discovery.ID]discovery.Instance) error {
-	ctx, cancel := s.untilShutdown(context.WithoutCancel(ctx))
+	ctx, cancel := wait.Until(context.WithoutCancel(ctx), s.life)
 	defer cancel()
 	ctx, cancelTimeout := context.WithTimeout(ctx, answerTimeout)
 	defer cancelTimeout()
@@ -86,7 +86,7 @@ func (s *Store) undo(ctx context.Context, doc map[discovery.ID]discovery.Instanc
 // detach returns a context that ends some time after ctx, and when a Shutdown
 // begins.
 func (s *Store) detach(ctx context.Context) (context.Context, context.CancelFunc) {
-	requests, cancel := s.untilShutdown(context.WithoutCancel(ctx))
+	requests, cancel := wait.Until(context.WithoutCancel(ctx), s.life)
 	stop := context.AfterFunc(ctx, func() {
 		_ = wait.Sleep(requests, answerTimeout)
 		cancel()

@@ -35,3 +35,25 @@ func TestSleepEndsWithItsContext(t *testing.T) {
 		}
 	})
 }
+
+func TestUntilEndsWithEither(t *testing.T) {
+	for _, name := range []string{"the call", "the life"} {
+		synctest.Test(t, func(t *testing.T) {
+			call, cancelCall := context.WithCancel(t.Context())
+			defer cancelCall()
+			life, endLife := context.WithCancel(t.Context())
+			defer endLife()
+			ctx, cancel := wait.Until(call, life)
+			defer cancel()
+			synctest.Wait()
+			if ctx.Err() != nil {
+				t.Fatal("ended at once")
+			}
+			map[string]func(){"the call": cancelCall, "the life": endLife}[name]()
+			synctest.Wait()
+			if !errors.Is(ctx.Err(), context.Canceled) {
+				t.Errorf("error %v after the end of %s", ctx.Err(), name)
+			}
+		})
+	}
+}
