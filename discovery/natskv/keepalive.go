@@ -18,8 +18,8 @@ const (
 	// that more of them would only be load.
 	heartbeatsPerTTL           = 3
 	heartbeatsPerTTLReplicated = 5
-	// checksPerTTL is how often the streams are checked and the clock is
-	// measured, at least: once in six TTLs.
+	// checkTTLs is the number of TTLs within which the streams are checked, and the
+	// clock is measured, at least once.
 	checkTTLs = 6
 	// window bounds the heartbeats without an acknowledgement.
 	window = 4096
@@ -176,7 +176,7 @@ func (k *keeper) pause() time.Duration {
 	return min(max(k.interval()/32, 10*time.Millisecond), 100*time.Millisecond)
 }
 
-// step does what is due.
+// step processes what has arrived and sends what is due.
 func (k *keeper) step(ctx context.Context, now time.Time) {
 	k.takeAdded()
 	k.takeAcks(now)

@@ -88,7 +88,7 @@ func (s *Store) checkSize(value []byte) error {
 // with ctx at once: an entry that no lease stands for would stay for a TTL, and
 // would have ended the registration of its former owner.
 func (l *lease) register(ctx context.Context, ifAbsent bool) error {
-	begun := time.Now()
+	var unreceived time.Time // when a write was first received by no stream
 	return l.store.retry(ctx, func(attempt context.Context) error {
 		var fence *uint64
 		if ifAbsent {
@@ -104,7 +104,10 @@ func (l *lease) register(ctx context.Context, ifAbsent bool) error {
 		at := time.Now()
 		seq, err := l.write(ctx, attempt, fence)
 		if errors.Is(err, jetstream.ErrNoStreamResponse) { // the stream was deleted, or an election is under way
-			if rerr := l.store.reopen(attempt); rerr != nil || time.Since(begun) > electionTime {
+			if unreceived.IsZero() {
+				unreceived = time.Now()
+			}
+			if rerr := l.store.reopen(attempt); rerr != nil || time.Since(unreceived) > electionTime {
 				return cmp.Or(rerr, fmt.Errorf("no stream receives %s, though %s exists: is the subject imported?",
 					l.store.opt.entrySubject(l.key), l.store.opt.writeStream()))
 			}

@@ -17,12 +17,11 @@ import (
 // watcher's choice, so that it can be deleted whatever became of the request, and
 // that a repeated request creates no second one.
 func (w *watcher) list(ctx context.Context) error {
-	if w.store.nc.IsClosed() {
-		return nats.ErrConnectionClosed
+	if err := w.awaitConnection(ctx); err != nil {
+		return err
 	}
-	if !w.store.nc.IsConnected() {
-		_ = w.sleep(ctx, reconnectPoll)
-		return nats.ErrDisconnected
+	if err := w.awaitCreation(ctx); err != nil {
+		return err
 	}
 	ctx, end, err := w.store.begin(ctx)
 	if err != nil {
@@ -34,7 +33,7 @@ func (w *watcher) list(ctx context.Context) error {
 	requested := time.Now()
 	info, err := w.createConsumer(ctx)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return w.waitForBucket(ctx, requested)
+		return w.noBucket(requested)
 	}
 	if err == nil {
 		err = w.subscribe()
@@ -45,7 +44,7 @@ func (w *watcher) list(ctx context.Context) error {
 	}
 	w.begun = true
 	w.unsubscribeCreated()
-	w.absent, w.last, w.pending, w.listing = false, 0, info.NumPending, true
+	w.absent, w.expecting, w.last, w.pending, w.listing = false, false, 0, info.NumPending, true
 	w.queued = append(w.queued, discovery.Change{Op: discovery.OpReset})
 	w.finishListing(w.pending == 0)
 	return w.pull()
@@ -105,7 +104,7 @@ func (w *watcher) consumerConfig() jetstream.ConsumerConfig {
 // cluster, a request without an answer is repeated under another name: the consumer
 // may have been placed on a server that was just lost, which alone could answer.
 func (s *Store) requestConsumer(ctx context.Context, config *jetstream.ConsumerConfig, reconnects uint64) (info *jetstream.ConsumerInfo, err error) {
-	begun := time.Now()
+	responders := responders{store: s}
 	overdue := false
 	err = s.retry(ctx, func(ctx context.Context) error {
 		if overdue && s.isClustered() {
@@ -120,7 +119,7 @@ func (s *Store) requestConsumer(ctx context.Context, config *jetstream.ConsumerC
 			info = consumer.CachedInfo()
 		}
 		overdue = errors.Is(err, context.DeadlineExceeded)
-		return s.answers(begun, err)
+		return responders.check(err)
 	})
 	return info, err
 }
@@ -129,27 +128,69 @@ func (s *Store) requestConsumer(ctx context.Context, config *jetstream.ConsumerC
 // connection.
 var errConnectionLost = errors.New("the connection was lost")
 
-// waitForBucket treats a missing bucket as an empty one.
-func (w *watcher) waitForBucket(ctx context.Context, requested time.Time) error {
-	w.begun = true
-	if !w.absent {
-		w.absent = true
-		w.queued = append(w.queued, discovery.Change{Op: discovery.OpReset}, discovery.Change{Op: discovery.OpSynced})
-		return w.subscribeCreated()
-	}
-	w.queued = append(w.queued, discovery.Change{Op: discovery.OpProgress, AliveSince: requested})
-	timer := time.NewTimer(absentPoll/2 + rand.N(absentPoll))
-	defer timer.Stop()
-	select {
-	case <-w.msgs: // the bucket was created
-	case <-timer.C:
-	case <-ctx.Done():
+// awaitConnection blocks until there is a connection. The first listing fails if
+// there is none for long.
+func (w *watcher) awaitConnection(ctx context.Context) error {
+	for !w.store.nc.IsConnected() {
+		if w.store.nc.IsClosed() {
+			return nats.ErrConnectionClosed
+		}
+		if !w.begun && time.Since(w.since) > connectTimeout {
+			return nats.ErrDisconnected
+		}
+		if err := w.sleep(ctx, reconnectPoll); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
+// noBucket treats a missing bucket as an empty one.
+func (w *watcher) noBucket(requested time.Time) error {
+	w.begun = true
+	if w.absent {
+		w.queued = append(w.queued, discovery.Change{Op: discovery.OpProgress, AliveSince: requested})
+		return nil
+	}
+	w.absent = true
+	w.queued = append(w.queued, discovery.Change{Op: discovery.OpReset}, discovery.Change{Op: discovery.OpSynced})
+	return w.subscribeCreated()
+}
+
+// awaitCreation waits, if there was no bucket, until it may have been created. It
+// does not wait the first time, in case that it was before the subscription.
+func (w *watcher) awaitCreation(ctx context.Context) error {
+	if !w.absent {
+		return nil
+	}
+	if !w.expecting {
+		w.expecting = true
+		return nil
+	}
+	due := time.Now().Add(absentPoll/2 + rand.N(absentPoll))
+	ticker := time.NewTicker(closedPoll)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-w.msgs: // the bucket was created
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-w.store.life.Done():
+			return discovery.ErrClosed
+		case now := <-ticker.C:
+			if w.store.nc.IsClosed() {
+				return nats.ErrConnectionClosed
+			}
+			if now.After(due) {
+				return nil
+			}
+		}
+	}
+}
+
 // subscribeCreated subscribes to the advisory of the server that the stream of the
-// bucket was created. The next step lists again, in case that it was before.
+// bucket was created.
 func (w *watcher) subscribeCreated() (err error) {
 	w.msgs = make(chan *nats.Msg, 16)
 	subject := advisories + "STREAM.CREATED." + w.store.opt.readStream()

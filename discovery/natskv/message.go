@@ -156,10 +156,10 @@ func (s *Store) Get(ctx context.Context, id discovery.ID) ([]byte, error) {
 	}
 	defer end()
 	var found entry
-	begun := time.Now()
+	responders := responders{store: s}
 	err = s.retry(ctx, func(ctx context.Context) error {
 		found, err = s.readEntry(ctx, key)
-		return s.answers(begun, err)
+		return responders.check(err)
 	})
 	if hasCode(err, jetstream.JSErrCodeStreamNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) || err == nil && !found.living() {
 		return nil, discovery.ErrNotFound

@@ -25,7 +25,7 @@ const (
 	// lastBackoff later, with full jitter.
 	firstBackoff = 10 * time.Millisecond
 	lastBackoff  = time.Second
-	// refusalPoll is how often a request that waits for its answer looks whether
+	// refusalPoll is how often a request that waits for its answer checks whether
 	// the server has refused it: that error arrives outside of the answer.
 	refusalPoll = 50 * time.Millisecond
 	// silence is how long a connected server may have no JetStream at all before
@@ -128,8 +128,14 @@ func (s *Store) refusal() error {
 	if strings.Contains(text, advisories) {
 		return nil
 	}
-	for _, part := range []string{s.opt.writeStream(), s.opt.readStream(), s.opt.entrySubject(""), s.opt.leaseSubject(""), s.inbox()} {
-		if strings.Contains(text, part) {
+	for _, prefix := range []string{s.opt.entrySubject(""), s.opt.leaseSubject(""), s.inbox()} {
+		if strings.Contains(text, `"`+prefix) {
+			return err
+		}
+	}
+	// The server quotes the subject. The name of a stream is a token of it.
+	for _, stream := range []string{s.opt.writeStream(), s.opt.readStream()} {
+		if strings.Contains(text, "."+stream+".") || strings.Contains(text, "."+stream+`"`) {
 			return err
 		}
 	}
@@ -139,13 +145,26 @@ func (s *Store) refusal() error {
 // inbox is the prefix of the subjects of answers.
 func (s *Store) inbox() string { return cmp.Or(s.nc.Opts.InboxPrefix, "_INBOX") + "." }
 
-// answers turns the error of a JetStream request to which no server responds into
-// one that is permanent, once that has lasted since a time.
-func (s *Store) answers(since time.Time, err error) error {
-	if !errors.Is(err, nats.ErrNoResponders) || !s.nc.IsConnected() || time.Since(since) < silence {
-		return err
+// responders bounds how long a connected server may not respond to the requests of
+// one call.
+type responders struct {
+	store *Store
+	since time.Time // of the first request without a response; zero if the last one had one
+}
+
+// check returns the error of a request, or one that is permanent if no server has
+// responded for silence.
+func (r *responders) check(err error) error {
+	nc := r.store.nc
+	switch {
+	case !errors.Is(err, nats.ErrNoResponders) || !nc.IsConnected():
+		r.since = time.Time{}
+	case r.since.IsZero():
+		r.since = time.Now()
+	case time.Since(r.since) >= silence:
+		return fmt.Errorf("%w on %s (%s); is it enabled (nats-server -js), and for this account?", errNoJetStream, nc.ConnectedUrlRedacted(), err)
 	}
-	return fmt.Errorf("%w on %s (%s); is it enabled (nats-server -js), and for this account?", errNoJetStream, s.nc.ConnectedUrlRedacted(), err)
+	return err
 }
 
 var errNoJetStream = errors.New("JetStream does not answer")

@@ -37,7 +37,8 @@ func (s *Store) reopen(ctx context.Context) error {
 	if s.openedAt().After(begun) {
 		return nil
 	}
-	return s.retry(ctx, func(ctx context.Context) error { return s.answers(begun, s.ensure(ctx)) })
+	responders := responders{store: s}
+	return s.retry(ctx, func(ctx context.Context) error { return responders.check(s.ensure(ctx)) })
 }
 
 func (s *Store) firstSequence() uint64 {

@@ -27,16 +27,17 @@ import (
 // or the connection was, the watcher lists again. If an answer is only late, it
 // first requests how much the server has sent, and continues if it has it all.
 type watcher struct {
-	store    *Store
-	query    discovery.Query
-	prefix   string             // of the subjects of the bucket, before the key
-	begun    bool               // the first listing has been delivered or is under way
-	queued   []discovery.Change // delivered before anything else
-	since    time.Time          // the first call of Next
-	absent   bool               // there is no bucket
-	created  *nats.Subscription // of the advisory that a bucket was created; nil while there is one
-	backoff  wait.Backoff
-	patience time.Duration // for the next answer
+	store     *Store
+	query     discovery.Query
+	prefix    string             // of the subjects of the bucket, before the key
+	begun     bool               // the first listing has been delivered or is under way
+	queued    []discovery.Change // delivered before anything else
+	since     time.Time          // the first call of Next
+	absent    bool               // there is no bucket
+	expecting bool               // and the subscription to created was followed by a request
+	created   *nats.Subscription // of the advisory that a bucket was created; nil while there is one
+	backoff   wait.Backoff
+	patience  time.Duration // for the next answer
 
 	sub        *nats.Subscription // nil while there is no consumer
 	msgs       chan *nats.Msg
@@ -122,16 +123,15 @@ func (w *watcher) Next(ctx context.Context) (discovery.Change, error) {
 // mayBegin reports whether a first listing that has failed may succeed later.
 func (w *watcher) mayBegin(err error) bool {
 	if !w.store.nc.IsConnected() {
-		return time.Since(w.since) < connectTimeout
+		return time.Since(w.since) <= connectTimeout
 	}
 	return isTransient(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errConnectionLost)
 }
 
 // sleep ends early with ctx, and with the store.
 func (w *watcher) sleep(ctx context.Context, d time.Duration) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := wait.Until(ctx, w.store.life)
 	defer cancel()
-	defer context.AfterFunc(w.store.life, cancel)()
 	return wait.Sleep(ctx, d)
 }
 
