@@ -62,7 +62,6 @@ func NewCache(c *Client, queries ...Query) *Cache {
 	now := time.Now()
 	cache.alive.Store(&now)
 	cache.state.Store(newCacheState(0, nil))
-	c.UseCache(cache)
 	return cache
 }
 
@@ -78,6 +77,17 @@ func (c *Client) UseCache(cache *Cache) {
 			}
 			caches = append(caches, *former...)
 		}
+		if c.caches.CompareAndSwap(former, &caches) {
+			return
+		}
+	}
+}
+
+// dropCache undoes UseCache.
+func (c *Client) dropCache(cache *Cache) {
+	for {
+		former := c.caches.Load()
+		caches := slices.DeleteFunc(slices.Clone(*former), func(other *Cache) bool { return other == cache })
 		if c.caches.CompareAndSwap(former, &caches) {
 			return
 		}
@@ -124,6 +134,8 @@ func (c *Cache) Run(ctx context.Context) error {
 		c.rec = newReconciler(c.matches)
 	}
 	c.rec.use(watcher)
+	c.client.UseCache(c)
+	defer c.client.dropCache(c)
 	run := &cacheRun{synced: make(chan struct{}), ended: make(chan struct{})}
 	c.running.Store(run)
 	defer close(run.ended)

@@ -58,6 +58,9 @@ func TestCacheHoldsRemovals(t *testing.T) {
 				if err := <-ended; !errors.Is(err, errScriptEnds) {
 					t.Errorf("the cache ended with %v", err)
 				}
+				if left := *client.caches.Load(); len(left) > 0 {
+					t.Error("the client keeps a cache that has ended")
+				}
 				if !slices.Equal(got, c.want) {
 					t.Errorf("got  %q\nwant %q", got, c.want)
 				}

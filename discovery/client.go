@@ -178,7 +178,7 @@ func (c *Client) warnBad(key string, err error) {
 // wraps ErrClosed.
 func (c *Client) Shutdown(ctx context.Context) error {
 	c.closing.Do(func() { close(c.closed) })
-	defer c.views.close()
+	c.views.close() // while the store can release what they occupy
 	if err := c.store.Shutdown(ctx); err != nil {
 		return fmt.Errorf("discovery: shutdown: %w", err)
 	}
