@@ -2,13 +2,13 @@ package natskv
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"math/rand/v2"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 
 	"github.com/dynplane/dynplane/discovery"
 )
@@ -42,15 +42,20 @@ func (w *watcher) list(ctx context.Context) error {
 		w.store.deleteConsumer(w.consumer)
 		return err
 	}
-	w.begun = true
 	w.unsubscribeCreated()
-	w.absent, w.expecting, w.last, w.pending, w.listing = false, false, 0, info.NumPending, true
-	w.queued = append(w.queued, discovery.Change{Op: discovery.OpReset})
-	w.finishListing(w.pending == 0)
+	w.last, w.pending = 0, info.NumPending
+	// The entries of a bucket that was created meanwhile are changes. A listing would
+	// mark a fault, after which removals are held.
+	w.listing = !w.absent || w.found
+	if w.listing {
+		w.queued = append(w.queued, discovery.Change{Op: discovery.OpReset})
+		w.finishListing(w.pending == 0)
+	}
+	w.begun, w.found, w.absent, w.expecting = true, true, false, false
 	return w.pull()
 }
 
-func newConsumerName() string { return "dynplane-" + nuid.Next() }
+func newConsumerName() string { return "dynplane-" + crand.Text() }
 
 // createConsumer ends with ctx, but the request does not: the server may execute a
 // deletion before a creation that was requested earlier, so that a consumer can

@@ -33,6 +33,7 @@ type watcher struct {
 	begun     bool               // the first listing has been delivered or is under way
 	queued    []discovery.Change // delivered before anything else
 	since     time.Time          // the first call of Next
+	found     bool               // there has been a bucket
 	absent    bool               // there is no bucket
 	expecting bool               // and the subscription to created was followed by a request
 	created   *nats.Subscription // of the advisory that a bucket was created; nil while there is one
