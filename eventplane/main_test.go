@@ -9,10 +9,11 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/memory"
 	"github.com/dynplane/dynplane/eventplane"
+	"github.com/dynplane/dynplane/integration/natstest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.IgnoreServer()) }
 
 var backend = discovery.Scope{Namespace: "dynamo", Component: "backend"}
 

@@ -40,7 +40,7 @@ func run(m *testing.M) (code int, err error) {
 		return 0, fmt.Errorf("go build: %w: %s", err, out)
 	}
 	code = m.Run()
-	return code, goleak.Find()
+	return code, goleak.Find(natstest.IgnoreServer())
 }
 
 func TestExamplesOverNATS(t *testing.T) {

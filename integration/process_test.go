@@ -49,7 +49,7 @@ func run(m *testing.M) int {
 	defer func() { _ = os.RemoveAll(buildDir) }()
 	code := m.Run()
 	if code == 0 {
-		if err := goleak.Find(); err != nil {
+		if err := goleak.Find(natstest.IgnoreServer()); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}

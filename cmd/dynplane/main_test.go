@@ -28,7 +28,7 @@ type checked struct{ m *testing.M }
 
 func (c checked) Run() int {
 	code := c.m.Run()
-	if err := goleak.Find(); err != nil && code == 0 {
+	if err := goleak.Find(natstest.IgnoreServer()); err != nil && code == 0 {
 		_, _ = fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/dynplane/dynplane/integration/natstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.IgnoreServer()) }
 
 func env(vars map[string]string) func(string) (string, bool) {
 	return func(name string) (string, bool) {

@@ -18,9 +18,10 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/memory"
 	"github.com/dynplane/dynplane/discovery/mirror"
+	"github.com/dynplane/dynplane/integration/natstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.IgnoreServer()) }
 
 var place = discovery.Scope{Namespace: "dynamo", Component: "backend", Endpoint: "generate"}
 

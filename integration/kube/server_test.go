@@ -21,6 +21,8 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/cmd/server/options"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/rest"
+
+	"github.com/dynplane/dynplane/integration/natstest"
 )
 
 // roleVar makes the test binary act as one of the servers.
@@ -34,7 +36,7 @@ func TestMain(m *testing.M) {
 	case "apiserver":
 		serve = serveAPI
 	default:
-		goleak.VerifyTestMain(m)
+		goleak.VerifyTestMain(m, natstest.IgnoreServer())
 		return
 	}
 	if err := serve(); err != nil {
