@@ -234,6 +234,8 @@ func (s *Subscriber) receive(ctx context.Context, wait time.Duration) error {
 	}
 	_, malformed := errors.AsType[*driver.FrameError](err)
 	switch {
+	case err == nil && s.msg.Kind != driver.Event:
+		return nil
 	case err == nil:
 		return s.accept()
 	case malformed:

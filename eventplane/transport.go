@@ -33,16 +33,6 @@ type pubConn struct {
 	follow     *follower           // nil if discovery is not followed
 }
 
-// Ready blocks until the brokers that are connected have subscribed. On the
-// other transports peers connect to the publisher, and it returns at once.
-func (c *pubConn) Ready(ctx context.Context) error {
-	waiter, ok := c.Publisher.(interface{ Ready(context.Context) error })
-	if !ok {
-		return ctx.Err()
-	}
-	return waiter.Ready(ctx)
-}
-
 // Close implements driver.Publisher.
 func (c *pubConn) Close() error {
 	if c.follow != nil {
@@ -51,16 +41,10 @@ func (c *pubConn) Close() error {
 	return c.Publisher.Close()
 }
 
-// receiver is a driver's subscriber that can wait until it receives.
-type receiver interface {
-	driver.Subscriber
-	Ready(context.Context) error
-}
-
 // subConn is the connection of a subscriber: its driver, and the follower that
 // connects the driver to publishers or brokers.
 type subConn struct {
-	receiver
+	driver.Subscriber
 	subject   string
 	multipath bool      // an event can arrive on more than one path
 	follow    *follower // nil if discovery is not followed
@@ -76,7 +60,7 @@ func (c *subConn) Ready(ctx context.Context) error {
 			return err
 		}
 	}
-	return c.receiver.Ready(ctx)
+	return c.Subscriber.Ready(ctx)
 }
 
 // Close implements driver.Subscriber.
@@ -87,7 +71,7 @@ func (c *subConn) Close() error {
 	if c.departures != nil {
 		c.departures.end()
 	}
-	return c.receiver.Close()
+	return c.Subscriber.Close()
 }
 
 // incompatible returns Stats.Incompatible.

@@ -106,7 +106,7 @@ func (n *natsTransport) subscriber(ctx context.Context, r route, queue driver.Qu
 	if err != nil {
 		return nil, err
 	}
-	return &subConn{receiver: sub, subject: subject}, nil
+	return &subConn{Subscriber: sub, subject: subject}, nil
 }
 
 // close leaves a connection of the caller open. Its subscriptions have been removed

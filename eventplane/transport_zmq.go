@@ -103,7 +103,7 @@ func (d *directTransport) subscriber(_ context.Context, r route, queue driver.Qu
 	if err != nil {
 		return nil, err
 	}
-	conn := &subConn{receiver: sub, subject: r.directSubject(), departures: &departures{queued: sub.Queued}}
+	conn := &subConn{Subscriber: sub, subject: r.directSubject(), departures: &departures{queued: sub.Queued}}
 	query := discovery.Query{Kind: discovery.KindEventChannel, Scope: r.scope, Topic: r.topic}
 	conn.follow, err = d.follow(sub, query, r.directEndpoints, conn.departures)
 	if err != nil {
@@ -176,7 +176,7 @@ func (b *brokerTransport) subscriber(_ context.Context, r route, queue driver.Qu
 	if err != nil {
 		return nil, err
 	}
-	conn := &subConn{receiver: sub, subject: r.brokerSubject(), multipath: b.config.Broker.multipath()}
+	conn := &subConn{Subscriber: sub, subject: r.brokerSubject(), multipath: b.config.Broker.multipath()}
 	conn.follow, err = b.connect(r, sub, func(c BrokerConfig) []string { return c.XPub })
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())

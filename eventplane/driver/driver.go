@@ -25,8 +25,28 @@ import (
 // been closed, except Close.
 var ErrClosed = errors.New("driver closed")
 
-// Message is one event as a transport carries it.
+// Kind distinguishes events from the control messages of the event plane.
+type Kind uint8
+
+// The kinds. A control message has no body. Its Sequence is that of the next event
+// of its publisher: the events before it have been sent.
+const (
+	// Event is a message of the application.
+	Event Kind = iota
+
+	// Ready follows a new subscription that has reached the publisher: all events
+	// from Sequence on will arrive on this path.
+	Ready
+
+	// Tick is sent by a publisher that rests, so that the loss of its last events
+	// is noticed. Publishers that are not of this module send none.
+	Tick
+)
+
+// Message is one event or control message as a transport carries it.
 type Message struct {
+	Kind Kind
+
 	// Subject is the key that the transport routes by: the NATS subject, or
 	// frame 0 on ZMQ.
 	Subject string
@@ -46,10 +66,14 @@ type Message struct {
 // Publisher sends messages. The event plane does not call Publish and Close
 // concurrently, nor either of them twice at a time.
 type Publisher interface {
-	// Publish passes m to the transport without waiting for subscribers.
-	// Delivery is at most once: a nil error does not mean that m was
+	// Publish passes m, an Event or a Tick, to the transport without waiting for
+	// subscribers. Delivery is at most once: a nil error does not mean that m was
 	// delivered.
 	Publish(ctx context.Context, m *Message) error
+
+	// Ready blocks until events that are published from now on are forwarded to
+	// all peers that are connected, or ctx is done. It is safe for concurrent use.
+	Ready(ctx context.Context) error
 
 	// Close sends queued messages, within a bounded time, and releases the
 	// resources of the transport. It is idempotent.
@@ -58,12 +82,16 @@ type Publisher interface {
 
 // Subscriber receives the messages of one subject.
 type Subscriber interface {
-	// Next fills m with the next message. It blocks until a message arrives,
+	// Next fills m with the next message, of any kind. It blocks until a message arrives,
 	// ctx is done, or the subscriber is closed. A *FrameError reports input
 	// that is not a message; the stream continues. After the error of ctx,
 	// Next may be called again and no message is lost. Any other error is
 	// final. Next must be called by one goroutine at a time.
 	Next(ctx context.Context, m *Message) error
+
+	// Ready blocks until events that the connected peers publish from now on
+	// arrive, or ctx is done. It is safe for concurrent use.
+	Ready(ctx context.Context) error
 
 	// Dropped returns the number of messages that arrived and were dropped
 	// because Next was not called often enough. It is safe for concurrent use.
@@ -84,6 +112,46 @@ type Connector interface {
 
 	// Disconnect removes an endpoint.
 	Disconnect(endpoint string) error
+}
+
+// History has the events that a publisher sent last. The event plane implements
+// it, drivers serve it.
+type History interface {
+	// Slice appends to dst the events that are kept of the sequences from first to
+	// last, in order, until it has limit events or maxBytes of bodies, but at least
+	// one event if any is kept. The messages are copies. It is safe for concurrent
+	// use, and delays publishing for a moment only.
+	Slice(dst []Message, first, last uint64, limit, maxBytes int) []Message
+}
+
+// ReplayServer is implemented by publishers that can send events again.
+type ReplayServer interface {
+	// ServeReplay answers requests for the events of h until Close. It returns the
+	// address to register, which is empty if subscribers need none. It must be
+	// called once at most, before the first Publish.
+	ServeReplay(publisherID uint64, h History) (address string, err error)
+}
+
+// MaxReplay is the number of events that one call of Replay may request.
+const MaxReplay = 512
+
+// ErrNoReplay is returned by Replay if the publisher answers no such requests.
+var ErrNoReplay = errors.New("publisher does not replay events")
+
+// ReplayRequest selects the events of one publisher.
+type ReplayRequest struct {
+	PublisherID uint64
+	Address     string // as ServeReplay returned it
+	First, Last uint64 // sequences, MaxReplay at most
+}
+
+// Replayer is implemented by subscribers that can request events again.
+type Replayer interface {
+	// Replay requests the events and calls deliver with those that the publisher
+	// still has, in order. It returns nil once the answer is complete, ErrNoReplay,
+	// the error of ctx, or another error after which the request may be repeated
+	// for the events that have not been delivered. It is safe for concurrent use.
+	Replay(ctx context.Context, r ReplayRequest, deliver func(*Message)) error
 }
 
 // FrameError reports input that is not a message.

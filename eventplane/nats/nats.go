@@ -59,7 +59,7 @@ const (
 // whose rules for concurrent use apply.
 type Publisher struct {
 	nc     *nats.Conn
-	closed bool
+	closed atomic.Bool
 }
 
 var _ driver.Publisher = (*Publisher)(nil)
@@ -78,7 +78,7 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if p.closed {
+	if p.closed.Load() {
 		return driver.ErrClosed
 	}
 	if err := checkSubject(m.Subject); err != nil {
@@ -97,6 +97,10 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	return nil
 }
 
+// Ready implements [driver.Publisher]. It blocks until the server has received
+// what was published before.
+func (p *Publisher) Ready(ctx context.Context) error { return ready(ctx, p.nc, p.closed.Load) }
+
 // checkSubject refuses a subject for which the server would close the connection,
 // which others use too.
 func checkSubject(subject string) error {
@@ -111,10 +115,9 @@ func checkSubject(subject string) error {
 // error that wraps [nats.ErrTimeout]. It does not wait while the connection is
 // lost.
 func (p *Publisher) Close() error {
-	if p.closed {
+	if p.closed.Swap(true) {
 		return nil
 	}
-	p.closed = true
 	if !p.nc.IsConnected() {
 		return nil // a connection that buffers sends after it has reconnected
 	}
@@ -238,17 +241,23 @@ func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
 // until it has reconnected. It returns the error of ctx, [driver.ErrClosed] if
 // the subscriber is closed, or an error that wraps [nats.ErrConnectionClosed].
 func (s *Subscriber) Ready(ctx context.Context) error {
+	return ready(ctx, s.nc, s.closed.Load)
+}
+
+// ready blocks until the server has received what was sent before on nc. It tries
+// again while the connection is lost.
+func ready(ctx context.Context, nc *nats.Conn, closed func() bool) error {
 	for {
-		err := s.flush(ctx)
+		err := flush(ctx, nc)
 		switch {
-		case s.closed.Load():
+		case closed():
 			return driver.ErrClosed
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case s.nc.IsClosed():
-			return fmt.Errorf("nats: ready on %q: %w", s.subject, err)
+		case nc.IsClosed():
+			return fmt.Errorf("nats: wait for the server: %w", err)
 		}
 		if err := wait.Sleep(ctx, readyRetryWait); err != nil {
 			return err
@@ -256,10 +265,10 @@ func (s *Subscriber) Ready(ctx context.Context) error {
 	}
 }
 
-func (s *Subscriber) flush(ctx context.Context) error {
+func flush(ctx context.Context, nc *nats.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, readyFlushTimeout)
 	defer cancel()
-	return s.nc.FlushWithContext(ctx)
+	return nc.FlushWithContext(ctx)
 }
 
 // Dropped implements [driver.Subscriber].
