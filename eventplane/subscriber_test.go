@@ -40,6 +40,7 @@ func (m *memoryReceiver) Next(ctx context.Context, msg *driver.Message) error {
 }
 
 func (m *memoryReceiver) Dropped() uint64             { return 0 }
+func (m *memoryReceiver) Queued() int                 { return len(m.messages) }
 func (m *memoryReceiver) Close() error                { close(m.closed); return nil }
 func (m *memoryReceiver) Ready(context.Context) error { return nil }
 

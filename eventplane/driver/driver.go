@@ -97,6 +97,10 @@ type Subscriber interface {
 	// because Next was not called often enough. It is safe for concurrent use.
 	Dropped() uint64
 
+	// Queued returns the number of messages that have arrived and wait for Next. It is
+	// safe for concurrent use.
+	Queued() int
+
 	// Close releases the resources of the transport and makes Next return. It
 	// is idempotent and safe for concurrent use.
 	Close() error
@@ -132,25 +136,31 @@ type ReplayServer interface {
 	ServeReplay(publisherID uint64, h History) (address string, err error)
 }
 
-// MaxReplay is the number of events that one call of Replay may request.
+// MaxReplay is the largest number of events that one call of Replay delivers.
 const MaxReplay = 512
 
 // ErrNoReplay is returned by Replay if the publisher answers no such requests.
 var ErrNoReplay = errors.New("publisher does not replay events")
 
-// ReplayRequest selects the events of one publisher.
+// ReplayRequest selects the events of one publisher. The range may be of any size,
+// such as from 0 to the largest sequence.
 type ReplayRequest struct {
 	PublisherID uint64
 	Address     string // as ServeReplay returned it
-	First, Last uint64 // sequences, MaxReplay at most
+	First, Last uint64 // sequences
 }
 
 // Replayer is implemented by subscribers that can request events again.
 type Replayer interface {
-	// Replay requests the events and calls deliver with those that the publisher
-	// still has, in order. It returns nil once the answer is complete, ErrNoReplay,
-	// the error of ctx, or another error after which the request may be repeated
-	// for the events that have not been delivered. It is safe for concurrent use.
+	// Replay requests the events and calls deliver with the first of those that the
+	// publisher still has, in order, MaxReplay at most. It returns nil once the answer
+	// is complete: events up to the last one delivered that were not delivered are no
+	// longer kept, nor are any if deliver was not called. The caller requests the
+	// events after the last one delivered by another call.
+	//
+	// Otherwise Replay returns ErrNoReplay, the error of ctx, or another error, after
+	// which the request may be repeated for the events that have not been delivered.
+	// deliver may block. Replay is safe for concurrent use.
 	Replay(ctx context.Context, r ReplayRequest, deliver func(*Message)) error
 }
 

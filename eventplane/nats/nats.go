@@ -279,6 +279,15 @@ func (s *Subscriber) Dropped() uint64 {
 	return s.dropped.Load() + s.queue.Dropped()
 }
 
+// Queued implements [driver.Subscriber].
+func (s *Subscriber) Queued() int {
+	pending, _, err := s.sub.Pending()
+	if err != nil { // the subscription has ended
+		pending = 0
+	}
+	return s.queue.Len() + pending
+}
+
 // Close implements [driver.Subscriber]. It removes the subscription and leaves
 // the connection open.
 func (s *Subscriber) Close() error {
