@@ -24,7 +24,7 @@ func benchInstances(b *testing.B) map[string][]byte {
 	out := map[string][]byte{}
 	for name, spec := range map[string]Spec{
 		"endpoint":   Endpoint{scope, TCP("10.0.0.7:41231/1c9a5dad7b0253/generate"), DeviceCUDA, "msgpack"},
-		"channel":    EventChannel{Scope: scope, Topic: "kv-events", Transport: ZMQ{"tcp://10.0.0.7:41877"}},
+		"channel":    EventChannel{Scope: scope, Topic: "kv-events", Transport: ZMQ{Endpoint: "tcp://10.0.0.7:41877"}},
 		"model4KB":   card(4_000),
 		"model100KB": card(100_000),
 		"source": EventSource{scope, "kv-events", json.RawMessage(

@@ -168,8 +168,8 @@ func (r *plainReader) transport(value []byte) Transport {
 		f, _ = r.fields(config, "subject_prefix")
 		return NATS{r.text(f[0])}
 	case "Zmq":
-		f, _ = r.fields(config, "endpoint")
-		return ZMQ{r.text(f[0])}
+		f, _ = r.fields(config, "endpoint", "replay_endpoint")
+		return ZMQ{Endpoint: r.text(f[0]), ReplayEndpoint: r.text(f[1])}
 	}
 	if r.other {
 		return nil

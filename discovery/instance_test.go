@@ -34,7 +34,11 @@ var someInstances = []struct {
 	},
 	{
 		`{"type":"EventChannel","namespace":"dynamo","component":"backend","scope":{"kind":"component","namespace":"dynamo","component":"backend"},"topic":"kv-events","instance_id":42,"transport":{"kind":"Zmq","config":{"endpoint":"tcp://10.0.0.7:41877"}}}`,
-		Instance{InstanceID: 42, Spec: EventChannel{Scope: Scope{"dynamo", "backend", ""}, Topic: "kv-events", Transport: ZMQ{"tcp://10.0.0.7:41877"}}},
+		Instance{InstanceID: 42, Spec: EventChannel{Scope: Scope{"dynamo", "backend", ""}, Topic: "kv-events", Transport: ZMQ{Endpoint: "tcp://10.0.0.7:41877"}}},
+	},
+	{
+		`{"type":"EventChannel","namespace":"dynamo","component":"backend","scope":{"kind":"component","namespace":"dynamo","component":"backend"},"topic":"kv-events","instance_id":42,"transport":{"kind":"Zmq","config":{"endpoint":"tcp://10.0.0.7:41877","replay_endpoint":"tcp://10.0.0.7:41878"}}}`,
+		Instance{InstanceID: 42, Spec: EventChannel{Scope: Scope{"dynamo", "backend", ""}, Topic: "kv-events", Transport: ZMQ{Endpoint: "tcp://10.0.0.7:41877", ReplayEndpoint: "tcp://10.0.0.7:41878"}}},
 	},
 	{
 		`{"type":"EventChannel","namespace":"dynamo","component":"","scope":{"kind":"namespace","name":"dynamo"},"topic":"kv-events","instance_id":42,"transport":{"kind":"Nats","config":{"subject_prefix":"namespace.dynamo"}}}`,
@@ -42,7 +46,7 @@ var someInstances = []struct {
 	},
 	{
 		`{"type":"EventChannel","namespace":"dynamo","component":"zmq_broker","scope":{"kind":"component","namespace":"dynamo","component":"zmq_broker"},"topic":"broker","instance_id":42,"transport":{"kind":"ZmqBroker","config":{"xsub_endpoints":["tcp://h:5555"],"xpub_endpoints":["tcp://h:5556","tcp://h:5557"]}}}`,
-		Instance{InstanceID: 42, Spec: EventChannel{Scope: Scope{"dynamo", "zmq_broker", ""}, Topic: "broker", Transport: ZMQBroker{[]string{"tcp://h:5555"}, []string{"tcp://h:5556", "tcp://h:5557"}}}},
+		Instance{InstanceID: 42, Spec: EventChannel{Scope: Scope{"dynamo", "zmq_broker", ""}, Topic: "broker", Transport: ZMQBroker{XSubEndpoints: []string{"tcp://h:5555"}, XPubEndpoints: []string{"tcp://h:5556", "tcp://h:5557"}}}},
 	},
 }
 
@@ -71,7 +75,7 @@ func TestInstances(t *testing.T) {
 func TestInstancesOfOthers(t *testing.T) {
 	t.Parallel()
 	const transport = `"transport":{"kind":"Zmq","config":{"endpoint":"tcp://10.0.0.7:41877"}}`
-	zmq := ZMQ{"tcp://10.0.0.7:41877"}
+	zmq := ZMQ{Endpoint: "tcp://10.0.0.7:41877"}
 	for _, c := range []struct {
 		json string
 		want Spec
@@ -182,9 +186,9 @@ func TestTransports(t *testing.T) {
 		kind, address string
 	}{
 		{NATS{"p"}, "nats", "p"},
-		{ZMQ{"e"}, "zmq", "e"},
+		{ZMQ{Endpoint: "e"}, "zmq", "e"},
 		{ZMQBroker{}, "zmq", ""},
-		{ZMQBroker{[]string{"a", "b"}, []string{"c"}}, "zmq", "a"},
+		{ZMQBroker{XSubEndpoints: []string{"a", "b"}, XPubEndpoints: []string{"c"}}, "zmq", "a"},
 		{UnknownTransport{json.RawMessage(`{"kind":"Quic","config":{"url":"x"}}`)}, "Quic", ""},
 		{UnknownTransport{json.RawMessage(`{"kind":7}`)}, "", ""},
 		{UnknownTransport{json.RawMessage(`[]`)}, "", ""},

@@ -37,6 +37,10 @@ type NATS struct {
 // ZMQ is a publisher that subscribers connect to.
 type ZMQ struct {
 	Endpoint string `json:"endpoint"` // such as tcp://10.0.0.7:41877
+
+	// ReplayEndpoint answers requests for earlier events. It is empty if the
+	// publisher keeps none. Dynamo ignores it.
+	ReplayEndpoint string `json:"replay_endpoint,omitempty"`
 }
 
 // ZMQBroker is an XSUB/XPUB proxy: publishers connect to the XSUB endpoints,
@@ -44,6 +48,9 @@ type ZMQ struct {
 type ZMQBroker struct {
 	XSubEndpoints []string `json:"xsub_endpoints"`
 	XPubEndpoints []string `json:"xpub_endpoints"`
+
+	// ReplayEndpoint is that of a publisher behind the brokers; see [ZMQ].
+	ReplayEndpoint string `json:"replay_endpoint,omitempty"`
 }
 
 // UnknownTransport is a transport that this version of the package does not
@@ -118,7 +125,7 @@ func (t ZMQBroker) MarshalJSON() ([]byte, error) {
 	type config ZMQBroker
 	// Readers require lists, not null.
 	return json.Marshal(transportJSON{"ZmqBroker", config{
-		append([]string{}, t.XSubEndpoints...), append([]string{}, t.XPubEndpoints...),
+		append([]string{}, t.XSubEndpoints...), append([]string{}, t.XPubEndpoints...), t.ReplayEndpoint,
 	}})
 }
 

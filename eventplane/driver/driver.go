@@ -68,8 +68,14 @@ type Message struct {
 type Publisher interface {
 	// Publish passes m, an Event or a Tick, to the transport without waiting for
 	// subscribers. Delivery is at most once: a nil error does not mean that m was
-	// delivered.
+	// delivered. While the transport has no connection, Publish blocks until it has
+	// one or ctx is done; m has not been sent then. The error may be one that the
+	// peer reported for an earlier message, such as a refused permission.
 	Publish(ctx context.Context, m *Message) error
+
+	// MaxBody returns the size in bytes of the largest body that Publish accepts, as
+	// far as it is known. It does not block, and is safe for concurrent use.
+	MaxBody() int
 
 	// Ready blocks until events that are published from now on are forwarded to
 	// all peers that are connected, or ctx is done. It is safe for concurrent use.
@@ -78,6 +84,15 @@ type Publisher interface {
 	// Close sends queued messages, within a bounded time, and releases the
 	// resources of the transport. It is idempotent.
 	Close() error
+}
+
+// SubscriberWaiter is implemented by publishers that can count their subscribers.
+type SubscriberWaiter interface {
+	// WaitSubscribers blocks until at least n subscribers receive what is published
+	// from now on, or ctx is done. The error wraps errors.ErrUnsupported if
+	// subscribers are connected in a way that does not let them be counted, such as
+	// through a broker. It is safe for concurrent use.
+	WaitSubscribers(ctx context.Context, n int) error
 }
 
 // Subscriber receives the messages of one subject.

@@ -58,15 +58,23 @@ const (
 // Publisher sends messages on a connection. It implements [driver.Publisher],
 // whose rules for concurrent use apply.
 type Publisher struct {
-	nc     *nats.Conn
-	closed atomic.Bool
+	nc      *nats.Conn
+	closed  atomic.Bool
+	maxBody atomic.Int64 // as the server announced it last
 }
 
 var _ driver.Publisher = (*Publisher)(nil)
 
 // NewPublisher returns a publisher that uses nc. The caller keeps nc open until
 // the publisher is closed, and closes it.
-func NewPublisher(nc *nats.Conn) *Publisher { return &Publisher{nc: nc} }
+func NewPublisher(nc *nats.Conn) *Publisher {
+	p := &Publisher{nc: nc}
+	p.maxBody.Store(nc.MaxPayload())
+	return p
+}
+
+// MaxBody implements [driver.Publisher].
+func (p *Publisher) MaxBody() int { return int(p.maxBody.Load()) }
 
 // Publish implements [driver.Publisher]. The error wraps [nats.ErrMaxPayload] if
 // the message is larger than the server accepts, [nats.ErrReconnectBufExceeded]

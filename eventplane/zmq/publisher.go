@@ -37,12 +37,15 @@ var errListens = errors.New("the publisher listens: want one that BrokerPublishe
 // empty for a publisher of BrokerPublisher.
 func (p *Publisher) Endpoint() string { return p.endpoint }
 
+// MaxBody implements driver.Publisher.
+func (p *Publisher) MaxBody() int { return int(p.zc.opts.MaxMessage - headerSize) }
+
 // Publish sends m. It never blocks: subscribers that are too slow miss m.
 func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if limit := p.zc.opts.MaxMessage - headerSize; int64(len(m.Body)) > limit {
+	if limit := p.MaxBody(); len(m.Body) > limit {
 		return fmt.Errorf("zmq: publish to %q: body of %d bytes: want %d at most", m.Subject, len(m.Body), limit)
 	}
 	p.mu.Lock()
