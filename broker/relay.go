@@ -51,7 +51,7 @@ func newRelay(opts Options) (*relay, error) {
 	// A PUB does for subscribers what an XPUB does, but does not report
 	// subscriptions, which the relay would discard: those of a flood are applied as
 	// they arrive and not queued in another list.
-	options.ReceiveHWM, options.MaxFrame = rawzmq.Unlimited, rawzmq.MaxSubscription
+	options.ReceiveHWM, options.MaxFrame, options.Heartbeats = rawzmq.Unlimited, rawzmq.MaxSubscription, true
 	if r.xpub, err = r.zctx.Socket(rawzmq.PUB, options); err != nil {
 		return r, err
 	}

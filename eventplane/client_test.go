@@ -12,7 +12,7 @@ import (
 // stuckTransport opens nothing until the context is done.
 type stuckTransport struct{ entered chan struct{} }
 
-func (s stuckTransport) publisher(context.Context, route) (*pubConn, error) { return nil, nil }
+func (s stuckTransport) publisher(context.Context, route, uint64) (*pubConn, error) { return nil, nil }
 
 func (s stuckTransport) subscriber(ctx context.Context, _ route, _ driver.QueueOptions) (*subConn, error) {
 	close(s.entered)

@@ -67,11 +67,12 @@ func (c *Client) newPublisher(ctx context.Context, scope discovery.Scope, topic 
 	if err != nil {
 		return nil, err
 	}
-	conn, err := c.transport.publisher(ctx, r)
+	id := discovery.NewInstanceID()
+	conn, err := c.transport.publisher(ctx, r, id)
 	if err != nil {
 		return nil, err
 	}
-	p := &Publisher{client: c, id: discovery.NewInstanceID(), topic: topic, codec: c.config.Codec, conn: conn}
+	p := &Publisher{client: c, id: id, topic: topic, codec: c.config.Codec, conn: conn}
 	if err := p.register(ctx, scope, o); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}

@@ -10,8 +10,8 @@ import (
 // transport opens the connections of publishers and subscribers. Its methods
 // are safe for concurrent use.
 type transport interface {
-	publisher(context.Context, route) (*pubConn, error)
-	subscriber(context.Context, route, driver.QueueOptions) (*subConn, error)
+	publisher(ctx context.Context, r route, id uint64) (*pubConn, error)
+	subscriber(ctx context.Context, r route, queue driver.QueueOptions) (*subConn, error)
 	// close is called once, after all connections are closed.
 	close() error
 }

@@ -78,7 +78,7 @@ func (n *natsTransport) conn(ctx context.Context) (*nats.Conn, error) {
 	return nc, nil
 }
 
-func (n *natsTransport) publisher(ctx context.Context, r route) (*pubConn, error) {
+func (n *natsTransport) publisher(ctx context.Context, r route, _ uint64) (*pubConn, error) {
 	prefix, subject, err := r.natsSubject()
 	if err != nil {
 		return nil, err

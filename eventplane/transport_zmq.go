@@ -7,7 +7,9 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
+	"github.com/dynplane/dynplane/codec"
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/eventplane/driver"
 	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
@@ -22,7 +24,7 @@ type zmqTransport struct {
 
 // newZMQTransport fails in programs that are built without ZMQ.
 func newZMQTransport(c Config, d *discovery.Client) (transport, error) {
-	ctx, err := zmqdriver.New(zmqdriver.Options{IOThreads: c.IOThreads, QueueSize: c.QueueSize, QueueBytes: c.QueueBytes, Logger: c.Logger})
+	ctx, err := zmqdriver.New(zmqdriver.Options{IOThreads: c.IOThreads, QueueSize: c.QueueSize, QueueBytes: c.QueueBytes, ControlBody: controlBody(c.Codec), Logger: c.Logger})
 	if err != nil {
 		return nil, err
 	}
@@ -31,6 +33,17 @@ func newZMQTransport(c Config, d *discovery.Client) (transport, error) {
 		return &brokerTransport{shared}, nil
 	}
 	return &directTransport{shared}, nil
+}
+
+// controlBody returns a function that appends an event without a payload.
+func controlBody(c codec.Codec) func(dst []byte, publisherID, sequence uint64) []byte {
+	return func(dst []byte, publisherID, sequence uint64) []byte {
+		env := codec.Envelope{
+			PublisherID: publisherID, Sequence: sequence, PublishedAt: uint64(time.Now().UnixMilli()), Topic: "dynplane.control", Bytes: true,
+		}
+		dst, _ = env.Append(dst, c) // fails for no such envelope
+		return dst
+	}
 }
 
 func (z *zmqTransport) close() error { return z.ctx.Close() }
@@ -50,7 +63,7 @@ func (z *zmqTransport) follow(to driver.Connector, query discovery.Query, endpoi
 type directTransport struct{ zmqTransport }
 
 // publisher binds a port that the operating system selects.
-func (d *directTransport) publisher(_ context.Context, r route) (*pubConn, error) {
+func (d *directTransport) publisher(_ context.Context, r route, id uint64) (*pubConn, error) {
 	host := d.config.Host
 	if host == "" {
 		host = localHost()
@@ -59,7 +72,7 @@ func (d *directTransport) publisher(_ context.Context, r route) (*pubConn, error
 	if err != nil {
 		return nil, err
 	}
-	pub, err := d.ctx.DirectPublisher(listenAddr(addr).String())
+	pub, err := d.ctx.DirectPublisher(listenAddr(addr).String(), r.directSubject(), id)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +141,7 @@ func (r route) directEndpoints(ch discovery.EventChannel) (endpoints []string, i
 type brokerTransport struct{ zmqTransport }
 
 // publisher connects to the XSUB side of all brokers.
-func (b *brokerTransport) publisher(ctx context.Context, r route) (*pubConn, error) {
+func (b *brokerTransport) publisher(ctx context.Context, r route, _ uint64) (*pubConn, error) {
 	pub, err := b.ctx.BrokerPublisher(r.brokerSubject())
 	if err != nil {
 		return nil, err
@@ -170,18 +183,47 @@ func (b *brokerTransport) advertised(ctx context.Context, r route, follow *follo
 	return all, err
 }
 
-// subscriber connects to the XPUB side of all brokers.
+// subscriber connects to the XPUB side of all brokers, and its probe to their XSUB
+// side.
 func (b *brokerTransport) subscriber(_ context.Context, r route, queue driver.QueueOptions) (*subConn, error) {
 	sub, err := b.ctx.SubscribeWith(r.brokerSubject(), queue)
 	if err != nil {
 		return nil, err
 	}
 	conn := &subConn{Subscriber: sub, subject: r.brokerSubject(), multipath: b.config.Broker.multipath()}
-	conn.follow, err = b.connect(r, sub, func(c BrokerConfig) []string { return c.XPub })
+	conn.follow, err = b.connect(r, probing{sub}, func(c BrokerConfig) []string {
+		var all []string
+		for _, endpoint := range c.XSub {
+			all = append(all, probePrefix+endpoint)
+		}
+		return append(all, c.XPub...)
+	})
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	return conn, nil
+}
+
+// probePrefix marks the endpoints that probing connects the probe to.
+const probePrefix = "probe "
+
+// probing connects a subscriber and its probe to brokers.
+type probing struct{ *zmqdriver.Subscriber }
+
+// Connect implements driver.Connector.
+func (p probing) Connect(endpoint string) error {
+	if xsub, ok := strings.CutPrefix(endpoint, probePrefix); ok {
+		return p.ConnectProbe(xsub)
+	}
+	return p.Subscriber.Connect(endpoint)
+}
+
+// Disconnect implements driver.Connector.
+func (p probing) Disconnect(endpoint string) error {
+	if xsub, ok := strings.CutPrefix(endpoint, probePrefix); ok {
+		return p.DisconnectProbe(xsub)
+	}
+	return p.Subscriber.Disconnect(endpoint)
 }
 
 // connect connects to one side of the brokers: those that are configured, or

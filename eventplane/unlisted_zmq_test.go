@@ -27,7 +27,7 @@ func TestEventsOfUnlistedPublishers(t *testing.T) {
 			zc, err := zmqdriver.New(zmqdriver.Options{})
 			must(t, err)
 			t.Cleanup(func() { must(t, zc.Close()) })
-			other, err := zc.DirectPublisher("127.0.0.1")
+			other, err := zc.DirectPublisher("127.0.0.1", "kv-events", 1)
 			must(t, err)
 			_, err = newDiscovery(t, m).RegisterAs(ctx, 1, discovery.EventChannel{
 				Scope: backend, Topic: "kv-events", Transport: discovery.ZMQ{Endpoint: other.Endpoint()},

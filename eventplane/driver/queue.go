@@ -83,8 +83,9 @@ type Queue[T any] struct {
 }
 
 type sized[T any] struct {
-	item T
-	size int
+	item    T
+	size    int
+	control bool // not counted when it is dropped
 }
 
 // NewQueue returns a queue. The options must have their defaults.
@@ -122,15 +123,31 @@ func (q *Queue[T]) Push(item T, size int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for q.options.Overflow == DropOldest && q.full(size) {
-		q.remove()
-		q.dropped++
+		if !q.remove().control {
+			q.dropped++
+		}
 	}
+	q.append(sized[T]{item, size, false})
+}
+
+// PushControl adds an item that is not counted if it is dropped, and that no other is
+// dropped for: a queue that is full drops the new one.
+func (q *Queue[T]) PushControl(item T) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.full(0) {
+		q.append(sized[T]{item, 0, true})
+	}
+}
+
+// append adds an item. The caller holds mu.
+func (q *Queue[T]) append(it sized[T]) {
 	if q.count == len(q.items) {
 		q.grow()
 	}
-	q.items[(q.first+q.count)%len(q.items)] = sized[T]{item, size}
+	q.items[(q.first+q.count)%len(q.items)] = it
 	q.count++
-	q.bytes += size
+	q.bytes += it.size
 	signal(q.ready)
 }
 
@@ -143,13 +160,13 @@ func (q *Queue[T]) grow() {
 }
 
 // remove removes the oldest item, of which there must be one. The caller holds mu.
-func (q *Queue[T]) remove() T {
+func (q *Queue[T]) remove() sized[T] {
 	it := q.items[q.first]
 	q.items[q.first] = sized[T]{} // only the reader holds the item from now on
 	q.first = (q.first + 1) % len(q.items)
 	q.count--
 	q.bytes -= it.size
-	return it.item
+	return it
 }
 
 func signal(c chan struct{}) {
@@ -163,9 +180,7 @@ func signal(c chan struct{}) {
 // that of Close.
 func (q *Queue[T]) Wait(ctx context.Context) error {
 	for {
-		q.mu.Lock()
-		full, err := q.options.Overflow == Block && q.full(0), q.err
-		q.mu.Unlock()
+		full, err := q.blocks()
 		if err != nil || !full {
 			return err
 		}
@@ -176,6 +191,18 @@ func (q *Queue[T]) Wait(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// Full reports whether Wait would block.
+func (q *Queue[T]) Full() bool {
+	full, err := q.blocks()
+	return full && err == nil
+}
+
+func (q *Queue[T]) blocks() (full bool, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.options.Overflow == Block && q.full(0), q.err
 }
 
 // Pop blocks until there is an item, ctx is done, or the queue has ended.
@@ -202,7 +229,7 @@ func (q *Queue[T]) TryPop() (item T, ok bool, err error) {
 	case q.err != nil:
 		return item, false, q.err
 	case q.count > 0:
-		item = q.remove()
+		item = q.remove().item
 		if q.options.Overflow == Block {
 			signal(q.room)
 		}

@@ -171,3 +171,25 @@ func BenchmarkQueue(b *testing.B) {
 		}
 	}
 }
+
+// TestControlItemsAreNotCounted also checks that they take no room from others.
+func TestControlItemsAreNotCounted(t *testing.T) {
+	t.Parallel()
+	q := driver.NewQueue[string](driver.QueueOptions{Size: 2, Bytes: 10})
+	q.PushControl("control")
+	q.Push("first", 1)
+	q.PushControl("too many")
+	q.Push("second", 1)
+	if got := q.Dropped(); got != 0 {
+		t.Errorf("%d dropped after control items only, want 0", got)
+	}
+	q.Push("third", 1)
+	for _, want := range []string{"second", "third"} {
+		if got, _, _ := q.TryPop(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if got := q.Dropped(); got != 1 {
+		t.Errorf("%d dropped, want 1", got)
+	}
+}

@@ -70,7 +70,7 @@ func open(t testing.TB, opts zmqdriver.Options) *zmqdriver.Context {
 
 func directPublisher(t testing.TB, zc *zmqdriver.Context) *zmqdriver.Publisher {
 	t.Helper()
-	pub, err := zc.DirectPublisher("127.0.0.1")
+	pub, err := zc.DirectPublisher("127.0.0.1", "kv-events", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,8 @@ import (
 )
 
 // connections are the endpoints that a socket is connected to, with the state
-// that libzmq's monitor has reported for each.
+// that libzmq's monitor has reported for each. They are the peers of a subscriber,
+// and of a publisher for brokers.
 //
 // libzmq reconnects when a connection breaks, but not to a peer that it
 // disconnected for a violation of the protocol, such as an oversized frame. In
@@ -24,23 +25,35 @@ type connections struct {
 	socket *rawzmq.Socket
 	log    *slog.Logger
 
+	// assumeAfter is how long after a handshake it is assumed that the subscription
+	// is in effect, if nothing proves it; 0 for never. It is counted from the
+	// fourfold of the time that the handshake took, in which it makes three trips.
+	assumeAfter time.Duration
+
 	byEndpoint   map[string]*connection
 	byAddress    map[string]*connection // once a name is resolved, the monitor reports addresses
-	broken       []*connection          // those with DISCONNECTED and nothing after it, oldest first
-	closing      []*connection          // those that disconnectLater marked, oldest first
-	pending      int                    // connections without handshake, except closing ones
-	unsubscribed int                    // handshakes that no subscription has followed, for a publisher
-	ready        chan struct{}          // closed while pending is 0
+	byDescriptor map[int]*connection
+	broken       []*connection // those with DISCONNECTED and nothing after it, oldest first
+	closing      []*connection // those that disconnectLater marked, oldest first
+	unproved     []*connection // those with a handshake, but without proof
+	pending      int           // connections without proof, except closing ones
 }
 
 type connection struct {
-	endpoint string
-	ipv6     bool // libzmq prefers the IPv6 addresses of its name
-	ready    bool // its handshake is done
-	warned   bool
-	brokenAt time.Time // zero unless in connections.broken
-	closeAt  time.Time // zero unless in connections.closing
+	endpoint   string
+	ipv6       bool // libzmq prefers the IPv6 addresses of its name
+	proved     bool // the subscription is in effect
+	warned     bool
+	descriptor int       // of the last connection
+	openedAt   time.Time // when it was connected, before the handshake
+	assumeAt   time.Time // in connections.unproved; zero for never
+	brokenAt   time.Time // zero unless in connections.broken
+	closeAt    time.Time // zero unless in connections.closing
 }
+
+// connectionEvents are those that connections handle.
+const connectionEvents = rawzmq.Connected | rawzmq.HandshakeSucceeded | rawzmq.HandshakeFailedProtocol |
+	rawzmq.HandshakeFailedAuth | rawzmq.Disconnected | rawzmq.ConnectRetried
 
 // reconnectDelay is how long CONNECT_RETRIED may take to follow DISCONNECTED.
 // It also limits the work that a peer causes which violates the protocol on
@@ -53,15 +66,13 @@ const reconnectDelay = 100 * time.Millisecond
 const closeDelay = time.Second
 
 func newConnections(socket *rawzmq.Socket, log *slog.Logger) *connections {
-	c := &connections{
-		socket:     socket,
-		log:        log,
-		byEndpoint: make(map[string]*connection),
-		byAddress:  make(map[string]*connection),
-		ready:      make(chan struct{}),
+	return &connections{
+		socket:       socket,
+		log:          log,
+		byEndpoint:   make(map[string]*connection),
+		byAddress:    make(map[string]*connection),
+		byDescriptor: make(map[int]*connection),
 	}
-	close(c.ready)
-	return c
 }
 
 var errScheme = errors.New("want tcp://host:port or ipc://path")
@@ -76,7 +87,7 @@ func (c *connections) connect(endpoint string, ipv6 bool) error {
 		return err
 	}
 	c.byEndpoint[endpoint] = k
-	c.addPending(+1)
+	c.pending++
 	return nil
 }
 
@@ -101,15 +112,12 @@ func (c *connections) disconnect(endpoint string) error {
 	if k == nil {
 		return nil
 	}
-	delete(c.byEndpoint, endpoint)
-	c.deleteAddresses(k)
+	c.closed(k)
 	c.clearBroken(k)
-	if k.closeAt.IsZero() {
-		c.removePending(k)
-	} else {
-		c.closing = without(c.closing, k)
-	}
-	c.capUnsubscribed()
+	c.deleteAddresses(k)
+	c.cancelDisconnect(k)
+	delete(c.byEndpoint, endpoint)
+	c.pending--
 	return c.socket.Disconnect(endpoint)
 }
 
@@ -119,7 +127,9 @@ func (c *connections) disconnectLater(endpoint string, now time.Time) {
 	if k := c.byEndpoint[endpoint]; k != nil && k.closeAt.IsZero() {
 		k.closeAt = now.Add(closeDelay)
 		c.closing = append(c.closing, k)
-		c.removePending(k)
+		if !k.proved {
+			c.pending--
+		}
 	}
 }
 
@@ -130,31 +140,13 @@ func (c *connections) cancelDisconnect(k *connection) {
 	}
 	k.closeAt = time.Time{}
 	c.closing = without(c.closing, k)
-	if !k.ready {
-		c.addPending(+1)
+	if !k.proved {
+		c.pending++
 	}
 }
 
 func without(list []*connection, k *connection) []*connection {
 	return slices.DeleteFunc(list, func(other *connection) bool { return other == k })
-}
-
-func (c *connections) removePending(k *connection) {
-	if !k.ready {
-		c.addPending(-1)
-	}
-}
-
-// addPending adds n, +1 or -1, to the number of connections without handshake.
-func (c *connections) addPending(n int) {
-	was := c.pending
-	c.pending += n
-	switch {
-	case was == 0:
-		c.ready = make(chan struct{})
-	case c.pending == 0:
-		close(c.ready)
-	}
 }
 
 func (c *connections) deleteAddresses(k *connection) {
@@ -172,12 +164,15 @@ func (c *connections) handleEvent(e rawzmq.Event, now time.Time) {
 		return
 	}
 	switch e.Kind {
+	case rawzmq.Connected:
+		k.openedAt, k.descriptor = now, e.Value
+		c.byDescriptor[e.Value] = k
 	case rawzmq.HandshakeSucceeded:
 		c.log.Debug("zmq: connected", "endpoint", k.endpoint)
-		c.setReady(k, true)
+		c.opened(k, now)
 	case rawzmq.Disconnected:
 		c.log.Debug("zmq: disconnected", "endpoint", k.endpoint)
-		c.setReady(k, false)
+		c.closed(k)
 		if !k.closeAt.IsZero() {
 			k.closeAt = now
 			c.closing = slices.Insert(without(c.closing, k), 0, k)
@@ -209,36 +204,50 @@ func (c *connections) lookup(e rawzmq.Event) *connection {
 	return k
 }
 
-func (c *connections) setReady(k *connection, ready bool) {
-	if k.ready == ready {
-		return
+// opened is called after a handshake. The peer has yet to prove that it has the
+// subscription.
+func (c *connections) opened(k *connection, now time.Time) {
+	c.revoke(k)
+	k.assumeAt = time.Time{}
+	if c.assumeAfter > 0 {
+		k.assumeAt = now.Add(c.assumeAfter + 4*now.Sub(k.openedAt))
 	}
-	k.ready = ready
-	switch {
-	case !k.closeAt.IsZero():
-	case ready:
-		c.addPending(-1)
-	default:
-		c.addPending(+1)
-	}
-	if ready {
-		c.unsubscribed++
-	}
-	c.capUnsubscribed()
+	c.unproved = append(c.unproved, k)
 }
 
-// capUnsubscribed discounts the handshakes of connections that ended before
-// their subscription arrived. It is not known which those are, but each ready
-// connection lacks one subscription at most.
-func (c *connections) capUnsubscribed() {
-	c.unsubscribed = min(c.unsubscribed, len(c.byEndpoint)-c.pending)
+// closed is called after the end of a connection.
+func (c *connections) closed(k *connection) {
+	c.revoke(k)
+	if c.byDescriptor[k.descriptor] == k {
+		delete(c.byDescriptor, k.descriptor)
+	}
 }
 
-// addSubscriptions counts n more subscriptions.
-func (c *connections) addSubscriptions(n int) { c.unsubscribed = max(0, c.unsubscribed-n) }
+// revoke undoes opened and setProved.
+func (c *connections) revoke(k *connection) {
+	c.unproved = without(c.unproved, k)
+	if k.proved && k.closeAt.IsZero() {
+		c.pending++
+	}
+	k.proved = false
+}
 
-// subscribed reports whether there were as many subscriptions as handshakes.
-func (c *connections) subscribed() bool { return c.unsubscribed == 0 && c.pending == 0 }
+func (c *connections) prove(fd int) {
+	if k := c.byDescriptor[fd]; k != nil && slices.Contains(c.unproved, k) {
+		c.setProved(k)
+	}
+}
+
+// setProved takes the proof of a connection, which is in c.unproved, as given.
+func (c *connections) setProved(k *connection) {
+	c.unproved = without(c.unproved, k)
+	k.proved = true
+	if k.closeAt.IsZero() {
+		c.pending--
+	}
+}
+
+func (c *connections) settled() bool { return c.pending == 0 }
 
 func (c *connections) clearBroken(k *connection) {
 	if k.brokenAt.IsZero() {
@@ -248,38 +257,38 @@ func (c *connections) clearBroken(k *connection) {
 	c.broken = without(c.broken, k)
 }
 
-// pollTimeout returns the time until the next deadline, or -1 if there is none.
-func (c *connections) pollTimeout(now time.Time) time.Duration {
-	next, ok := c.nextDeadline()
-	if !ok {
-		return -1
+func (c *connections) nextDeadline() (next time.Time) {
+	earliest := func(t time.Time) {
+		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
 	}
-	return max(0, next.Sub(now))
-}
-
-func (c *connections) nextDeadline() (next time.Time, ok bool) {
 	if len(c.broken) > 0 {
-		next = c.broken[0].brokenAt.Add(reconnectDelay)
+		earliest(c.broken[0].brokenAt.Add(reconnectDelay))
 	}
-	if len(c.closing) > 0 && (next.IsZero() || c.closing[0].closeAt.Before(next)) {
-		next = c.closing[0].closeAt
+	if len(c.closing) > 0 {
+		earliest(c.closing[0].closeAt)
 	}
-	return next, !next.IsZero()
+	for _, k := range c.unproved {
+		earliest(k.assumeAt)
+	}
+	return next
 }
 
-// isDue reports whether a deadline has passed.
-func (c *connections) isDue(now time.Time) bool {
-	next, ok := c.nextDeadline()
-	return ok && !now.Before(next)
-}
-
-// runDue reconnects and disconnects the connections whose deadline has passed.
+// runDue reconnects and disconnects the connections whose deadline has passed, and
+// assumes that of the others the subscription is in effect.
 func (c *connections) runDue(now time.Time) {
 	c.reconnect(now)
 	for len(c.closing) > 0 && !now.Before(c.closing[0].closeAt) {
 		k := c.closing[0]
 		if err := c.disconnect(k.endpoint); err != nil {
 			c.log.Debug("zmq: disconnect failed", "endpoint", k.endpoint, "error", err)
+		}
+	}
+	for _, k := range slices.Clone(c.unproved) {
+		if !k.assumeAt.IsZero() && !now.Before(k.assumeAt) {
+			c.setProved(k)
+			c.log.Debug("zmq: peer did not answer, assuming that it has the subscription", "endpoint", k.endpoint)
 		}
 	}
 }

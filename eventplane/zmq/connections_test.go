@@ -106,17 +106,17 @@ func TestBadEndpoints(t *testing.T) {
 		}
 	}
 	awaitReady(t, sub) // none of them is pending
-	if _, err := zc.Subscribe(strings.Repeat("x", 4087)); err == nil {
+	if _, err := zc.Subscribe(strings.Repeat("x", 4069)); err == nil {
 		t.Error("a subject is accepted for which publishers would disconnect")
 	}
-	if _, err := zc.BrokerPublisher(strings.Repeat("x", 4087)); err == nil {
+	if _, err := zc.BrokerPublisher(strings.Repeat("x", 4069)); err == nil {
 		t.Error("a subject is accepted to which no subscriber can subscribe")
 	}
 	if err := directPublisher(t, zc).Connect("tcp://127.0.0.1:1"); err == nil {
 		t.Error("a bound publisher connects")
 	}
 	for _, host := range []string{"", "localhost", "1.2.3.4.5"} {
-		if _, err := zc.DirectPublisher(host); err == nil || !strings.Contains(err.Error(), "want an IP address") {
+		if _, err := zc.DirectPublisher(host, "kv-events", 1); err == nil || !strings.Contains(err.Error(), "want an IP address") {
 			t.Errorf("bind to %q: got %v", host, err)
 		}
 	}
@@ -128,7 +128,7 @@ func TestReadyAwaitsEveryPeer(t *testing.T) {
 	sub := subscribe(t, zc, "kv-events")
 	awaitReady(t, sub)
 	for _, host := range []string{"127.0.0.1", "::1", "[::1]"} {
-		pub, err := zc.DirectPublisher(host)
+		pub, err := zc.DirectPublisher(host, "kv-events", 1)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -86,45 +86,50 @@ func (c *Context) socket(kind rawzmq.Kind, o rawzmq.Options) (*rawzmq.Socket, er
 
 // DirectPublisher opens a publisher to which subscribers connect. It listens on
 // a port that the system chooses. The host must be the address of an interface,
-// or 0.0.0.0 or :: for all interfaces.
-func (c *Context) DirectPublisher(host string) (*Publisher, error) {
+// or 0.0.0.0 or :: for all interfaces. Ready and WaitSubscribers wait for
+// subscriptions to subject; messages with other subjects can be published too. The
+// publisher has that id until it publishes the first message.
+func (c *Context) DirectPublisher(host, subject string, id uint64) (*Publisher, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p, err := c.directPublisher(host)
+	p, err := c.directPublisher(host, subject)
 	if err != nil {
 		return nil, fmt.Errorf("zmq: listen on %q: %w", host, err)
 	}
+	p.id = id
 	c.open[p] = struct{}{}
+	p.loop.start(p.readSubscriptions)
 	return p, nil
 }
 
 var errHost = errors.New("want an IP address")
 
-func (c *Context) directPublisher(host string) (*Publisher, error) {
+func (c *Context) directPublisher(host, subject string) (*Publisher, error) {
 	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
 	if err != nil {
 		return nil, errHost
+	}
+	if err := checkSubject(subject); err != nil {
+		return nil, err
 	}
 	pattern, ipv6 := fmt.Sprintf("tcp://%s:*", addr), 0
 	if addr.Is6() {
 		pattern, ipv6 = fmt.Sprintf("tcp://[%s]:*", addr), 1
 	}
-	socket, err := c.socket(rawzmq.PUB, rawzmq.Options{ReceiveHWM: rawzmq.Unlimited, MaxFrame: rawzmq.MaxSubscription})
+	socket, err := c.socket(rawzmq.XPUB, rawzmq.Options{ReceiveHWM: rawzmq.Unlimited, MaxFrame: rawzmq.MaxSubscription, Heartbeats: true})
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(socket.Set(rawzmq.IPv6, ipv6), socket.Bind(pattern)); err != nil {
-		return nil, errors.Join(err, socket.Close())
-	}
-	endpoint, err := socket.LastEndpoint()
+	p, err := newPublisher(c, socket, subject, &arrivals{}, rawzmq.HandshakeSucceeded)
 	if err != nil {
-		return nil, errors.Join(err, socket.Close())
+		return nil, err
 	}
-	p := &Publisher{zc: c, socket: socket, endpoint: endpoint}
-	if p.idle, err = newIdleReader(c, socket); err != nil {
-		return nil, errors.Join(err, socket.Close())
+	if err = errors.Join(socket.Set(rawzmq.IPv6, ipv6), socket.Bind(pattern)); err == nil {
+		p.endpoint, err = socket.LastEndpoint()
 	}
-	p.idle.start(p.readCommands)
+	if err != nil {
+		return nil, errors.Join(err, p.loop.close())
+	}
 	return p, nil
 }
 
@@ -139,11 +144,10 @@ func (c *Context) BrokerPublisher(subject string) (*Publisher, error) {
 		return nil, fmt.Errorf("zmq: open a publisher for brokers: %w", err)
 	}
 	c.open[p] = struct{}{}
+	p.loop.start(p.readSubscriptions)
 	return p, nil
 }
 
-// brokerPublisher opens an XPUB, which is a PUB that can read the subscriptions
-// it receives: with XPubVerbose all of them, also those of a second broker.
 func (c *Context) brokerPublisher(subject string) (*Publisher, error) {
 	if err := checkSubject(subject); err != nil {
 		return nil, err
@@ -152,33 +156,25 @@ func (c *Context) brokerPublisher(subject string) (*Publisher, error) {
 	if err != nil {
 		return nil, err
 	}
-	receiver, err := socket.NewReceiver()
+	connections := newConnections(socket, c.opts.Logger)
+	p, err := newPublisher(c, socket, subject, connections, connectionEvents)
 	if err != nil {
-		return nil, errors.Join(err, socket.Close())
+		return nil, err
 	}
-	p := &Publisher{zc: c, socket: socket, subscriptions: &subscriptionReader{subject: subject, receiver: receiver}}
-	err = socket.Set(rawzmq.XPubVerbose, 1)
-	if err == nil {
-		p.loop, err = newSocketLoop(c, socket, &p.mu)
-	}
-	if err != nil {
-		receiver.Close()
-		return nil, errors.Join(err, socket.Close())
-	}
-	p.loop.start(p.readSubscriptions)
+	p.connections = connections
 	return p, nil
 }
 
 // checkSubject refuses a subject for which peers of this package would disconnect
 // a subscriber.
 func checkSubject(subject string) error {
-	if len(subject) > rawzmq.MaxSubject {
-		return fmt.Errorf("subject of %d bytes: want at most %d", len(subject), rawzmq.MaxSubject)
+	if len(subject) > maxSubject {
+		return fmt.Errorf("subject of %d bytes: want at most %d", len(subject), maxSubject)
 	}
 	return nil
 }
 
-// Subscribe opens a subscriber of exactly subject, which must have 4,086 bytes at
+// Subscribe opens a subscriber of exactly subject, which must have 4,068 bytes at
 // most. It receives from all endpoints that it is connected to afterwards.
 func (c *Context) Subscribe(subject string) (*Subscriber, error) {
 	return c.SubscribeWith(subject, driver.QueueOptions{})
@@ -209,9 +205,6 @@ func (c *Context) subscribe(subject string, queue driver.QueueOptions) (*Subscri
 	socket, err := c.socket(rawzmq.SUB, rawzmq.Options{ReceiveHWM: rawzmq.ReceiveHWM, MaxFrame: c.opts.MaxMessage})
 	if err != nil {
 		return nil, err
-	}
-	if err := socket.Subscribe(subject); err != nil {
-		return nil, errors.Join(err, socket.Close())
 	}
 	return newSubscriber(c, socket, subject, queue)
 }

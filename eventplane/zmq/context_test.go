@@ -38,7 +38,7 @@ func TestManySubscribers(t *testing.T) {
 // TestLongestSubject has a subscription as long as publishers accept it.
 func TestLongestSubject(t *testing.T) {
 	t.Parallel()
-	zc, subject := open(t, zmqdriver.Options{}), strings.Repeat("x", 4086)
+	zc, subject := open(t, zmqdriver.Options{}), strings.Repeat("x", 4068)
 	pub, sub := directPublisher(t, zc), subscribe(t, zc, subject)
 	connect(t, sub, pub.Endpoint())
 	waittest.Eventually(t, "a message is received", func() bool {

@@ -6,16 +6,16 @@
 // A Context owns the sockets that are opened with it:
 //
 //	zc, err := zmq.New(zmq.Options{})
-//	pub, err := zc.DirectPublisher("127.0.0.1")  // subscribers connect to pub.Endpoint()
-//	pub, err := zc.BrokerPublisher("kv-events")  // pub.Connect(xsub) for each broker
-//	sub, err := zc.Subscribe("kv-events")        // sub.Connect(endpoint) for each publisher or XPUB
+//	pub, err := zc.DirectPublisher("127.0.0.1", "kv-events", id)  // subscribers connect to pub.Endpoint()
+//	pub, err := zc.BrokerPublisher("kv-events")                   // pub.Connect(xsub) for each broker
+//	sub, err := zc.Subscribe("kv-events")                         // sub.Connect(endpoint) for each publisher or XPUB
 //
 // # Delivery
 //
 // Delivery is at most once. A publisher drops messages for a slow subscriber
 // whose queue has reached the high-water mark, which counts messages. A
-// subscriber misses messages that were published before its connection was
-// established; Ready reports when it is.
+// subscriber misses messages that were published before its subscription reached
+// the publisher; Ready reports when it has.
 //
 // # Format
 //

@@ -26,7 +26,7 @@ func hello(ctx context.Context) error {
 		return err
 	}
 	defer zc.Close()
-	pub, err := zc.DirectPublisher("127.0.0.1")
+	pub, err := zc.DirectPublisher("127.0.0.1", "kv-events", 1)
 	if err != nil {
 		return err
 	}
@@ -37,19 +37,21 @@ func hello(ctx context.Context) error {
 	if err := sub.Connect(pub.Endpoint()); err != nil {
 		return err
 	}
-	received := make(chan error, 1)
+	if err := sub.Ready(ctx); err != nil { // events that are published before are not received
+		return err
+	}
+	event := driver.Message{Subject: "kv-events", PublisherID: 1, Body: []byte("hello")}
+	if err := pub.Publish(ctx, &event); err != nil {
+		return err
+	}
 	var m driver.Message
-	go func() { received <- sub.Next(ctx, &m) }()
-	for { // events that are published before the connection is established are lost
-		event := driver.Message{Subject: "kv-events", PublisherID: 1, Body: []byte("hello")}
-		if err := pub.Publish(ctx, &event); err != nil {
+	for {
+		if err := sub.Next(ctx, &m); err != nil {
 			return err
 		}
-		select {
-		case err := <-received:
+		if m.Kind == driver.Event {
 			fmt.Printf("publisher %d, event %d: %s\n", m.PublisherID, m.Sequence, m.Body)
-			return err
-		case <-time.After(10 * time.Millisecond):
+			return nil
 		}
 	}
 }

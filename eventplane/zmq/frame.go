@@ -1,7 +1,9 @@
 package zmq
 
 import (
+	"crypto/rand"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"math"
 
@@ -19,8 +21,36 @@ const (
 	maxBody      = math.MaxUint32
 )
 
+// Control messages have topics of their own, which begin with a character that no
+// other topic does: a subscriber of the topic of events does not receive them, and
+// libzmq, which sends subscriptions in the order of their bytes, sends these last.
+const (
+	// probeTopic and a random number of 128 bits in hexadecimal is the probe topic of
+	// one subscriber. A direct publisher answers a subscription to it with a message
+	// on it: once that arrives, all earlier subscriptions are in effect.
+	probeTopic = "\U0010ffffdynplane.ready."
+	probeSize  = len(probeTopic) + 32
+
+	// tickTopic and the topic of events is that of the ticks of their publishers.
+	tickTopic = "\U0010ffffdynplane.tick."
+
+	// maxSubject leaves room for tickTopic.
+	maxSubject = rawzmq.MaxPrefix - len(tickTopic)
+)
+
+func newProbe() string {
+	var nonce [16]byte
+	_, _ = rand.Read(nonce[:]) // never fails
+	return probeTopic + hex.EncodeToString(nonce[:])
+}
+
+func isProbe(topic []byte) bool {
+	return len(topic) == probeSize && string(topic[:len(probeTopic)]) == probeTopic
+}
+
 // item is a received message, or the error of a malformed one.
 type item struct {
+	kind                  driver.Kind
 	publisherID, sequence uint64
 	body                  []byte
 	malformed             *driver.FrameError

@@ -3,6 +3,7 @@ package zmq
 import (
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/dynplane/dynplane/eventplane/driver"
 	"github.com/dynplane/dynplane/internal/rawzmq"
@@ -37,9 +38,26 @@ type Options struct {
 	// and connected again 100 ms later.
 	MaxMessage int64
 
+	// ControlBody appends the body of a control message: an event without a payload,
+	// for subscribers of other libraries that subscribe to all topics. The body is
+	// empty if it is nil.
+	ControlBody func(dst []byte, publisherID, sequence uint64) []byte
+
 	// Logger receives warnings about connections that fail; nil is silent.
 	Logger *slog.Logger
+
+	assumeAfter time.Duration // see connections.assumeAfter; 0 means assumeAfter
 }
+
+const (
+	// assumeAfter is how long after a handshake it is assumed that a publisher has the
+	// subscription if it does not answer, as those of other libraries do.
+	assumeAfter = 100 * time.Millisecond
+
+	// assumeBrokerAfter is the same for a broker that has not relayed a message: it
+	// does, unless the subscriber cannot reach the side of it that publishers use.
+	assumeBrokerAfter = time.Second
+)
 
 // MaxIOThreads is the largest number of threads for Options.IOThreads.
 const MaxIOThreads = rawzmq.MaxIOThreads
@@ -72,6 +90,12 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.MaxMessage < headerSize || o.MaxMessage > maxBody+headerSize {
 		return o, fmt.Errorf("option MaxMessage %d: want %d to %d bytes", o.MaxMessage, headerSize, int64(maxBody+headerSize))
+	}
+	if o.ControlBody == nil {
+		o.ControlBody = func(dst []byte, _, _ uint64) []byte { return dst }
+	}
+	if o.assumeAfter == 0 {
+		o.assumeAfter = assumeAfter
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

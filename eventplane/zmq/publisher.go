@@ -7,8 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
-	"time"
 
 	"github.com/dynplane/dynplane/eventplane/driver"
 	"github.com/dynplane/dynplane/internal/rawzmq"
@@ -18,19 +16,34 @@ import (
 // driver.Publisher and, if BrokerPublisher opened it, driver.Connector. All
 // methods are safe for concurrent use.
 type Publisher struct {
-	zc            *Context
-	endpoint      string              // empty for brokers
-	loop          *socketLoop         // nil unless for brokers
-	idle          *idleReader         // nil for brokers
-	subscriptions *subscriptionReader // nil unless for brokers
+	zc          *Context
+	endpoint    string       // empty for brokers
+	connections *connections // nil unless for brokers
+	loop        *socketLoop
 
-	mu     sync.Mutex
-	socket *rawzmq.Socket
-	closed bool
-	head   []byte // memory for all of a message but its body
+	// The lock of the loop protects the following.
+	subscriptions subscriptions
+	unread        bool   // there may be subscriptions that have not been read
+	matched       []int  // reused: connections of the matching subscriptions that are being read
+	head          []byte // reused: all of a message but its body
+	control       []byte // reused: the body of a control message
+	id, next      uint64 // publisher id, and sequence of the next event
 }
 
 var errListens = errors.New("the publisher listens: want one that BrokerPublisher opened")
+
+// newPublisher takes ownership of the socket, also when it fails.
+func newPublisher(c *Context, socket *rawzmq.Socket, subject string, p peers, monitored rawzmq.EventKind) (*Publisher, error) {
+	loop, err := newSocketLoop(socket, p, monitored)
+	if err != nil {
+		return nil, err
+	}
+	pub := &Publisher{zc: c, loop: loop, subscriptions: subscriptions{subject: subject, probes: map[string]int{}}}
+	if err := socket.Set(rawzmq.XPubVerboser, 1); err != nil {
+		return nil, errors.Join(err, loop.close())
+	}
+	return pub, nil
+}
 
 // Endpoint returns the endpoint that a publisher of DirectPublisher listens on,
 // with the port that the system chose. A wildcard host stays as it is. It is
@@ -48,130 +61,156 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	if limit := p.MaxBody(); len(m.Body) > limit {
 		return fmt.Errorf("zmq: publish to %q: body of %d bytes: want %d at most", m.Subject, len(m.Body), limit)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
+	p.loop.mu.Lock()
+	defer p.loop.mu.Unlock()
+	if p.loop.stopped {
 		return driver.ErrClosed
 	}
-	if p.subscriptions != nil {
-		p.subscriptions.beforeSend()
+	if p.unread {
+		p.readSubscriptions()
 	}
-	if err := p.send(m); err != nil {
+	var err error
+	if m.Kind == driver.Event {
+		p.id, p.next = m.PublisherID, m.Sequence+1
+		err = p.send(m.Subject, m.PublisherID, m.Sequence, m.Body)
+	} else {
+		err = p.send(tickTopic+m.Subject, m.PublisherID, m.Sequence, p.controlBody(m.PublisherID, m.Sequence))
+	}
+	p.loop.checkSoon()
+	if err != nil {
 		return fmt.Errorf("zmq: publish to %q: %w", m.Subject, err)
 	}
 	return nil
 }
 
-func (p *Publisher) send(m *driver.Message) error {
+func (p *Publisher) controlBody(id, sequence uint64) []byte {
+	p.control = p.zc.opts.ControlBody(p.control[:0], id, sequence)
+	return p.control
+}
+
+// send sends a message. The caller holds the lock of the loop.
+func (p *Publisher) send(topic string, publisher, sequence uint64, body []byte) error {
 	head := p.head[:0]
-	head = append(head, m.Subject...)
-	id := len(head)
-	head = binary.BigEndian.AppendUint64(head, m.PublisherID)
-	sequence := len(head)
-	head = binary.BigEndian.AppendUint64(head, m.Sequence)
-	last := len(head)
-	head = appendHeader(head, len(m.Body))
+	head = append(head, topic...)
+	head = binary.BigEndian.AppendUint64(head, publisher)
+	head = binary.BigEndian.AppendUint64(head, sequence)
+	head = appendHeader(head, len(body))
 	p.head = head
-	return p.socket.Send(&[frameCount][]byte{head[:id], head[id:sequence], head[sequence:last], head[last:]}, m.Body)
+	id := len(topic)
+	seq, last := id+idSize, id+2*idSize
+	return p.loop.socket.Send(&[frameCount][]byte{head[:id], head[id:seq], head[seq:last], head[last:]}, body)
 }
 
 // Connect adds the XSUB endpoint of a broker. It only blocks to look up a name, for
 // a second at most: libzmq connects, and reconnects when the connection breaks, in
 // the background.
 func (p *Publisher) Connect(endpoint string) error {
-	if p.loop == nil {
+	if p.connections == nil {
 		return fmt.Errorf("zmq: connect to %q: %w", endpoint, errListens)
 	}
-	return p.loop.connect(endpoint)
+	return p.loop.connect(p.connections, endpoint)
 }
 
 // Disconnect removes the XSUB endpoint of a broker.
 func (p *Publisher) Disconnect(endpoint string) error {
-	if p.loop == nil {
+	if p.connections == nil {
 		return fmt.Errorf("zmq: disconnect from %q: %w", endpoint, errListens)
 	}
-	return p.loop.disconnect(endpoint)
+	err := p.loop.use(func() error { return p.connections.disconnect(endpoint) })
+	if err != nil {
+		return fmt.Errorf("zmq: disconnect from %q: %w", endpoint, err)
+	}
+	return nil
 }
 
-// Ready blocks until all brokers that the publisher is connected to have
-// subscribed to its subject, or ctx is done. Messages that are published before
-// are dropped. A publisher of DirectPublisher is ready at once.
+// Ready blocks until all peers that are connected have subscribed to the subject of
+// the publisher, or ctx is done. Messages that are published before are not sent
+// to those that have not.
 //
-// A broker of this module subscribes as soon as it is connected. A broker that
-// forwards the subscriptions of its subscribers does so once there is one to
-// the subject; Ready blocks until then. Subscriptions are counted, since libzmq
-// does not report which broker sent them: among several brokers, one that
-// forwards two matching subscriptions counts as two.
+// The peers of a publisher of DirectPublisher are its subscribers. One that does
+// not subscribe to the subject within a second counts no more. The peers of a
+// publisher of BrokerPublisher are the brokers that it is connected to, also those
+// that cannot be reached. A broker of this module subscribes as soon as it is
+// connected. A broker that forwards the subscriptions of its subscribers does so
+// once there is one to the subject; Ready blocks until then.
 func (p *Publisher) Ready(ctx context.Context) error {
-	if p.loop == nil {
-		return ctx.Err()
-	}
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for {
-		if err := p.loop.ready(ctx); err != nil {
-			return err
-		}
-		if ok, err := p.subscribed(); err != nil || ok {
-			return err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// subscribed reports whether every handshake was followed by a subscription.
-func (p *Publisher) subscribed() (ok bool, err error) {
-	err = p.loop.do(func() error {
+	return p.loop.await(ctx, func() bool {
+		p.loop.readMonitor()
 		p.readSubscriptions()
-		ok = p.loop.connections.subscribed()
-		return nil
+		return p.loop.peers.settled()
 	})
-	return ok, err
 }
 
-// readSubscriptions reads subscriptions without waiting, and reports whether
-// there may be more. Only the socketLoop calls it. The monitor is read after
-// the subscriptions: libzmq reports a handshake before the first of them
-// arrives.
+// WaitSubscribers blocks until at least n subscribers of a publisher of
+// DirectPublisher have subscribed to its subject, or ctx is done. A subscriber of
+// this module counts once. Of other subscribers, each subscription that matches the
+// subject counts. Subscribers of brokers cannot be counted: for a publisher of
+// BrokerPublisher, the error wraps errors.ErrUnsupported.
+func (p *Publisher) WaitSubscribers(ctx context.Context, n int) error {
+	if p.connections != nil {
+		return fmt.Errorf("zmq: wait for %d subscribers: brokers do not report theirs: %w", n, errors.ErrUnsupported)
+	}
+	return p.loop.await(ctx, func() bool {
+		p.readSubscriptions()
+		return p.subscriptions.subscribers() >= n
+	})
+}
+
+// readBatches limits how long a peer that never stops subscribing delays a message.
+const readBatches = 10
+
+// readSubscriptions reads subscriptions without waiting, and reports whether there
+// may be more. The caller holds the lock of the loop. libzmq keeps unread ones in a
+// list without a bound, to which also sending moves them: while some are left,
+// Publish reads as well.
 //
-// Subscriptions must also be read while nothing is published. Once
-// SubscriptionHWM of them are unread, libzmq stops reading from the connection,
-// answers to heartbeats included. It then closes and reopens the connection
-// every few seconds, and aborts the process when the subscriptions are read at
-// last: libzmq issue 3937.
+// Subscriptions must also be read while nothing is published. libzmq keeps 11 KiB
+// for each subscriber that has gone until the socket is used. And once
+// SubscriptionHWM of them are unread on a connection to a broker, libzmq stops
+// reading from it, answers to heartbeats included. It then closes and reopens the
+// connection every few seconds, and aborts the process when the subscriptions are
+// read at last: libzmq issue 3937.
 func (p *Publisher) readSubscriptions() (more bool) {
-	p.mu.Lock()
-	more = !p.subscriptions.read()
-	n := p.subscriptions.takeMatched()
-	p.mu.Unlock()
-	p.loop.readMonitor()
-	p.loop.connections.addSubscriptions(n)
+	for range readBatches {
+		if more = p.loop.receiver.Each(p.handleSubscription); !more {
+			break
+		}
+	}
+	p.unread = more
+	p.loop.prove(p.matched...)
+	p.matched = p.matched[:0]
+	if more {
+		p.loop.checkNow()
+	}
 	return more
+}
+
+// handleSubscription handles a subscription: 1 and a prefix. 0 and a prefix ends one.
+func (p *Publisher) handleSubscription(m *rawzmq.Message) {
+	f := m.Frames[0]
+	if len(f) == 0 || f[0] > 1 {
+		return
+	}
+	begins := f[0] == 1
+	n := 1
+	if !begins {
+		n = -1
+	}
+	matches, probe := p.subscriptions.add(f[1:], n)
+	switch {
+	case begins && matches:
+		p.matched = append(p.matched, m.Source())
+	case begins && probe && p.connections == nil:
+		// libzmq drops it if the subscriber has no room, which then assumes the answer.
+		_ = p.send(string(f[1:]), p.id, p.next, p.controlBody(p.id, p.next))
+	}
+	p.loop.broadcast()
 }
 
 // Close closes the publisher. libzmq still sends queued messages for 200 ms.
 func (p *Publisher) Close() error {
 	p.zc.remove(p)
-	if p.loop != nil {
-		p.loop.stop()
-	}
-	if p.idle != nil {
-		p.idle.stop()
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return nil
-	}
-	p.closed = true
-	if p.subscriptions != nil {
-		p.subscriptions.receiver.Close()
-	}
-	if err := p.socket.Close(); err != nil {
+	if err := p.loop.close(); err != nil {
 		return fmt.Errorf("zmq: close the publisher: %w", err)
 	}
 	return nil

@@ -4,6 +4,7 @@ package zmq
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/dynplane/dynplane/eventplane/driver"
@@ -11,7 +12,7 @@ import (
 )
 
 // receive moves a batch of messages from the socket into the queue, without
-// waiting, and reports whether there may be more. Only the socketLoop calls it.
+// waiting, and reports whether there may be more. The loop calls it.
 //
 // It must never be slower than the thread of libzmq that fills the socket,
 // whose high-water mark counts messages and not bytes: a peer that floods the
@@ -19,28 +20,32 @@ import (
 // are checked where libzmq holds them, and copied only if they are kept.
 //
 // A queue that blocks may exceed its bounds by one batch. While it is full, messages
-// stay in libzmq, and receive returns after a moment, so that the loop can do
-// everything else.
+// stay in libzmq.
 func (s *Subscriber) receive() (more bool) {
-	if s.blocks && !s.hasRoom() {
+	if s.blocks && s.queue.Full() {
 		return true
 	}
-	return s.receiver.Each(s.enqueue)
+	more = s.loop.receiver.Each(s.enqueue)
+	s.loop.prove(s.proved...)
+	s.proved = s.proved[:0]
+	return more
 }
 
 // fullPause bounds the wait for room in the queue.
 const fullPause = 5 * time.Millisecond
 
-func (s *Subscriber) hasRoom() bool {
+// awaitRoom is called before each receive, but without the lock of the loop.
+func (s *Subscriber) awaitRoom() {
 	ctx, cancel := context.WithTimeout(context.Background(), fullPause)
 	defer cancel()
-	return s.queue.Wait(ctx) == nil
+	_ = s.queue.Wait(ctx)
 }
 
 // enqueue copies a message into the queue. ZMQ subscriptions are prefixes:
 // messages with a longer topic than the subject are skipped.
 func (s *Subscriber) enqueue(m *rawzmq.Message) {
 	if string(m.Frames[0]) != s.subject {
+		s.handleControl(m)
 		return
 	}
 	it, reason := decode(m)
@@ -52,6 +57,30 @@ func (s *Subscriber) enqueue(m *rawzmq.Message) {
 	}
 	it.body = copyOf(it.body)
 	s.queue.Push(it, len(it.body))
+}
+
+// handleControl queues a control message. Malformed ones are skipped. The answer to
+// the probe by way of a broker is from the subscriber itself, and has no publisher.
+func (s *Subscriber) handleControl(m *rawzmq.Message) {
+	topic := m.Frames[0]
+	kind := driver.Tick
+	switch {
+	case string(topic) == s.probe:
+		kind = driver.Ready
+	case !strings.HasPrefix(string(topic), tickTopic) || string(topic[len(tickTopic):]) != s.subject:
+		return
+	}
+	it, reason := decode(m)
+	if reason != "" {
+		return
+	}
+	if kind == driver.Ready {
+		s.proved = append(s.proved, m.Source())
+	}
+	if it.publisherID != noPublisher {
+		it.kind, it.body = kind, nil
+		s.queue.PushControl(it)
+	}
 }
 
 // copyOf returns a copy of exactly the size of body. In this form make does not

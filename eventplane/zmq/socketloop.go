@@ -14,212 +14,279 @@ import (
 	"github.com/dynplane/dynplane/internal/rawzmq"
 )
 
-// socketLoop is the goroutine that manages the connections of one socket and
-// receives from it: libzmq sockets are not safe for concurrent use. Other
-// goroutines queue commands, and wake it with a message on an in-process pair.
+// socketLoop reads from one socket and follows its connections, in a goroutine for
+// each of the two. A libzmq socket is not safe for concurrent use: these goroutines
+// and all others that use the socket hold mu.
+//
+// libzmq signals that it has something new for a socket, and the next use of the
+// socket consumes the signal. So code that uses it and does not read all that there is
+// must call checkNow or checkSoon afterwards.
 type socketLoop struct {
-	socket      *rawzmq.Socket
-	shared      bool               // others use the socket too, under lock: an XPUB
-	lock        sync.Locker        // held while the connections of socket change
-	receive     func() (more bool) // receives a batch without waiting
-	connections *connections       // of the goroutine
-	poller      *rawzmq.Poller     // of the goroutine: wakeups, monitor, socket
-	wakeups     *rawzmq.Socket     // the goroutine's end of the pair
-	monitor     *rawzmq.Monitor    // reports the connections of socket
-	done        chan struct{}      // closed when the goroutine has ended
+	socket   *rawzmq.Socket
+	receiver *rawzmq.Receiver
+	monitor  *rawzmq.Monitor
+	waiter   *rawzmq.Waiter     // for socket
+	events   *rawzmq.Waiter     // for monitor
+	pause    func()             // called without mu before read; nil for none
+	read     func() (more bool) // reads a bounded number of messages without waiting
+	running  sync.WaitGroup     // the goroutines
+	close    func() error
 
 	mu       sync.Mutex
-	waker    *rawzmq.Socket // the other end of the pair
-	commands []command
+	peers    peers
+	checkAt  time.Time // when to read although no signal may come; zero for never
+	deadline time.Time // of waiter
 	stopped  bool
+	awaiting int           // calls of await
+	changed  chan struct{} // closed when the calls of await must look again
 }
 
-// command runs in the goroutine of a socketLoop, which sends its error to reply.
-type command struct {
-	run   func() error
-	reply chan error
+// peers are those of a socket. The socketLoop calls all methods with mu held.
+type peers interface {
+	// handleEvent applies an event of the monitor.
+	handleEvent(e rawzmq.Event, now time.Time)
+
+	// prove reports that the subscription on the connection with that descriptor is
+	// in effect.
+	prove(fd int)
+
+	// settled reports whether that is so for all connections.
+	settled() bool
+
+	// nextDeadline returns when runDue has something to do, or zero for never.
+	nextDeadline() time.Time
+	runDue(now time.Time)
 }
 
-// drainTime limits how long a change of the connections is delayed to receive
-// messages that have arrived, under a load that never ceases.
-const drainTime = 100 * time.Millisecond
+const (
+	// checkDelay is how long something new may wait that a sender has consumed the
+	// signal of. To look after each message would cost more than to send it.
+	checkDelay = 2 * time.Millisecond
 
-const monitored = rawzmq.HandshakeSucceeded | rawzmq.HandshakeFailedProtocol | rawzmq.HandshakeFailedAuth |
-	rawzmq.Disconnected | rawzmq.ConnectRetried
+	// drainTime limits how long a change of the connections is delayed to receive
+	// messages that have arrived, under a load that never ceases.
+	drainTime = 100 * time.Millisecond
+)
 
-// newSocketLoop returns the loop of a SUB, or that of an XPUB that others use
-// under lock. start starts its goroutine, which stop ends. The caller closes
-// the socket.
-func newSocketLoop(c *Context, socket *rawzmq.Socket, lock sync.Locker) (*socketLoop, error) {
-	l := &socketLoop{
-		socket: socket, shared: lock != nil, lock: lock,
-		connections: newConnections(socket, c.opts.Logger),
-		done:        make(chan struct{}),
-	}
-	if !l.shared {
-		l.lock = new(sync.Mutex)
-	}
+// newSocketLoop returns the loop of a socket, of which it takes ownership, also
+// when it fails. monitored are the events for p.
+func newSocketLoop(socket *rawzmq.Socket, p peers, monitored rawzmq.EventKind) (*socketLoop, error) {
+	l := &socketLoop{socket: socket, peers: p, changed: make(chan struct{})}
+	l.close = sync.OnceValue(l.closeAll)
 	var err error
-	if l.wakeups, l.waker, err = c.zctx.Pair(); err != nil {
-		return nil, err
+	if l.receiver, err = socket.NewReceiver(); err == nil {
+		l.waiter, err = socket.NewWaiter()
 	}
-	if l.monitor, err = socket.Monitor(monitored); err != nil {
-		return nil, errors.Join(err, l.wakeups.Close(), l.waker.Close())
+	if err == nil {
+		l.monitor, err = socket.Monitor(monitored)
 	}
-	if !l.shared {
-		l.poller = rawzmq.NewPoller(l.wakeups, l.monitor.Socket(), socket)
-		return l, nil
+	if err == nil {
+		l.events, err = l.monitor.Socket().NewWaiter()
 	}
-	l.poller = rawzmq.NewPoller(l.wakeups, l.monitor.Socket())
-	if err := l.poller.AddShared(socket); err != nil {
-		l.closeSockets()
-		return nil, err
+	if err != nil {
+		return nil, errors.Join(err, l.close())
 	}
 	return l, nil
 }
 
-// start starts the goroutine, which calls receive when there may be messages,
-// and again as long as it reports that there may be more.
-func (l *socketLoop) start(receive func() (more bool)) {
-	l.receive = receive
-	go l.run()
+// start starts the goroutines. read is called when there may be messages, and again
+// as long as it reports that there may be more.
+func (l *socketLoop) start(read func() (more bool)) {
+	l.read = read
+	l.running.Go(func() {
+		for !l.ended() {
+			// It fails only when it is closed. After a deadline it has not called step.
+			_ = l.waiter.Wait(l.step)
+			l.step()
+		}
+	})
+	l.running.Go(func() {
+		for !l.ended() {
+			_ = l.events.Wait(l.follow)
+		}
+	})
 }
 
-func (l *socketLoop) run() {
-	defer close(l.done)
-	defer l.closeSockets()
-	for more := false; ; {
-		timeout := l.connections.pollTimeout(time.Now())
-		if more {
-			timeout = 0
-		}
-		// It fails only without memory. Commands, stop among them, still run.
-		_ = l.poller.Wait(timeout)
-		if more || l.poller.Readable(2) {
-			more = l.receive()
-		}
-		if l.poller.Readable(1) {
-			l.readMonitor()
-		}
-		if l.runCommands() {
-			return
-		}
-		if l.connections.isDue(time.Now()) {
-			_ = l.changeConnections(func() error { l.connections.runDue(time.Now()); return nil })
-		}
-	}
-}
-
-// closeSockets closes the sockets that the loop opened.
-func (l *socketLoop) closeSockets() {
-	l.lock.Lock()
-	defer l.lock.Unlock()
+func (l *socketLoop) ended() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_ = l.monitor.Close()
-	_ = l.wakeups.Close()
-	_ = l.waker.Close()
+	return l.stopped
 }
 
-// changeConnections runs f, which changes the connections of the socket.
-// Messages that have arrived are received before, since libzmq discards those
-// that wait on a connection when it ends.
-func (l *socketLoop) changeConnections(f func() error) error {
-	if !l.shared {
-		for end := time.Now().Add(drainTime); l.receive() && time.Now().Before(end); {
+// step reads once, and reports whether it must be called again without a signal.
+func (l *socketLoop) step() (again bool) {
+	if l.pause != nil {
+		l.pause()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopped {
+		return true
+	}
+	l.checkAt = time.Time{}
+	again = l.read()
+	if due := l.peers.nextDeadline(); !due.IsZero() {
+		if now := time.Now(); !now.Before(due) {
+			l.drain()
+			l.peers.runDue(now)
+			l.broadcast()
 		}
 	}
-	l.lock.Lock()
-	defer l.lock.Unlock()
-	return f()
-}
-
-func (l *socketLoop) readMonitor() {
-	l.monitor.Each(func(e rawzmq.Event) { l.connections.handleEvent(e, time.Now()) })
-}
-
-// runCommands reports whether the loop is to stop.
-func (l *socketLoop) runCommands() (stop bool) {
-	l.wakeups.Discard()
-	l.mu.Lock()
-	commands := l.commands
-	l.commands = nil
-	stop = l.stopped
-	l.mu.Unlock()
-	for _, c := range commands {
-		c.reply <- c.run()
+	if !again {
+		l.schedule()
 	}
-	return stop
+	return again
 }
 
-// do runs f in the goroutine of the loop.
-func (l *socketLoop) do(f func() error) error {
-	c := command{run: f, reply: make(chan error, 1)}
+// follow reads the events of the monitor, and reports whether the loop has ended.
+func (l *socketLoop) follow() bool {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.stopped {
+		l.readMonitor()
+		l.schedule()
+	}
+	return l.stopped
+}
+
+// readMonitor applies the events of the monitor. Like all methods below, up to
+// await, it is called with mu held.
+func (l *socketLoop) readMonitor() {
+	l.monitor.Each(func(e rawzmq.Event) {
+		l.peers.handleEvent(e, time.Now())
+		l.broadcast()
+	})
+}
+
+// prove passes on that a subscription is in effect, after all that libzmq has
+// reported about the connection before.
+func (l *socketLoop) prove(fds ...int) {
+	if len(fds) == 0 {
+		return
+	}
+	l.readMonitor()
+	for _, fd := range fds {
+		l.peers.prove(fd)
+	}
+	l.broadcast()
+}
+
+// drain reads what has arrived. libzmq discards what waits on a connection that is
+// closed.
+func (l *socketLoop) drain() {
+	for end := time.Now().Add(drainTime); l.read() && time.Now().Before(end); {
+	}
+}
+
+// schedule sets the deadline of the waiter.
+func (l *socketLoop) schedule() {
+	next := l.peers.nextDeadline()
+	if !l.checkAt.IsZero() && (next.IsZero() || l.checkAt.Before(next)) {
+		next = l.checkAt
+	}
+	if !next.Equal(l.deadline) {
+		l.deadline = next
+		_ = l.waiter.SetDeadline(next) // it fails only when it is closed
+	}
+}
+
+// checkNow makes the loop read.
+func (l *socketLoop) checkNow() {
+	l.checkAt = time.Now()
+	l.schedule()
+}
+
+// checkSoon makes the loop read within checkDelay.
+func (l *socketLoop) checkSoon() {
+	if l.checkAt.IsZero() {
+		l.checkAt = time.Now().Add(checkDelay)
+		l.schedule()
+	}
+}
+
+// broadcast makes the calls of await look again.
+func (l *socketLoop) broadcast() {
+	if l.awaiting > 0 {
+		close(l.changed)
+		l.changed = make(chan struct{})
+	}
+}
+
+// use runs f, which uses the socket, with mu held.
+func (l *socketLoop) use(f func() error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.stopped {
-		l.mu.Unlock()
 		return driver.ErrClosed
 	}
-	l.commands = append(l.commands, c)
-	l.wakeUp()
-	l.mu.Unlock()
-	return <-c.reply
+	err := f()
+	l.broadcast()
+	l.checkNow()
+	return err
 }
 
-// wakeUp ends the wait of the goroutine. The caller holds l.mu.
-func (l *socketLoop) wakeUp() { _ = l.waker.SendFrame(nil, false) }
-
-func (l *socketLoop) connect(endpoint string) error {
+// connect connects to an endpoint. It does not hold mu.
+func (l *socketLoop) connect(c *connections, endpoint string) error {
 	ipv6 := needsIPv6(endpoint, net.DefaultResolver.LookupNetIP)
-	err := l.do(func() error {
-		l.lock.Lock()
-		defer l.lock.Unlock()
-		return l.connections.connect(endpoint, ipv6)
-	})
-	if err != nil {
+	if err := l.use(func() error { return c.connect(endpoint, ipv6) }); err != nil {
 		return fmt.Errorf("zmq: connect to %q: %w", endpoint, err)
 	}
 	return nil
 }
 
-func (l *socketLoop) disconnect(endpoint string) error {
-	err := l.do(func() error {
-		if !l.shared {
-			l.connections.disconnectLater(endpoint, time.Now())
+// await blocks until done returns true. It calls it with mu held.
+func (l *socketLoop) await(ctx context.Context, done func() bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.awaiting++
+	defer func() { l.awaiting-- }()
+	for !l.stopped {
+		if done() {
 			return nil
 		}
-		return l.changeConnections(func() error { return l.connections.disconnect(endpoint) })
-	})
-	if err != nil {
-		return fmt.Errorf("zmq: disconnect from %q: %w", endpoint, err)
+		changed := l.changed
+		l.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+		l.mu.Lock()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 	}
-	return nil
+	return driver.ErrClosed
 }
 
-// ready blocks until all handshakes are done.
-func (l *socketLoop) ready(ctx context.Context) error {
-	var ready <-chan struct{}
-	if err := l.do(func() error { ready = l.connections.ready; return nil }); err != nil {
-		return err
-	}
-	select {
-	case <-ready:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-l.done:
-		return driver.ErrClosed
-	}
-}
-
-// stop ends the goroutine and waits for it. It is idempotent and safe for
-// concurrent use.
+// stop ends the goroutines and the calls of await, and waits for the goroutines.
 func (l *socketLoop) stop() {
 	l.mu.Lock()
-	if !l.stopped {
-		l.stopped = true
-		l.wakeUp()
-	}
+	l.stopped = true
+	l.broadcast()
+	past := time.Now()
+	_, _ = l.waiter.SetDeadline(past), l.events.SetDeadline(past)
 	l.mu.Unlock()
-	<-l.done
+	l.running.Wait()
+}
+
+// closeAll also closes what newSocketLoop has opened before it failed.
+func (l *socketLoop) closeAll() error {
+	if l.events != nil {
+		l.stop()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var errs []error
+	for _, w := range []*rawzmq.Waiter{l.waiter, l.events} {
+		if w != nil {
+			errs = append(errs, w.Close())
+		}
+	}
+	if l.monitor != nil {
+		errs = append(errs, l.monitor.Close())
+	}
+	if l.receiver != nil {
+		l.receiver.Close()
+	}
+	return errors.Join(append(errs, l.socket.Close())...)
 }

@@ -28,7 +28,9 @@ func New(Options) (*Context, error) { return nil, errUnsupported }
 func (*Context) Close() error { return nil }
 
 // DirectPublisher returns an error that wraps errors.ErrUnsupported.
-func (*Context) DirectPublisher(string) (*Publisher, error) { return nil, errUnsupported }
+func (*Context) DirectPublisher(_, _ string, _ uint64) (*Publisher, error) {
+	return nil, errUnsupported
+}
 
 // BrokerPublisher returns an error that wraps errors.ErrUnsupported.
 func (*Context) BrokerPublisher(string) (*Publisher, error) { return nil, errUnsupported }
@@ -67,11 +69,20 @@ func (*Publisher) MaxBody() int { return 0 }
 // Publish returns an error that wraps errors.ErrUnsupported.
 func (*Publisher) Publish(context.Context, *driver.Message) error { return errUnsupported }
 
+// WaitSubscribers returns an error that wraps errors.ErrUnsupported.
+func (*Publisher) WaitSubscribers(context.Context, int) error { return errUnsupported }
+
 // Subscriber receives messages. This build opens none.
 type Subscriber struct{ unconnected }
 
 // Next returns an error that wraps errors.ErrUnsupported.
 func (*Subscriber) Next(context.Context, *driver.Message) error { return errUnsupported }
+
+// ConnectProbe returns an error that wraps errors.ErrUnsupported.
+func (*Subscriber) ConnectProbe(string) error { return errUnsupported }
+
+// DisconnectProbe returns an error that wraps errors.ErrUnsupported.
+func (*Subscriber) DisconnectProbe(string) error { return errUnsupported }
 
 // Queued returns 0.
 func (*Subscriber) Queued() int { return 0 }

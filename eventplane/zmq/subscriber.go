@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/dynplane/dynplane/eventplane/driver"
 	"github.com/dynplane/dynplane/internal/rawzmq"
@@ -17,29 +18,44 @@ import (
 // driver.Connector. Next must be called by one goroutine at a time; all other
 // methods are safe for concurrent use.
 type Subscriber struct {
-	zc       *Context
-	socket   *rawzmq.Socket   // of the loop
-	receiver *rawzmq.Receiver // of the loop
-	subject  string
-	queue    *driver.Queue[item]
-	blocks   bool // while the queue is full
-	loop     *socketLoop
-	close    func() error
+	zc          *Context
+	subject     string
+	probe       string // topic of this subscriber only
+	queue       *driver.Queue[item]
+	blocks      bool // while the queue is full
+	loop        *socketLoop
+	connections *connections // of the loop
+	prober      *prober
+	proved      []int // reused: connections that a probe has arrived on, while receive runs
+	close       func() error
 }
 
-// newSubscriber takes ownership of the socket, also when it fails.
+// newSubscriber takes ownership of the socket, also when it fails. libzmq sends the
+// subscriptions, on each connection anew, in the order of their bytes: when the
+// publisher has that of the probe, it has that of the subject.
 func newSubscriber(c *Context, socket *rawzmq.Socket, subject string, queue driver.QueueOptions) (*Subscriber, error) {
-	receiver, err := socket.NewReceiver()
+	connections := newConnections(socket, c.opts.Logger)
+	connections.assumeAfter = c.opts.assumeAfter
+	loop, err := newSocketLoop(socket, connections, connectionEvents)
 	if err != nil {
-		return nil, errors.Join(err, socket.Close())
+		return nil, err
 	}
-	s := &Subscriber{zc: c, socket: socket, receiver: receiver, subject: subject, queue: driver.NewQueue[item](queue), blocks: queue.Overflow == driver.Block}
+	s := &Subscriber{
+		zc: c, subject: subject, probe: newProbe(), queue: driver.NewQueue[item](queue),
+		blocks: queue.Overflow == driver.Block, loop: loop, connections: connections,
+	}
+	s.prober = newProber(s)
 	s.close = sync.OnceValue(s.closeAll)
-	if s.loop, err = newSocketLoop(c, socket, nil); err != nil {
-		receiver.Close()
-		return nil, errors.Join(err, socket.Close())
+	for _, topic := range []string{subject, s.probe, tickTopic + subject} {
+		err = errors.Join(err, socket.Subscribe(topic))
 	}
-	s.loop.start(s.receive)
+	if err != nil {
+		return nil, errors.Join(err, loop.close())
+	}
+	if s.blocks {
+		loop.pause = s.awaitRoom
+	}
+	loop.start(s.receive)
 	return s, nil
 }
 
@@ -54,6 +70,7 @@ func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
 		return it.malformed
 	}
 	*m = driver.Message{
+		Kind:        it.kind,
 		Subject:     s.subject,
 		PublisherID: it.publisherID,
 		Sequence:    it.sequence,
@@ -74,17 +91,29 @@ func (s *Subscriber) Queued() int { return s.queue.Len() }
 // Connect adds the endpoint of a publisher, or the XPUB endpoint of a broker.
 // It only blocks to look up a name, for a second at most: libzmq connects, and
 // reconnects when the connection breaks, in the background.
-func (s *Subscriber) Connect(endpoint string) error { return s.loop.connect(endpoint) }
+func (s *Subscriber) Connect(endpoint string) error { return s.loop.connect(s.connections, endpoint) }
 
 // Disconnect removes an endpoint. Messages that its peer has already sent are
 // not lost: the connection ends a second later, or when the peer ends it.
-func (s *Subscriber) Disconnect(endpoint string) error { return s.loop.disconnect(endpoint) }
+func (s *Subscriber) Disconnect(endpoint string) error {
+	err := s.loop.use(func() error { s.connections.disconnectLater(endpoint, time.Now()); return nil })
+	if err != nil {
+		return fmt.Errorf("zmq: disconnect from %q: %w", endpoint, err)
+	}
+	return nil
+}
 
-// Ready blocks until the handshakes with all endpoints that the subscriber is
-// connected to are done, or ctx is done. Without endpoints it returns at once.
-// Peers receive the subscription a moment later: messages that they publish in
-// between are missed.
-func (s *Subscriber) Ready(ctx context.Context) error { return s.loop.ready(ctx) }
+// Ready blocks until all endpoints that the subscriber is connected to have its
+// subscription, or ctx is done: messages that are published from then on arrive.
+// Without endpoints it returns at once. After a connection was lost and opened again,
+// the peer has to prove anew that it has the subscription.
+//
+// A publisher of this module answers the subscription. One of another library does
+// not; it is assumed to have the subscription 100 ms after the handshake, or later if
+// the handshake was slow. Brokers do not answer either: see ConnectProbe.
+func (s *Subscriber) Ready(ctx context.Context) error {
+	return s.loop.await(ctx, s.connections.settled)
+}
 
 // Close implements driver.Subscriber.
 func (s *Subscriber) Close() error { return s.close() }
@@ -92,9 +121,9 @@ func (s *Subscriber) Close() error { return s.close() }
 func (s *Subscriber) closeAll() error {
 	s.queue.Close(driver.ErrClosed)
 	s.zc.remove(s)
-	s.loop.stop()
-	s.receiver.Close()
-	if err := s.socket.Close(); err != nil {
+	s.loop.stop() // first: ConnectProbe starts the prober no more
+	s.prober.close()
+	if err := s.loop.close(); err != nil {
 		return fmt.Errorf("zmq: close the subscriber: %w", err)
 	}
 	return nil

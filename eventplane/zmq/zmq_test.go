@@ -85,13 +85,17 @@ func await(t testing.TB, s *zmq.Socket, sub *zmqdriver.Subscriber, body string) 
 	return malformed
 }
 
-// next returns the errors after which a stream continues, and fails on others.
+// next returns the next event, or an error after which a stream continues, and fails
+// on others.
 func next(t testing.TB, sub *zmqdriver.Subscriber, within time.Duration) (driver.Message, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	var m driver.Message
 	err := sub.Next(ctx, &m)
+	for err == nil && m.Kind != driver.Event {
+		err = sub.Next(ctx, &m)
+	}
 	var bad *driver.FrameError
 	if err != nil && !errors.As(err, &bad) && !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
@@ -239,7 +243,7 @@ func TestContextClosesAll(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	_, bindErr := zc.DirectPublisher("127.0.0.1")
+	_, bindErr := zc.DirectPublisher("127.0.0.1", "kv-events", 1)
 	_, dialErr := zc.BrokerPublisher("kv-events")
 	_, subErr := zc.Subscribe("kv-events")
 	for name, err := range map[string]error{

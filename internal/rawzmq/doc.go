@@ -3,7 +3,7 @@
 //
 // The calls work on libzmq's own handles: a whole message costs one call from
 // Go to C, a received frame is visible where libzmq holds it, and the broker's
-// loop in C uses the same sockets. No call blocks, except Poller.Wait and
+// loop in C uses the same sockets. No call blocks, except Waiter.Wait and
 // Context.Term, and every call is repeated if a signal interrupts it: Go's
 // runtime sends signals to its threads.
 //
@@ -12,6 +12,8 @@
 // The package needs cgo and libzmq 4.3. A program built without cgo, or with
 // the tag nozmq, sees only the constants and the type Message.
 package rawzmq
+
+import "unsafe"
 
 const (
 	// DefaultHWM is the default high-water mark of sending sockets: the number
@@ -34,8 +36,8 @@ const (
 	// reading makes that list shorter.
 	SubscriptionHWM = 64
 
-	// Unlimited is the high-water mark of subscriptions at a PUB socket, which
-	// applies them when it sends, or when its owner polls it. With any other mark,
+	// Unlimited is the high-water mark of subscriptions at a socket that subscribers
+	// connect to, which applies them when it sends, or when its owner reads it. With any other mark,
 	// libzmq stops reading from a peer that sends more meanwhile; if that peer
 	// resets the connection, libzmq aborts the process at the next heartbeat, its
 	// own or one of the peer (libzmq issue 4364). A hostile peer can fill memory,
@@ -53,9 +55,9 @@ const (
 	// megabyte overflows the stack.
 	MaxSubscription = 4 << 10
 
-	// MaxSubject is the size limit of a topic, in bytes. Current peers send a
-	// subscription as a command, which has ten bytes before the topic.
-	MaxSubject = MaxSubscription - 10
+	// MaxPrefix is the size limit of what is subscribed to, in bytes. Current peers
+	// send a subscription as a command, which has ten bytes before it.
+	MaxPrefix = MaxSubscription - 10
 
 	// MaxIOThreads is the largest number of threads that a context may have for
 	// input and output. One carries about a gigabyte a second. libzmq aborts the
@@ -72,4 +74,5 @@ const (
 type Message struct {
 	Frames [MaxFrames][]byte // the first Count frames, if they are that many
 	Count  int               // number of frames that arrived; those beyond MaxFrames are not kept
+	first  unsafe.Pointer    // libzmq's frame 0, for Source; nil if libzmq did not receive it
 }

@@ -20,6 +20,7 @@ type EventKind uint16
 
 // The changes that a Monitor reports.
 const (
+	Connected               EventKind = C.ZMQ_EVENT_CONNECTED
 	HandshakeSucceeded      EventKind = C.ZMQ_EVENT_HANDSHAKE_SUCCEEDED
 	HandshakeFailedProtocol EventKind = C.ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL
 	HandshakeFailedAuth     EventKind = C.ZMQ_EVENT_HANDSHAKE_FAILED_AUTH
@@ -30,6 +31,7 @@ const (
 // Event is a change of one connection of a monitored socket.
 type Event struct {
 	Kind     EventKind
+	Value    int    // of Connected and Disconnected: the descriptor of the connection
 	Endpoint string // as given to Connect, or with its name resolved
 }
 
@@ -62,7 +64,7 @@ func (s *Socket) Monitor(kinds EventKind) (*Monitor, error) {
 }
 
 // Socket returns the socket that is readable when there are events, for a
-// Poller.
+// Waiter.
 func (m *Monitor) Socket() *Socket { return m.events }
 
 // Each calls f with all events that have arrived, without waiting.
@@ -77,7 +79,8 @@ func decodeEvent(m *Message) Event {
 	if m.Count != 2 || len(m.Frames[0]) != 6 {
 		return Event{}
 	}
-	return Event{EventKind(binary.NativeEndian.Uint16(m.Frames[0])), string(m.Frames[1])}
+	kind, value := binary.NativeEndian.Uint16(m.Frames[0]), binary.NativeEndian.Uint32(m.Frames[0][2:])
+	return Event{EventKind(kind), int(value), string(m.Frames[1])}
 }
 
 // Close ends the monitor, and uses the monitored socket for it. Reporting is

@@ -29,6 +29,7 @@ type Options struct {
 	SendHWM    int   // messages queued for each peer; libzmq drops further ones
 	ReceiveHWM int   // messages queued from each peer
 	MaxFrame   int64 // bytes of a received frame; libzmq disconnects a peer that exceeds it
+	Heartbeats bool  // whether it sends heartbeats; ReceiveHWM must then be Unlimited
 }
 
 const (
@@ -46,15 +47,16 @@ const (
 
 	// retransmitTimeout closes the connection of a socket without heartbeats if
 	// what it sent stays unacknowledged for so long: the kernel sends no probes
-	// then, and retransmits for a quarter of an hour. For an XPUB that includes a
-	// broker that does not read at all for so long. A PUB must not have it, since it
-	// would also disconnect a subscriber that only reads slowly.
+	// then, and retransmits for a quarter of an hour. For a publisher that includes
+	// a broker that does not read at all for so long. A socket that subscribers
+	// connect to must not have it, since it would also disconnect a subscriber that
+	// only reads slowly.
 	retransmitTimeout = 3 * time.Second
 
 	// Heartbeats of ZMTP also detect a peer that does not run, behind a proxy
 	// too. After heartbeatTimeout libzmq disconnects it and frees the messages
-	// queued for it. Only PUB sockets send heartbeats. The high-water mark of the
-	// others makes libzmq stop reading from a connection: if the peer then resets
+	// queued for it. Only sockets that subscribers connect to send heartbeats. The
+	// high-water mark of the others makes libzmq stop reading from a connection: if the peer then resets
 	// it, libzmq aborts the process at the next heartbeat (libzmq issue 4364). A
 	// peer that sends heartbeats of its own can still cause that.
 	heartbeatInterval = time.Second
@@ -82,7 +84,7 @@ func (s *Socket) set(kind Kind, o Options) error {
 		tcpKeepaliveInterval: int(keepaliveInterval.Seconds()),
 		tcpKeepaliveProbes:   keepaliveProbes,
 	}
-	if kind == PUB {
+	if o.Heartbeats {
 		options[pingInterval] = int(heartbeatInterval.Milliseconds())
 		options[pingTimeout] = int(heartbeatTimeout.Milliseconds())
 	} else {
@@ -106,9 +108,9 @@ const (
 	// IPv6 makes a socket resolve names to IPv6 addresses first, and accept
 	// IPv6 literals.
 	IPv6 Option = C.ZMQ_IPV6
-	// XPubVerbose makes an XPUB socket pass on every subscription, not only
-	// the first one of each topic.
-	XPubVerbose Option = C.ZMQ_XPUB_VERBOSE
+	// XPubVerboser makes an XPUB socket pass on every subscription and every end of
+	// one, not only the first and the last of each topic.
+	XPubVerboser Option = C.ZMQ_XPUB_VERBOSER
 	// XPubNoDrop makes an XPUB socket send nothing and return EAGAIN while the
 	// queue of a subscriber is full.
 	XPubNoDrop Option = C.ZMQ_XPUB_NODROP
@@ -160,7 +162,7 @@ func (s *Socket) refuseOldPeers() error {
 
 var optionNames = map[Option]string{
 	IPv6:                 "IPV6",
-	XPubVerbose:          "XPUB_VERBOSE",
+	XPubVerboser:         "XPUB_VERBOSER",
 	XPubNoDrop:           "XPUB_NODROP",
 	ReceiveBuffer:        "RCVBUF",
 	lingerTime:           "LINGER",

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,8 +53,12 @@ func closing(t *testing.T, s *Socket, err error) *Socket {
 
 func pair(t *testing.T) (a, b *Socket) {
 	t.Helper()
-	a, b, err := open(t).Pair()
-	return closing(t, a, err), closing(t, b, err)
+	c := open(t)
+	endpoint := c.endpoint()
+	a, err := c.pairEnd(endpoint, (*Socket).Bind)
+	a = closing(t, a, err)
+	b, err = c.pairEnd(endpoint, (*Socket).Connect)
+	return a, closing(t, b, err)
 }
 
 func receiver(t *testing.T, s *Socket) *Receiver {
@@ -158,52 +163,53 @@ func TestSendFails(t *testing.T) {
 	}
 }
 
-func TestPoller(t *testing.T) {
-	t.Parallel()
-	a, b := pair(t)
-	p := NewPoller(a, b)
-	start := time.Now()
-	for time.Since(start) < 20*time.Millisecond { // a signal ends Wait early
-		if err := p.Wait(20 * time.Millisecond); err != nil || p.Readable(0) || p.Readable(1) {
-			t.Fatalf("nothing was sent: %v, readable %v and %v", err, p.Readable(0), p.Readable(1))
-		}
-	}
-	if err := errors.Join(a.SendFrame(nil, false), a.SendFrame([]byte("second"), false)); err != nil {
+// waiter returns a waiter for s that the test closes.
+func waiter(t *testing.T, s *Socket) *Waiter {
+	t.Helper()
+	w, err := s.NewWaiter()
+	if err != nil {
 		t.Fatal(err)
 	}
-	for !p.Readable(1) {
-		if err := p.Wait(-1); err != nil {
-			t.Fatal(err)
+	t.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			t.Error(err)
 		}
-	}
-	if p.Readable(0) {
-		t.Error("the sender is readable")
-	}
-	b.Discard()
-	if err := p.Wait(0); err != nil || p.Readable(1) {
-		t.Errorf("after Discard: %v, readable %v", err, p.Readable(1))
-	}
+	})
+	return w
 }
 
-func TestSharedSocketIsReadable(t *testing.T) {
+func TestWaiter(t *testing.T) {
 	t.Parallel()
 	a, b := pair(t)
-	p := NewPoller(a)
-	if err := p.AddShared(b); err != nil {
-		t.Fatal(err)
-	}
-	b.Discard() // what the pair did so far
-	if err := a.SendFrame(nil, false); err != nil {
-		t.Fatal(err)
-	}
-	for !p.Readable(1) {
-		if err := p.Wait(-1); err != nil {
-			t.Fatal(err)
+	w, r := waiter(t, b), receiver(t, b)
+	received := 0
+	all := func() bool {
+		for r.Each(func(*Message) { received++ }) {
 		}
+		return received >= 1000
 	}
-	b.Discard()
-	if err := p.Wait(0); err != nil || p.Readable(1) {
-		t.Errorf("after Discard: %v, readable %v", err, p.Readable(1))
+	if err := errors.Join(w.SetDeadline(time.Now().Add(20*time.Millisecond)), w.Wait(all)); err != nil || received > 0 {
+		t.Fatalf("nothing was sent: %v, received %d", err, received)
+	}
+	if err := w.SetDeadline(time.Now().Add(waittest.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	sent := make(chan error, 1)
+	go func() {
+		var err error
+		for range 1000 {
+			err = errors.Join(err, a.SendFrame(nil, false))
+		}
+		sent <- err
+	}()
+	if err := w.Wait(all); err != nil || received != 1000 {
+		t.Errorf("%v, received %d, want 1000", err, received)
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	if b.HasInput() {
+		t.Error("there is something to receive after all was received")
 	}
 }
 
@@ -221,7 +227,7 @@ func TestMonitor(t *testing.T) {
 	}
 	client, err := c.Socket(SUB, network)
 	client = closing(t, client, err)
-	m, err := client.Monitor(HandshakeSucceeded | Disconnected)
+	m, err := client.Monitor(Connected | HandshakeSucceeded | Disconnected)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,17 +235,22 @@ func TestMonitor(t *testing.T) {
 		t.Fatal(err)
 	}
 	var events []Event
-	p := NewPoller(m.Socket())
-	waittest.Eventually(t, "the handshake is reported", func() bool {
-		if err := p.Wait(time.Second); err != nil {
-			t.Fatal(err)
-		}
-		m.Each(func(e Event) { events = append(events, e) })
-		return len(events) > 0
-	})
-	if want := (Event{HandshakeSucceeded, endpoint}); events[0] != want {
-		t.Errorf("got %+v, want %+v", events[0], want)
+	w := waiter(t, m.Socket())
+	if err := w.SetDeadline(time.Now().Add(waittest.Patience)); err != nil {
+		t.Fatal(err)
 	}
+	err = w.Wait(func() bool {
+		m.Each(func(e Event) { events = append(events, e) })
+		return len(events) > 1
+	})
+	if err != nil || len(events) < 2 {
+		t.Fatalf("%v, got %+v, want the connection and its handshake", err, events)
+	}
+	fd := events[0].Value
+	if want := []Event{{Connected, fd, endpoint}, {HandshakeSucceeded, 0, endpoint}}; !slices.Equal(events, want) || fd <= 0 {
+		t.Errorf("got %+v, want %+v", events, want)
+	}
+	expectSource(t, server, client, fd)
 	if err := m.Close(); err != nil {
 		t.Error(err)
 	}
@@ -248,6 +259,25 @@ func TestMonitor(t *testing.T) {
 	}
 	if err := m.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// expectSource checks that a message of server shows the connection that it came on.
+func expectSource(t *testing.T, server, client *Socket, fd int) {
+	t.Helper()
+	r, sources := receiver(t, client), []int(nil)
+	if err := client.Subscribe(""); err != nil {
+		t.Fatal(err)
+	}
+	waittest.Eventually(t, "a message is received", func() bool {
+		if err := server.SendFrame(nil, false); err != nil {
+			t.Fatal(err)
+		}
+		r.Each(func(m *Message) { sources = append(sources, m.Source()) })
+		return len(sources) > 0
+	})
+	if sources[0] != fd || (&Message{}).Source() != -1 {
+		t.Errorf("the message came on connection %d, want %d", sources[0], fd)
 	}
 }
 
@@ -273,7 +303,7 @@ func TestErrorsAreSystemErrors(t *testing.T) {
 		"bind":       {s.Bind("localhost"), syscall.EINVAL, "invalid argument"},
 		"connect":    {s.Connect("tcp://a b:1"), syscall.EINVAL, "invalid argument"},
 		"disconnect": {s.Disconnect("tcp://127.0.0.1:1"), syscall.ENOENT, "no such file"},
-		"set":        {s.Set(XPubVerbose, -1), syscall.EINVAL, "set XPUB_VERBOSE to -1: invalid argument"},
+		"set":        {s.Set(XPubVerboser, -1), syscall.EINVAL, "set XPUB_VERBOSER to -1: invalid argument"},
 		"unknown":    {s.Set(Option(9999), 1), syscall.EINVAL, "set option 9999 to 1: invalid argument"},
 		"subscribe":  {s.Subscribe(""), syscall.EINVAL, "invalid argument"},
 		"libzmq":     {failure(syscall.Errno(156384765)), 156384765, "Context was terminated: errno"},

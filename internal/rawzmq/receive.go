@@ -74,9 +74,10 @@ static void close_batch(batch *b) {
 		close_message(&b->messages[b->count - 1]);
 }
 
-static void discard(void *socket) {
-	while (zmq_recv(socket, NULL, 0, ZMQ_DONTWAIT) >= 0 || zmq_errno() == EINTR) {
-	}
+// ZMQ_SRCFD is deprecated, but the only thing that distinguishes the connections of a
+// socket apart.
+static int source(zmq_msg_t *frame) {
+	return zmq_msg_get(frame, ZMQ_SRCFD);
 }
 */
 import "C"
@@ -116,7 +117,7 @@ func (r *Receiver) Each(f func(*Message)) (more bool) {
 	var m Message
 	for i := range r.batch.messages[:r.batch.count] {
 		from := &r.batch.messages[i]
-		m = Message{Count: int(from.count)}
+		m = Message{Count: int(from.count), first: unsafe.Pointer(&from.frame[0])}
 		for j := range min(m.Count, MaxFrames) {
 			m.Frames[j] = unsafe.Slice((*byte)(from.data[j]), from.size[j])
 		}
@@ -128,5 +129,11 @@ func (r *Receiver) Each(f func(*Message)) (more bool) {
 // Close releases the memory of the receiver, and leaves the socket open.
 func (r *Receiver) Close() { C.free(unsafe.Pointer(r.batch)) }
 
-// Discard receives all messages that have arrived, and throws them away.
-func (s *Socket) Discard() { C.discard(s.ptr) }
+// Source returns the descriptor of the connection that the message arrived on, or
+// -1. A Monitor reports it with Connected.
+func (m *Message) Source() int {
+	if m.first == nil {
+		return -1
+	}
+	return int(C.source((*C.zmq_msg_t)(m.first)))
+}

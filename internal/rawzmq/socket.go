@@ -52,20 +52,7 @@ func (c *Context) open(kind C.int) (*Socket, error) {
 	return &Socket{ctx: c, ptr: ptr}, nil
 }
 
-// Pair opens two sockets that are connected to each other inside of this
-// process.
-func (c *Context) Pair() (a, b *Socket, err error) {
-	endpoint := c.endpoint()
-	if a, err = c.pairEnd(endpoint, (*Socket).Bind); err != nil {
-		return nil, nil, err
-	}
-	if b, err = c.pairEnd(endpoint, (*Socket).Connect); err != nil {
-		return nil, nil, errors.Join(err, a.Close())
-	}
-	return a, b, nil
-}
-
-// pairEnd opens one end of a pair. It has no high-water mark: the monitor of a
+// pairEnd opens one end of a connection inside of this process. It has no high-water mark: the monitor of a
 // socket would block libzmq's threads at it.
 func (c *Context) pairEnd(endpoint string, attach func(*Socket, string) error) (*Socket, error) {
 	s, err := c.open(C.ZMQ_PAIR)
@@ -132,19 +119,6 @@ func (s *Socket) LastEndpoint() (string, error) {
 		return "", fmt.Errorf("read the endpoint: %w", failure(err))
 	}
 	return C.GoString(&endpoint[0]), nil
-}
-
-// ReadCommands applies what libzmq's threads have queued for the socket: peers
-// that came and went, and the subscriptions at a PUB. Every other use of the
-// socket does so as well.
-func (s *Socket) ReadCommands() error {
-	var events C.int
-	size := C.size_t(C.sizeof_int)
-	//nolint:gocritic // it checks the code that cgo generates
-	if rc, err := C.zmq_getsockopt(s.ptr, C.ZMQ_EVENTS, unsafe.Pointer(&events), &size); rc != 0 {
-		return fmt.Errorf("read the events: %w", failure(err))
-	}
-	return nil
 }
 
 // Subscribe adds a subscription of a SUB socket.

@@ -37,9 +37,9 @@ func connectedToBroker(t *testing.T) (*Publisher, net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pub.mu.Lock()
-	err = pub.socket.Set(rawzmq.ReceiveBuffer, kernelBuffer)
-	pub.mu.Unlock()
+	pub.loop.mu.Lock()
+	err = pub.loop.socket.Set(rawzmq.ReceiveBuffer, kernelBuffer)
+	pub.loop.mu.Unlock()
 	if err := errors.Join(err, pub.Connect("tcp://"+listener.Addr().String())); err != nil {
 		t.Fatal(err)
 	}
@@ -106,9 +106,9 @@ func TestUnreadSubscriptionsAreBounded(t *testing.T) {
 
 // subscriptionsRead returns how many subscriptions pub has read that match.
 func subscriptionsRead(pub *Publisher) int64 {
-	pub.mu.Lock()
-	defer pub.mu.Unlock()
-	return int64(pub.subscriptions.matched)
+	pub.loop.mu.Lock()
+	defer pub.loop.mu.Unlock()
+	return int64(pub.subscriptions.matching)
 }
 
 // TestIdlePublisherReadsSubscriptions sends more subscriptions than libzmq and
