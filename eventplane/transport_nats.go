@@ -88,7 +88,7 @@ func (n *natsTransport) publisher(ctx context.Context, r route, _ uint64) (*pubC
 		return nil, err
 	}
 	return &pubConn{
-		Publisher: natsdriver.NewPublisher(nc), subject: subject,
+		Publisher: natsdriver.NewPublisherWith(nc, natsdriver.Options{Logger: n.config.Logger}), subject: subject,
 		advertised: discovery.NATS{SubjectPrefix: prefix},
 	}, nil
 }
@@ -102,7 +102,7 @@ func (n *natsTransport) subscriber(ctx context.Context, r route, queue driver.Qu
 	if err != nil {
 		return nil, err
 	}
-	sub, err := natsdriver.SubscribeWith(nc, subject, queue)
+	sub, err := natsdriver.SubscribeWith(nc, subject, natsdriver.Options{Queue: queue, Logger: n.config.Logger})
 	if err != nil {
 		return nil, err
 	}

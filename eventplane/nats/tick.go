@@ -1,0 +1,97 @@
+package nats
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/internal/wait"
+)
+
+// A tick is published on the subject of the events behind tickPrefix. Its body is
+// the publisher id and the sequence, 8 bytes each, big-endian.
+const (
+	tickPrefix = "dynplane.tick."
+	tickSize   = 16
+)
+
+func (p *Publisher) publishTick(m *driver.Message) error {
+	if p.ticksRefused {
+		return nil
+	}
+	body := binary.BigEndian.AppendUint64(make([]byte, 0, tickSize), m.PublisherID)
+	return p.nc.Publish(tickPrefix+m.Subject, binary.BigEndian.AppendUint64(body, m.Sequence))
+}
+
+// subscribeTicks subscribes to the ticks of the subject. They have a goroutine of
+// their own, pumpTicks.
+func (s *Subscriber) subscribeTicks() (err error) {
+	if s.ticks, err = s.nc.SubscribeSync(tickPrefix + s.subject); err != nil {
+		return err
+	}
+	return s.ticks.SetPendingLimits(maxPendingControl, maxPendingBytes)
+}
+
+// pumpTicks moves ticks from nats.go to the queue until Close, or until the
+// subscription has ended, which does not affect that of the events.
+func (s *Subscriber) pumpTicks() {
+	for s.ctx.Err() == nil {
+		msg, err := s.ticks.NextMsg(nextTimeout)
+		switch {
+		case err == nil:
+			s.enqueueTick(msg)
+		case errors.Is(err, nats.ErrPermissionViolation):
+			s.log.Warn("nats: ticks are not permitted, the loss of a publisher's last events may not be detected", "subject", s.subject, "error", err)
+			return
+		case errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrSlowConsumer), errors.Is(err, nats.ErrNoResponders):
+		default:
+			return // pump reports why the connection is closed
+		}
+	}
+}
+
+// enqueueTick puts a tick into the queue behind the events that arrived before it.
+// The tick is dropped if that cannot be decided; another will follow.
+func (s *Subscriber) enqueueTick(msg *nats.Msg) {
+	arrived, ok := s.arrived()
+	if !ok {
+		return
+	}
+	for s.pumped.Load() < arrived {
+		if wait.Sleep(s.ctx, time.Millisecond) != nil {
+			return
+		}
+	}
+	it := item{kind: driver.Tick, subject: s.subject}
+	if len(msg.Data) == tickSize {
+		it.publisherID, it.sequence = binary.BigEndian.Uint64(msg.Data), binary.BigEndian.Uint64(msg.Data[8:])
+	} else {
+		it.malformed = &driver.FrameError{Subject: msg.Subject, Reason: fmt.Sprintf("tick of %d bytes: want %d", len(msg.Data), tickSize)}
+	}
+	if s.queue.Admit(0) {
+		s.queue.Push(it, 0)
+	}
+}
+
+// arrived returns how many events nats.go has received. It keeps two counts, which
+// add up to that if none of them changed meanwhile.
+func (s *Subscriber) arrived() (n int64, ok bool) {
+	for range 100 {
+		before, err := s.sub.Delivered()
+		if err != nil {
+			return 0, false
+		}
+		pending, _, err := s.sub.Pending()
+		if err != nil {
+			return 0, false
+		}
+		if after, err := s.sub.Delivered(); err == nil && after == before {
+			return before + int64(pending), true
+		}
+	}
+	return 0, false
+}
