@@ -24,7 +24,10 @@ type zmqTransport struct {
 
 // newZMQTransport fails in programs that are built without ZMQ.
 func newZMQTransport(c Config, d *discovery.Client) (transport, error) {
-	ctx, err := zmqdriver.New(zmqdriver.Options{IOThreads: c.IOThreads, QueueSize: c.QueueSize, QueueBytes: c.QueueBytes, ControlBody: controlBody(c.Codec), Logger: c.Logger})
+	ctx, err := zmqdriver.New(zmqdriver.Options{
+		IOThreads: c.IOThreads, QueueSize: c.QueueSize, QueueBytes: c.QueueBytes,
+		ReplayHost: replayHost(c), ControlBody: controlBody(c.Codec), Logger: c.Logger,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -33,6 +36,20 @@ func newZMQTransport(c Config, d *discovery.Client) (transport, error) {
 		return &brokerTransport{shared}, nil
 	}
 	return &directTransport{shared}, nil
+}
+
+// replayHost returns the address on which publishers behind brokers answer requests
+// for replay, or an empty string if the host is not an address.
+func replayHost(c Config) string {
+	host := c.Host
+	if host == "" {
+		host = localHost()
+	}
+	addr, err := parseHost(host)
+	if err != nil {
+		return ""
+	}
+	return listenAddr(addr).String()
 }
 
 // controlBody returns a function that appends an event without a payload.

@@ -41,6 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"a longer or shorter subject is not received", testSubjects},
 		{"several subscribers receive the same", testFanOut},
 		{"many publishers are received", testFanIn},
+		{"ticks follow the events before them", testTicks},
 		{"a cancelled Next loses nothing", testCancel},
 		{"messages not received in time are counted", testDropped},
 		{"Close wakes Next", testCloseWakes},
@@ -148,6 +149,41 @@ func testFanIn(t *testing.T, h Harness) {
 			t.Fatalf("publisher %d: got message %d, want %d", i, m.Body[1], received[i])
 		}
 		received[m.Body[0]]++
+	}
+}
+
+// testTicks publishes a tick after some events, again and again. Control messages
+// may get lost, but must not overtake events.
+func testTicks(t *testing.T, h Harness) {
+	pub, sub := connected(t, h)
+	const rounds, n = 200, 20
+	for round := range uint64(rounds) {
+		for i := range uint64(n) {
+			publish(t, pub, &driver.Message{Subject: subject, PublisherID: 7, Sequence: round*n + i, Body: binary.BigEndian.AppendUint64(nil, round*n+i)})
+		}
+		publish(t, pub, &driver.Message{Kind: driver.Tick, Subject: subject, PublisherID: 7, Sequence: (round + 1) * n})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
+	defer cancel()
+	var events, ticks uint64
+	for last := uint64(0); last < rounds*n; {
+		var m driver.Message
+		if err := sub.Next(ctx, &m); err != nil {
+			t.Fatalf("after %d events and %d ticks: %v", events, ticks, err)
+		}
+		switch {
+		case m.Kind == driver.Tick:
+			if m.Subject != subject || m.PublisherID != 7 || m.Sequence > events || len(m.Body) > 0 {
+				t.Fatalf("after %d events: got tick %+v", events, m)
+			}
+			ticks++
+			last = m.Sequence
+		case m.Kind == driver.Event && !bytes.HasPrefix(m.Body, probe):
+			events++
+		}
+	}
+	if events != rounds*n || ticks == 0 {
+		t.Errorf("%d events and %d ticks: want %d and %d at most", events, ticks, rounds*n, rounds)
 	}
 }
 

@@ -59,26 +59,29 @@ func flush(tb testing.TB, nc *nats.Conn) {
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	drivertest.Run(t, func(t *testing.T) drivertest.Harness {
-		t.Helper()
-		srv := natstest.Run(t)
-		return drivertest.Harness{
-			NewPublisher: func(t *testing.T) driver.Publisher {
-				t.Helper()
-				nc := dial(t, srv)
-				pub := natsdriver.NewPublisher(nc)
-				t.Cleanup(func() {
-					flush(t, nc)
-					must(t, pub.Close())
-				})
-				return pub
-			},
-			NewSubscriber: func(t *testing.T, subject string) driver.Subscriber {
-				t.Helper()
-				return subscribe(t, dial(t, srv), subject)
-			},
-		}
-	})
+	drivertest.Run(t, harness)
+	drivertest.RunReplay(t, harness)
+}
+
+func harness(t *testing.T) drivertest.Harness {
+	t.Helper()
+	srv := natstest.Run(t)
+	return drivertest.Harness{
+		NewPublisher: func(t *testing.T) driver.Publisher {
+			t.Helper()
+			nc := dial(t, srv)
+			pub := natsdriver.NewPublisher(nc)
+			t.Cleanup(func() {
+				flush(t, nc)
+				must(t, pub.Close())
+			})
+			return pub
+		},
+		NewSubscriber: func(t *testing.T, subject string) driver.Subscriber {
+			t.Helper()
+			return subscribe(t, dial(t, srv), subject)
+		},
+	}
 }
 
 func TestEventsPublishedAfterReadyArrive(t *testing.T) {

@@ -89,7 +89,7 @@ func (w *replayReader) read(ctx context.Context) error {
 		msg, err := w.wait(ctx)
 		switch {
 		case err == nil:
-			return w.decode(msg.Data)
+			return w.decode(ctx, msg.Data)
 		case errors.Is(err, nats.ErrNoResponders):
 			return driver.ErrNoReplay
 		case ctx.Err() != nil:
@@ -123,8 +123,11 @@ func (w *replayReader) refusal() error {
 
 // decode delivers the records of a message. They belong to the caller, as the
 // message does.
-func (w *replayReader) decode(data []byte) error {
+func (w *replayReader) decode(ctx context.Context, data []byte) error {
 	for len(data) > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if w.done {
 			return fmt.Errorf("%d bytes after the end of the answer: want none", len(data))
 		}

@@ -3,7 +3,6 @@ package nats
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -55,8 +54,12 @@ func (s *Subscriber) pumpTicks() {
 }
 
 // enqueueTick puts a tick into the queue behind the events that arrived before it.
-// The tick is dropped if that cannot be decided; another will follow.
+// The tick is dropped if that cannot be decided, since another will follow, or if it
+// is malformed.
 func (s *Subscriber) enqueueTick(msg *nats.Msg) {
+	if len(msg.Data) != tickSize {
+		return
+	}
 	arrived, ok := s.arrived()
 	if !ok {
 		return
@@ -66,15 +69,10 @@ func (s *Subscriber) enqueueTick(msg *nats.Msg) {
 			return
 		}
 	}
-	it := item{kind: driver.Tick, subject: s.subject}
-	if len(msg.Data) == tickSize {
-		it.publisherID, it.sequence = binary.BigEndian.Uint64(msg.Data), binary.BigEndian.Uint64(msg.Data[8:])
-	} else {
-		it.malformed = &driver.FrameError{Subject: msg.Subject, Reason: fmt.Sprintf("tick of %d bytes: want %d", len(msg.Data), tickSize)}
-	}
-	if s.queue.Admit(0) {
-		s.queue.Push(it, 0)
-	}
+	s.queue.PushControl(item{
+		kind: driver.Tick, subject: s.subject,
+		publisherID: binary.BigEndian.Uint64(msg.Data), sequence: binary.BigEndian.Uint64(msg.Data[8:]),
+	})
 }
 
 // arrived returns how many events nats.go has received. It keeps two counts, which

@@ -17,10 +17,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	drivertest.Run(t, func(t *testing.T) drivertest.Harness {
+	harness := func(t *testing.T) drivertest.Harness {
 		d := &direct{zc: open(t, zmqdriver.Options{})}
 		return drivertest.Harness{NewPublisher: d.publisher, NewSubscriber: d.subscriber}
-	})
+	}
+	drivertest.Run(t, harness)
+	drivertest.RunReplay(t, harness)
 }
 
 // direct is a harness that connects each subscriber to each publisher.

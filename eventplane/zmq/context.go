@@ -105,16 +105,8 @@ func (c *Context) DirectPublisher(host, subject string, id uint64) (*Publisher, 
 var errHost = errors.New("want an IP address")
 
 func (c *Context) directPublisher(host, subject string) (*Publisher, error) {
-	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	if err != nil {
-		return nil, errHost
-	}
 	if err := checkSubject(subject); err != nil {
 		return nil, err
-	}
-	pattern, ipv6 := fmt.Sprintf("tcp://%s:*", addr), 0
-	if addr.Is6() {
-		pattern, ipv6 = fmt.Sprintf("tcp://[%s]:*", addr), 1
 	}
 	socket, err := c.socket(rawzmq.XPUB, rawzmq.Options{ReceiveHWM: rawzmq.Unlimited, MaxFrame: rawzmq.MaxSubscription, Heartbeats: true})
 	if err != nil {
@@ -124,13 +116,26 @@ func (c *Context) directPublisher(host, subject string) (*Publisher, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = errors.Join(socket.Set(rawzmq.IPv6, ipv6), socket.Bind(pattern)); err == nil {
-		p.endpoint, err = socket.LastEndpoint()
-	}
-	if err != nil {
+	if p.endpoint, err = listen(socket, host); err != nil {
 		return nil, errors.Join(err, p.loop.close())
 	}
 	return p, nil
+}
+
+// listen binds a socket to a port of host that the system chooses.
+func listen(socket *rawzmq.Socket, host string) (endpoint string, err error) {
+	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	if err != nil {
+		return "", errHost
+	}
+	pattern, ipv6 := fmt.Sprintf("tcp://%s:*", addr), 0
+	if addr.Is6() {
+		pattern, ipv6 = fmt.Sprintf("tcp://[%s]:*", addr), 1
+	}
+	if err := errors.Join(socket.Set(rawzmq.IPv6, ipv6), socket.Bind(pattern)); err != nil {
+		return "", err
+	}
+	return socket.LastEndpoint()
 }
 
 // BrokerPublisher opens a publisher that does not listen: it sends to each

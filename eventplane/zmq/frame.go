@@ -19,6 +19,10 @@ const (
 	frameVersion = 1
 	headerSize   = 5 // version: 1 byte, length of the body: 4 bytes
 	maxBody      = math.MaxUint32
+
+	// replayEndSize is the size of what the end of a replay has instead of a body:
+	// first and last sequence of the request, and the number of events.
+	replayEndSize = 24
 )
 
 // Control messages have topics of their own, which begin with a character that no

@@ -38,6 +38,10 @@ type Options struct {
 	// and connected again 100 ms later.
 	MaxMessage int64
 
+	// ReplayHost is the address on which publishers of BrokerPublisher answer requests
+	// for replay, like that of DirectPublisher. Without it they answer none.
+	ReplayHost string
+
 	// ControlBody appends the body of a control message: an event without a payload,
 	// for subscribers of other libraries that subscribe to all topics. The body is
 	// empty if it is nil.

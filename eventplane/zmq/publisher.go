@@ -23,11 +23,12 @@ type Publisher struct {
 
 	// The lock of the loop protects the following.
 	subscriptions subscriptions
-	unread        bool   // there may be subscriptions that have not been read
-	matched       []int  // reused: connections of the matching subscriptions that are being read
-	head          []byte // reused: all of a message but its body
-	control       []byte // reused: the body of a control message
-	id, next      uint64 // publisher id, and sequence of the next event
+	unread        bool          // there may be subscriptions that have not been read
+	matched       []int         // reused: connections of the matching subscriptions that are being read
+	head          []byte        // reused: all of a message but its body
+	control       []byte        // reused: the body of a control message
+	replay        *replayServer // nil unless ServeReplay was called
+	id, next      uint64        // publisher id, and sequence of the next event
 }
 
 var errListens = errors.New("the publisher listens: want one that BrokerPublisher opened")
@@ -210,7 +211,7 @@ func (p *Publisher) handleSubscription(m *rawzmq.Message) {
 // Close closes the publisher. libzmq still sends queued messages for 200 ms.
 func (p *Publisher) Close() error {
 	p.zc.remove(p)
-	if err := p.loop.close(); err != nil {
+	if err := errors.Join(p.loop.close(), p.closeReplay()); err != nil {
 		return fmt.Errorf("zmq: close the publisher: %w", err)
 	}
 	return nil

@@ -72,6 +72,9 @@ func (*Publisher) Publish(context.Context, *driver.Message) error { return errUn
 // WaitSubscribers returns an error that wraps errors.ErrUnsupported.
 func (*Publisher) WaitSubscribers(context.Context, int) error { return errUnsupported }
 
+// ServeReplay returns an error that wraps errors.ErrUnsupported.
+func (*Publisher) ServeReplay(uint64, driver.History) (string, error) { return "", errUnsupported }
+
 // Subscriber receives messages. This build opens none.
 type Subscriber struct{ unconnected }
 
@@ -89,3 +92,8 @@ func (*Subscriber) Queued() int { return 0 }
 
 // Dropped returns 0.
 func (*Subscriber) Dropped() uint64 { return 0 }
+
+// Replay returns an error that wraps errors.ErrUnsupported.
+func (*Subscriber) Replay(context.Context, driver.ReplayRequest, func(*driver.Message)) error {
+	return errUnsupported
+}

@@ -26,6 +26,7 @@ type Subscriber struct {
 	loop        *socketLoop
 	connections *connections // of the loop
 	prober      *prober
+	replays     *replayClient
 	proved      []int // reused: connections that a probe has arrived on, while receive runs
 	close       func() error
 }
@@ -44,7 +45,7 @@ func newSubscriber(c *Context, socket *rawzmq.Socket, subject string, queue driv
 		zc: c, subject: subject, probe: newProbe(), queue: driver.NewQueue[item](queue),
 		blocks: queue.Overflow == driver.Block, loop: loop, connections: connections,
 	}
-	s.prober = newProber(s)
+	s.prober, s.replays = newProber(s), newReplayClient(c)
 	s.close = sync.OnceValue(s.closeAll)
 	for _, topic := range []string{subject, s.probe, tickTopic + subject} {
 		err = errors.Join(err, socket.Subscribe(topic))
@@ -123,6 +124,7 @@ func (s *Subscriber) closeAll() error {
 	s.zc.remove(s)
 	s.loop.stop() // first: ConnectProbe starts the prober no more
 	s.prober.close()
+	s.replays.close()
 	if err := s.loop.close(); err != nil {
 		return fmt.Errorf("zmq: close the subscriber: %w", err)
 	}

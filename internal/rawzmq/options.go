@@ -37,6 +37,9 @@ const (
 	// abort the process while a peer disconnects: libzmq issue 3442.
 	sendLinger = 200 * time.Millisecond
 
+	// routerLinger is the same for a ROUTER, whose peers wait for what is queued.
+	routerLinger = time.Second
+
 	// TCP keep-alive detects a peer whose machine has vanished: the kernel sends
 	// a probe after keepaliveIdle without traffic, then one each
 	// keepaliveInterval, and closes the connection after keepaliveProbes that
@@ -74,7 +77,7 @@ const (
 // set sets all options of a socket that communicates with peers of a network.
 func (s *Socket) set(kind Kind, o Options) error {
 	options := map[Option]int{
-		sendHWM:              o.SendHWM,
+		SendHWM:              o.SendHWM,
 		receiveHWM:           o.ReceiveHWM,
 		lingerTime:           0,
 		reconnectInterval:    int(reconnectFirst.Milliseconds()),
@@ -92,6 +95,10 @@ func (s *Socket) set(kind Kind, o Options) error {
 	}
 	if kind != SUB { // has nothing to send
 		options[lingerTime] = int(sendLinger.Milliseconds())
+	}
+	if kind == ROUTER {
+		options[routerMandatory] = 1
+		options[lingerTime] = int(routerLinger.Milliseconds())
 	}
 	errs := []error{s.setMaxFrame(o.MaxFrame), s.refuseOldPeers()}
 	for option, value := range options {
@@ -114,11 +121,13 @@ const (
 	// XPubNoDrop makes an XPUB socket send nothing and return EAGAIN while the
 	// queue of a subscriber is full.
 	XPubNoDrop Option = C.ZMQ_XPUB_NODROP
+	// SendHWM is Options.SendHWM. It also applies to peers that are connected.
+	SendHWM Option = C.ZMQ_SNDHWM
 	// ReceiveBuffer is the size of the kernel's receive buffer, in bytes.
 	ReceiveBuffer Option = C.ZMQ_RCVBUF
 
 	lingerTime           Option = C.ZMQ_LINGER
-	sendHWM              Option = C.ZMQ_SNDHWM
+	routerMandatory      Option = C.ZMQ_ROUTER_MANDATORY
 	receiveHWM           Option = C.ZMQ_RCVHWM
 	reconnectInterval    Option = C.ZMQ_RECONNECT_IVL
 	reconnectIntervalMax Option = C.ZMQ_RECONNECT_IVL_MAX
@@ -166,7 +175,8 @@ var optionNames = map[Option]string{
 	XPubNoDrop:           "XPUB_NODROP",
 	ReceiveBuffer:        "RCVBUF",
 	lingerTime:           "LINGER",
-	sendHWM:              "SNDHWM",
+	routerMandatory:      "ROUTER_MANDATORY",
+	SendHWM:              "SNDHWM",
 	receiveHWM:           "RCVHWM",
 	reconnectInterval:    "RECONNECT_IVL",
 	reconnectIntervalMax: "RECONNECT_IVL_MAX",

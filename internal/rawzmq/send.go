@@ -7,7 +7,10 @@ package rawzmq
 #cgo nocallback send_message
 #cgo noescape send_frame
 #cgo nocallback send_frame
+#cgo noescape send_routed
+#cgo nocallback send_routed
 #include <errno.h>
+#include <stdint.h>
 #include <string.h>
 #include <zmq.h>
 
@@ -59,6 +62,23 @@ static int send_message(void *socket, const unsigned char *a, size_t a_size, con
 	errno = error;
 	return -1;
 }
+
+// send_routed sends messages to one peer of a ROUTER, and returns how many: fewer
+// than count if it failed.
+static size_t send_routed(void *socket, const unsigned char *peer, size_t peer_size, const unsigned char *data,
+		const uint32_t *sizes, size_t frames, size_t count) {
+	for (size_t sent = 0; sent < count; sent++) {
+		if (send_frame(socket, peer, peer_size, ZMQ_SNDMORE) < 0)
+			return sent;
+		for (size_t i = 0; i < frames; i++) {
+			if (send_frame(socket, data, sizes[i], i + 1 < frames ? ZMQ_SNDMORE : 0) < 0)
+				return sent;
+			data += sizes[i];
+		}
+		sizes += frames;
+	}
+	return count;
+}
 */
 import "C"
 
@@ -76,6 +96,42 @@ func (s *Socket) Send(frames *[MaxFrames][]byte, tail []byte) error {
 		return failure(err)
 	}
 	return nil
+}
+
+// Batch holds messages that have the same number of frames.
+type Batch struct {
+	frames int
+	data   []byte // of all frames
+	sizes  []uint32
+}
+
+// Reset removes the messages. The next ones have that many frames.
+func (b *Batch) Reset(frames int) { b.frames, b.data, b.sizes = frames, b.data[:0], b.sizes[:0] }
+
+// Append appends a frame, which consists of the given parts.
+func (b *Batch) Append(parts ...[]byte) {
+	n := len(b.data)
+	for _, part := range parts {
+		b.data = append(b.data, part...)
+	}
+	b.sizes = append(b.sizes, uint32(len(b.data)-n))
+}
+
+// Size returns the number of bytes of all frames.
+func (b *Batch) Size() int { return len(b.data) }
+
+// SendRouted sends messages of a ROUTER to one peer without waiting. It returns how
+// many it has sent, and why it has not sent the others: EAGAIN if the peer has no
+// room, EHOSTUNREACH if it is not connected.
+func (s *Socket) SendRouted(peer []byte, b *Batch) (sent int, err error) {
+	count := len(b.sizes) / b.frames
+	p, pSize := pointer(peer)
+	data, _ := pointer(b.data)
+	n, err := C.send_routed(s.ptr, p, pSize, data, (*C.uint32_t)(unsafe.SliceData(b.sizes)), C.size_t(b.frames), C.size_t(count))
+	if int(n) == count {
+		return count, nil
+	}
+	return int(n), failure(err)
 }
 
 // SendFrame sends a message of one frame, or one more frame of a message,

@@ -23,6 +23,9 @@ const (
 	SUB  Kind = C.ZMQ_SUB
 	XPUB Kind = C.ZMQ_XPUB
 	XSUB Kind = C.ZMQ_XSUB
+
+	ROUTER Kind = C.ZMQ_ROUTER // returns EHOSTUNREACH if there is no such peer
+	DEALER Kind = C.ZMQ_DEALER
 )
 
 // Socket is a socket of libzmq. It is not safe for concurrent use, and must
@@ -59,7 +62,7 @@ func (c *Context) pairEnd(endpoint string, attach func(*Socket, string) error) (
 	if err != nil {
 		return nil, err
 	}
-	err = errors.Join(s.Set(lingerTime, 0), s.Set(receiveHWM, 0), s.Set(sendHWM, 0), attach(s, endpoint))
+	err = errors.Join(s.Set(lingerTime, 0), s.Set(receiveHWM, 0), s.Set(SendHWM, 0), attach(s, endpoint))
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}

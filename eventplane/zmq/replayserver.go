@@ -1,0 +1,329 @@
+//go:build cgo && !nozmq
+
+package zmq
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"math/bits"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/internal/rawzmq"
+)
+
+const (
+	// Of a ROUTER: the requests that wait on a connection, and the events. The latter
+	// are fewer if they are large: replayQueueBytes for each client.
+	requestHWM       = 16
+	replayHWM        = 2048
+	replayQueueBytes = 8 << 20
+
+	// maxRequests is the number of requests of one client that are answered in turn.
+	// Two are enough to keep a connection busy.
+	maxRequests = 4
+
+	// A client that does not read is tried again after a pause, which doubles up to
+	// maxReplayPause, and given up after replayStall. The kernel ends its connection
+	// sooner.
+	minReplayPause = time.Millisecond
+	maxReplayPause = 100 * time.Millisecond
+	replayStall    = 5 * time.Second
+)
+
+var _ driver.ReplayServer = (*Publisher)(nil)
+
+// replayServer answers requests for the events of one publisher over a ROUTER, in a
+// goroutine of its own: docs/protocol.md has the frames.
+type replayServer struct {
+	publisherID uint64
+	history     driver.History
+	log         *slog.Logger
+	endpoint    string
+	socket      *rawzmq.Socket // of the goroutine
+	receiver    *rawzmq.Receiver
+	waiter      *rawzmq.Waiter
+	running     sync.WaitGroup
+
+	mu      sync.Mutex
+	stopped bool
+
+	// Of the goroutine.
+	clients []*replayPeer // those with requests, in turn
+	byID    map[string]*replayPeer
+	refused uint64
+	hwm     int
+	events  []driver.Message // reused
+	batch   rawzmq.Batch     // reused
+	head    []byte           // reused: id, sequence and header of an event
+}
+
+// replayPeer is a client whose requests have not been answered completely.
+type replayPeer struct {
+	id       string
+	requests []replayAnswer
+	pause    time.Duration // before the next attempt; 0 if it reads
+	retryAt  time.Time
+	stalled  time.Time // when it began not to read
+}
+
+// replayAnswer is the answer to a request of this module, or of a tool for engines.
+type replayAnswer struct {
+	driver.ReplayAnswer
+	engine bool
+}
+
+// ServeReplay implements driver.ReplayServer. The address has the host that
+// DirectPublisher was given, or else Options.ReplayHost, and a port that the system
+// chooses.
+func (p *Publisher) ServeReplay(publisherID uint64, h driver.History) (address string, err error) {
+	host := p.zc.opts.ReplayHost
+	if p.endpoint != "" {
+		if host, _, err = net.SplitHostPort(strings.TrimPrefix(p.endpoint, "tcp://")); err != nil {
+			return "", fmt.Errorf("zmq: serve replay: endpoint %q: %w", p.endpoint, err)
+		}
+	}
+	r := &replayServer{publisherID: publisherID, history: h, log: p.zc.opts.Logger, byID: map[string]*replayPeer{}}
+	if err := r.open(p.zc, host); err != nil {
+		return "", errors.Join(fmt.Errorf("zmq: serve replay on %q: %w", host, err), r.close())
+	}
+	p.loop.mu.Lock()
+	defer p.loop.mu.Unlock()
+	if p.loop.stopped {
+		return "", errors.Join(driver.ErrClosed, r.close())
+	}
+	p.replay = r
+	r.running.Go(r.run)
+	return r.endpoint, nil
+}
+
+// closeReplay is called after the loop has been closed.
+func (p *Publisher) closeReplay() error {
+	p.loop.mu.Lock()
+	r := p.replay
+	p.replay = nil
+	p.loop.mu.Unlock()
+	return r.close()
+}
+
+// open opens what close closes.
+func (r *replayServer) open(c *Context, host string) (err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r.socket, err = c.socket(rawzmq.ROUTER, rawzmq.Options{ReceiveHWM: requestHWM, MaxFrame: rawzmq.MaxSubscription}); err != nil {
+		return err
+	}
+	if err := r.setHWM(replayHWM); err != nil {
+		return err
+	}
+	if r.endpoint, err = listen(r.socket, host); err != nil {
+		return err
+	}
+	if r.receiver, err = r.socket.NewReceiver(); err != nil {
+		return err
+	}
+	r.waiter, err = r.socket.NewWaiter()
+	return err
+}
+
+func (r *replayServer) setHWM(n int) error {
+	if n == r.hwm {
+		return nil
+	}
+	r.hwm = n
+	return r.socket.Set(rawzmq.SendHWM, n)
+}
+
+// close ends the goroutine. libzmq still sends for a second.
+func (r *replayServer) close() error {
+	if r == nil {
+		return nil
+	}
+	var errs []error
+	if r.waiter != nil {
+		r.mu.Lock()
+		r.stopped = true
+		errs = append(errs, r.waiter.SetDeadline(time.Now()))
+		r.mu.Unlock()
+		r.running.Wait()
+		errs = append(errs, r.waiter.Close())
+	}
+	if r.receiver != nil {
+		r.receiver.Close()
+	}
+	if r.socket != nil {
+		errs = append(errs, r.socket.Close())
+	}
+	if r.refused > 0 {
+		r.log.Debug("zmq: requests for replay were refused", "publisher_id", r.publisherID, "count", r.refused)
+	}
+	return errors.Join(errs...)
+}
+
+func (r *replayServer) run() {
+	for !r.ended() {
+		// It fails only when it is closed. After a deadline it has not called step.
+		_ = r.waiter.Wait(r.step)
+		r.step()
+	}
+}
+
+func (r *replayServer) ended() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stopped
+}
+
+// step sends a batch to each client that reads, and then reads requests, since
+// sending may consume the signal that there are some. It reports whether it must be
+// called again without a signal.
+func (r *replayServer) step() (again bool) {
+	now := time.Now()
+	r.clients = slices.DeleteFunc(r.clients, func(c *replayPeer) bool {
+		if c.retryAt.After(now) || r.serve(c, now) {
+			return false
+		}
+		delete(r.byID, c.id)
+		return true
+	})
+	again = r.receiver.Each(r.accept)
+	var next time.Time
+	for _, c := range r.clients {
+		again = again || !c.retryAt.After(now)
+		if next.IsZero() || c.retryAt.Before(next) {
+			next = c.retryAt
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !again && !r.stopped {
+		_ = r.waiter.SetDeadline(next) // it fails only when it is closed
+	}
+	return again || r.stopped
+}
+
+// accept reads a request. Its frames are the client, an empty one, the first sequence
+// and, unless a tool for engines sent it, the last one.
+func (r *replayServer) accept(m *rawzmq.Message) {
+	engine := m.Count == 3
+	ok := (engine || m.Count == 4) && len(m.Frames[1]) == 0 && len(m.Frames[2]) == idSize && (engine || len(m.Frames[3]) == idSize)
+	if !ok {
+		r.refuse("malformed")
+		return
+	}
+	first, last, limit := binary.BigEndian.Uint64(m.Frames[2]), uint64(math.MaxUint64), uint64(math.MaxUint64)
+	if !engine {
+		last, limit = binary.BigEndian.Uint64(m.Frames[3]), driver.MaxReplay
+	}
+	c := r.byID[string(m.Frames[0])]
+	switch {
+	case first > last:
+		r.refuse("last sequence before the first")
+		return
+	case c == nil:
+		c = &replayPeer{id: string(m.Frames[0])}
+		r.byID[c.id] = c
+		r.clients = append(r.clients, c)
+	case len(c.requests) == maxRequests:
+		r.refuse("too many requests of one client")
+		return
+	}
+	c.requests = append(c.requests, replayAnswer{driver.NewReplayAnswer(first, last, limit), engine})
+}
+
+func (r *replayServer) refuse(reason string) {
+	if r.refused++; r.refused == 1 {
+		r.log.Warn("zmq: request for replay refused, ignoring it and others", "publisher_id", r.publisherID, "reason", reason)
+	}
+}
+
+// serve sends the next batch to a client, and reports whether it has more requests.
+func (r *replayServer) serve(c *replayPeer, now time.Time) (more bool) {
+	a := &c.requests[0]
+	most := math.MaxInt
+	if c.pause > 0 {
+		most = 1 // it may still not read
+	}
+	r.events = a.Batch(r.history, r.events[:0], most)
+	defer clear(r.events) // they may be large
+	if len(r.events) > 0 {
+		r.encodeEvents(a.engine)
+	} else {
+		r.encodeEnd(a)
+	}
+	sent, err := r.socket.SendRouted([]byte(c.id), &r.batch)
+	if sent > 0 {
+		c.pause, c.retryAt, c.stalled = 0, time.Time{}, time.Time{}
+		if len(r.events) == 0 {
+			c.requests = slices.Delete(c.requests, 0, 1)
+			return len(c.requests) > 0
+		}
+		a.Advance(r.events[:sent])
+	}
+	switch {
+	case err == nil:
+		return true
+	case !errors.Is(err, syscall.EAGAIN): // EHOSTUNREACH, or the process is short of memory
+		return false
+	case c.stalled.IsZero():
+		c.stalled = now
+	case now.Sub(c.stalled) > replayStall:
+		return false
+	}
+	c.pause = min(max(2*c.pause, minReplayPause), maxReplayPause)
+	c.retryAt = now.Add(c.pause)
+	return true
+}
+
+func (r *replayServer) encodeEvents(engine bool) {
+	largest := 0
+	if r.batch.Reset(4); engine {
+		r.batch.Reset(3)
+	}
+	for i := range r.events {
+		m := &r.events[i]
+		largest = max(largest, len(m.Body))
+		r.head = binary.BigEndian.AppendUint64(r.head[:0], r.publisherID)
+		r.head = binary.BigEndian.AppendUint64(r.head, m.Sequence)
+		r.head = appendHeader(r.head, len(m.Body))
+		r.batch.Append()
+		if engine {
+			r.batch.Append(r.head[idSize : 2*idSize])
+			r.batch.Append(m.Body)
+			continue
+		}
+		r.batch.Append(r.head[:idSize])
+		r.batch.Append(r.head[idSize : 2*idSize])
+		r.batch.Append(r.head[2*idSize:], m.Body)
+	}
+	// Powers of two, so that it rarely changes. It fails only without memory.
+	_ = r.setHWM(min(max(replayQueueBytes>>bits.Len(uint(largest)), 2), replayHWM))
+}
+
+// encodeEnd encodes the end of an answer, which has no event: a sequence that none
+// has, and the request and the number of its events instead of a body.
+func (r *replayServer) encodeEnd(a *replayAnswer) {
+	end := binary.BigEndian.AppendUint64(nil, driver.NoSequence)
+	if a.engine {
+		r.batch.Reset(3)
+		r.batch.Append()
+		r.batch.Append(end)
+		r.batch.Append()
+		return
+	}
+	r.batch.Reset(4)
+	r.batch.Append()
+	r.batch.Append(binary.BigEndian.AppendUint64(nil, r.publisherID))
+	r.batch.Append(end)
+	body := binary.BigEndian.AppendUint64(appendHeader(nil, replayEndSize), a.First)
+	body = binary.BigEndian.AppendUint64(body, a.Last)
+	r.batch.Append(binary.BigEndian.AppendUint64(body, a.Sent))
+}
