@@ -19,6 +19,8 @@ type Client struct {
 	discovery *discovery.Client
 	transport transport
 
+	histories historyBudget
+
 	codecWarning sync.Once
 
 	once sync.Once
@@ -58,7 +60,7 @@ func New(cfg Config, d *discovery.Client) (*Client, error) {
 	c.Logger.Info("eventplane: configured", "transport", c.Transport, "codec", c.Codec.Name(),
 		"wire", c.Wire.String(), "broker", c.Broker.String(), "reason", c.Reason)
 	return &Client{
-		config: c, discovery: d, transport: t,
+		config: c, discovery: d, transport: t, histories: historyBudget{max: int64(c.HistoryBytes)},
 		calls: map[*call]struct{}{}, open: map[shutdowner]struct{}{},
 	}, nil
 }

@@ -59,6 +59,12 @@ type Config struct {
 	// larger than the bound.
 	QueueBytes int
 
+	// HistoryBytes bounds the events that all publishers of the client keep, which
+	// are those that PublisherOptions.History describes; 0 means 256 MiB. While it is
+	// exceeded, each publisher keeps an equal share at most. Negative turns off all
+	// histories.
+	HistoryBytes int
+
 	// NATS holds the settings of the connection that the client dials when it is
 	// first used, and closes in Shutdown. It is ignored on ZMQ. If the server ends
 	// that connection for good, everything that is open on it fails with
@@ -72,11 +78,9 @@ type Config struct {
 	//
 	// The options of the connection apply, and some change how events travel:
 	//
-	//   - While disconnected, a connection buffers what is published, 8 MiB
-	//     unless [nats.ReconnectBufSize] changes it. Publish then succeeds, and
-	//     the events arrive late, after the reconnect. With a size of -1, which
-	//     connections of package natsconn have, Publish fails instead with
-	//     [nats.ErrReconnectBufExceeded].
+	//   - A write to a server that has stopped reading ends after one minute unless
+	//     [nats.FlusherTimeout] changes it; connections of package natsconn have two
+	//     seconds. Publish does not wait for it, but Client.Shutdown may.
 	//   - After 60 attempts to reconnect, unless [nats.MaxReconnects] changes
 	//     it, the connection is closed. Next, Publish and the opening of
 	//     publishers and subscribers then fail with [nats.ErrConnectionClosed].
@@ -123,6 +127,9 @@ func (c Config) resolve() (Config, error) {
 		if _, err := parseHost(c.Host); err != nil {
 			return c, err
 		}
+	}
+	if c.HistoryBytes == 0 {
+		c.HistoryBytes = defaultHistoryCap
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -32,6 +32,16 @@ type PublisherOptions struct {
 	//
 	// Dynamo's KV router drops the events of publishers without a source.
 	Source func(publisher uint64) any
+
+	// History is the number of events that the publisher keeps for subscribers that
+	// missed them; 0 means [DefaultHistory]. Negative keeps none.
+	History int
+
+	// HistoryBytes bounds the same events by their size in bytes, whichever bound is
+	// reached first; 0 means [DefaultHistoryBytes]. A single event may be larger.
+	// Negative keeps none. Both also bound the events that have not been sent yet,
+	// with their defaults if no history is kept. See Config.HistoryBytes.
+	HistoryBytes int
 }
 
 // Publisher sends the events of one scope and topic. It is safe for concurrent
@@ -42,6 +52,7 @@ type Publisher struct {
 	topic  string
 	codec  codec.Codec
 	conn   *pubConn
+	outbox *outbox
 	reg    *discovery.Registration // of the channel
 	source *discovery.Registration // nil if there is none
 
@@ -49,12 +60,6 @@ type Publisher struct {
 
 	once sync.Once
 	err  error // of Shutdown
-
-	mu       sync.Mutex
-	closed   bool
-	sequence uint64         // of the next event
-	body     []byte         // reused
-	message  driver.Message // reused
 }
 
 // newPublisher opens the transport first, since only then a ZMQ endpoint has a
@@ -73,8 +78,13 @@ func (c *Client) newPublisher(ctx context.Context, scope discovery.Scope, topic 
 		return nil, err
 	}
 	p := &Publisher{client: c, id: id, topic: topic, codec: c.config.Codec, conn: conn}
-	if err := p.register(ctx, scope, o); err != nil {
-		return nil, errors.Join(err, conn.Close())
+	p.outbox = newOutbox(p.id, conn, &c.histories, c.config, o)
+	err = p.outbox.serveReplay()
+	if err == nil {
+		err = p.register(ctx, scope, o)
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.outbox.abort())
 	}
 	if conn.follow == nil {
 		conn.follow = c.compareTransports(r)
@@ -134,16 +144,42 @@ func (p *Publisher) Ready(ctx context.Context) error {
 	return fmt.Errorf("eventplane: publisher of %s: %w", p.topic, translateClosed(err))
 }
 
+// WaitSubscribers blocks until at least n subscribers receive what is published from
+// now on, or ctx is done. It counts the subscribers on ZMQ without brokers; of those
+// of other software, each subscription that matches counts. Elsewhere subscribers
+// cannot be counted, and the error wraps errors.ErrUnsupported.
+func (p *Publisher) WaitSubscribers(ctx context.Context, n int) error {
+	if n <= 0 {
+		return ctx.Err()
+	}
+	err := fmt.Errorf("subscribers on this transport cannot be counted: %w", errors.ErrUnsupported)
+	if w, ok := p.conn.Publisher.(driver.SubscriberWaiter); ok {
+		err = w.WaitSubscribers(ctx, n)
+	}
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return fmt.Errorf("eventplane: publisher of %s: wait for %d subscribers: %w", p.topic, n, translateClosed(err))
+}
+
 // Publish encodes an event with the client's codec and sends it, without waiting
 // for subscribers. A nil error does not mean that the event was delivered.
 //
-// An event that is encoded uses up a sequence even if sending it fails, so that
-// subscribers detect the loss. An event that cannot be encoded, and a ctx that is
-// already done, use up none. ctx does not bound the sending, which does not wait
-// for peers.
+// On NATS, Publish leaves the sending to a goroutine, so it does not wait for the
+// server either. While the server cannot be reached, events are kept, within the
+// bounds of PublisherOptions.History, and sent afterwards. Once these are reached,
+// the oldest events are dropped; [PublisherStats] counts them, and subscribers detect
+// the gap. As long as events are sent, only slower than they are published, Publish
+// waits instead, until ctx is done.
 //
-// The error wraps [ErrClosed] after Shutdown, or the error of the codec or
-// transport. The publisher can still be used after an error.
+// An event that is encoded uses up a sequence even if sending it fails, so that
+// subscribers detect the loss. An event that cannot be encoded or is too large, and a
+// ctx that is already done, use up none.
+//
+// The error wraps [ErrClosed] after Shutdown, or the error of the codec or transport,
+// such as nats.ErrMaxPayload. It may be the error of an earlier event, such as
+// nats.ErrPermissionViolation; this event has then not been published. The publisher
+// can still be used after an error.
 func (p *Publisher) Publish(ctx context.Context, event any) error {
 	buf, _ := p.payloads.Get().(*[]byte)
 	if buf == nil {
@@ -167,53 +203,33 @@ func (p *Publisher) PublishBytes(ctx context.Context, payload []byte) error {
 	return p.publish(ctx, payload, true)
 }
 
-// publish holds the lock while it sends, so that the order of sequences is the
-// order on the wire. The buffers are reused under the same lock.
 func (p *Publisher) publish(ctx context.Context, payload []byte, opaque bool) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err := ctx.Err(); err != nil {
-		return err
+	env := codec.Envelope{PublisherID: p.id, Topic: p.topic, Payload: payload, Bytes: opaque}
+	if err := p.outbox.publish(ctx, &env, p.codec); err != nil && (ctx.Err() == nil || !errors.Is(err, ctx.Err())) {
+		return fmt.Errorf("eventplane: publish %s: %w", p.topic, translateClosed(err))
+	} else if err != nil {
+		return ctx.Err()
 	}
-	if p.closed {
-		return fmt.Errorf("eventplane: publish %s: %w", p.topic, ErrClosed)
-	}
-	env := codec.Envelope{
-		PublisherID: p.id, Sequence: p.sequence, PublishedAt: uint64(time.Now().UnixMilli()),
-		Topic: p.topic, Payload: payload, Bytes: opaque,
-	}
-	body, err := env.Append(p.body[:0], p.codec)
-	if err != nil {
-		return fmt.Errorf("eventplane: publish %s: %w", p.topic, err)
-	}
-	if cap(body) <= maxKeptBuffer {
-		p.body = body
-	}
-	p.sequence++
-	p.message = driver.Message{Subject: p.conn.subject, PublisherID: p.id, Sequence: env.Sequence, Body: body}
-	err = p.conn.Publish(ctx, &p.message)
-	p.message.Body = nil // body may be too large to be kept
-	if err != nil && ctx.Err() == nil {
-		return fmt.Errorf("eventplane: publish %s: %w", p.topic, err)
-	}
-	return err
+	return nil
 }
 
+// Stats returns the counters of the publisher.
+func (p *Publisher) Stats() PublisherStats { return p.outbox.stats() }
+
 // Shutdown unregisters the source, if there is one, and the channel, so that
-// subscribers see them removed at once, and then closes the transport, which
-// sends queued events within a bounded time. ctx bounds only the unregistering.
+// subscribers see them removed at once, sends the events that are still waiting, and
+// closes the transport. ctx bounds all of it; without a deadline, Shutdown gives up
+// sending after five seconds without progress. Events that have not been sent are an
+// error, and PublisherStats.Lost counts them.
 // Shutdown is idempotent; later calls return the first result.
 func (p *Publisher) Shutdown(ctx context.Context) error {
 	p.once.Do(func() {
+		p.outbox.finish()
 		var err error
 		if p.source != nil {
 			err = p.source.Unregister(ctx)
 		}
-		err = errors.Join(err, p.reg.Unregister(ctx))
-		p.mu.Lock()
-		p.closed = true // no Publish is in progress, since it holds mu
-		p.mu.Unlock()
-		err = errors.Join(err, p.conn.Close())
+		err = errors.Join(err, p.reg.Unregister(ctx), p.outbox.close(ctx))
 		p.client.remove(p)
 		if err != nil {
 			p.err = fmt.Errorf("eventplane: shutdown of the publisher of %s: %w", p.topic, err)

@@ -2,6 +2,7 @@ package eventplane
 
 import (
 	"context"
+	"net/netip"
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/eventplane/driver"
@@ -31,6 +32,28 @@ type pubConn struct {
 	subject    string
 	advertised discovery.Transport // to be registered
 	follow     *follower           // nil if discovery is not followed
+
+	blocks bool       // Publish may block, and Close too
+	host   netip.Addr // of a replay address, on ZMQ
+}
+
+// advertiseReplay adds an address, unless it is empty, to what is registered.
+func (c *pubConn) advertiseReplay(address string) (err error) {
+	if address == "" {
+		return nil
+	}
+	if address, err = advertisedEndpoint(address, c.host); err != nil {
+		return err
+	}
+	switch t := c.advertised.(type) {
+	case discovery.ZMQ:
+		t.ReplayEndpoint = address
+		c.advertised = t
+	case discovery.ZMQBroker:
+		t.ReplayEndpoint = address
+		c.advertised = t
+	}
+	return nil
 }
 
 // Close implements driver.Publisher.

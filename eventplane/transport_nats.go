@@ -90,6 +90,7 @@ func (n *natsTransport) publisher(ctx context.Context, r route, _ uint64) (*pubC
 	return &pubConn{
 		Publisher: natsdriver.NewPublisherWith(nc, natsdriver.Options{Logger: n.config.Logger}), subject: subject,
 		advertised: discovery.NATS{SubjectPrefix: prefix},
+		blocks:     true,
 	}, nil
 }
 

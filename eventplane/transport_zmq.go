@@ -81,11 +81,7 @@ type directTransport struct{ zmqTransport }
 
 // publisher binds a port that the operating system selects.
 func (d *directTransport) publisher(_ context.Context, r route, id uint64) (*pubConn, error) {
-	host := d.config.Host
-	if host == "" {
-		host = localHost()
-	}
-	addr, err := parseHost(host)
+	addr, err := d.host()
 	if err != nil {
 		return nil, err
 	}
@@ -99,8 +95,16 @@ func (d *directTransport) publisher(_ context.Context, r route, id uint64) (*pub
 	}
 	return &pubConn{
 		Publisher: pub, subject: r.directSubject(),
-		advertised: discovery.ZMQ{Endpoint: endpoint},
+		advertised: discovery.ZMQ{Endpoint: endpoint}, host: addr,
 	}, nil
+}
+
+// host returns the address that publishers advertise.
+func (z *zmqTransport) host() (netip.Addr, error) {
+	if z.config.Host == "" {
+		return parseHost(localHost())
+	}
+	return parseHost(z.config.Host)
 }
 
 // listenAddr returns the address to bind if addr is advertised. The advertised
@@ -159,11 +163,15 @@ type brokerTransport struct{ zmqTransport }
 
 // publisher connects to the XSUB side of all brokers.
 func (b *brokerTransport) publisher(ctx context.Context, r route, _ uint64) (*pubConn, error) {
+	addr, err := b.host()
+	if err != nil {
+		return nil, err
+	}
 	pub, err := b.ctx.BrokerPublisher(r.brokerSubject())
 	if err != nil {
 		return nil, err
 	}
-	conn := &pubConn{Publisher: pub, subject: r.brokerSubject()}
+	conn := &pubConn{Publisher: pub, subject: r.brokerSubject(), host: addr}
 	conn.follow, err = b.connect(r, pub, func(c BrokerConfig) []string { return c.XSub })
 	if err == nil {
 		conn.advertised, err = b.advertised(ctx, r, conn.follow)

@@ -73,9 +73,10 @@ type Publisher interface {
 	// peer reported for an earlier message, such as a refused permission.
 	Publish(ctx context.Context, m *Message) error
 
-	// MaxBody returns the size in bytes of the largest body that Publish accepts, as
-	// far as it is known. It does not block, and is safe for concurrent use.
-	MaxBody() int
+	// Check returns the error that Publish would return for a body of size bytes, as
+	// far as it is known beforehand. It does not block, and is safe for concurrent
+	// use.
+	Check(size int) error
 
 	// Ready blocks until events that are published from now on are forwarded to
 	// all peers that are connected, or ctx is done. It is safe for concurrent use.

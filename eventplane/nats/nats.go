@@ -51,6 +51,10 @@ const (
 	// has no wait without a bound that reports a refusal.
 	nextTimeout = time.Minute
 
+	// publishRetryWait is the wait after a write that failed on a connection that is
+	// not lost.
+	publishRetryWait = 50 * time.Millisecond
+
 	// closeFlushTimeout bounds the wait of Publisher.Close for the server.
 	closeFlushTimeout = 2 * time.Second
 

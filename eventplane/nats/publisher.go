@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // Publisher sends messages on a connection. It implements [driver.Publisher] and
@@ -19,8 +19,10 @@ type Publisher struct {
 	nc      *nats.Conn
 	log     *slog.Logger
 	closed  atomic.Bool
-	maxBody atomic.Int64  // as the server announced it last, or 0
-	replay  *replayServer // nil unless ServeReplay was called
+	ended   chan nats.Status // receives CLOSED, or is closed
+	final   atomic.Bool      // ended has received it
+	maxBody atomic.Int64     // as the server announced it last, or 0
+	replay  *replayServer    // nil unless ServeReplay was called
 
 	errors       errorLog // of Publish
 	ticksRefused bool
@@ -34,43 +36,60 @@ func NewPublisher(nc *nats.Conn) *Publisher { return NewPublisherWith(nc, Option
 
 // NewPublisherWith is like [NewPublisher], with settings.
 func NewPublisherWith(nc *nats.Conn, o Options) *Publisher {
-	p := &Publisher{nc: nc, log: o.logger(), errors: newErrorLog(nc)}
+	p := &Publisher{nc: nc, log: o.logger(), errors: newErrorLog(nc), ended: nc.StatusChanged(nats.CLOSED)}
+	p.final.Store(nc.IsClosed())
 	p.maxBody.Store(nc.MaxPayload())
 	return p
 }
 
-// Publish implements [driver.Publisher]. The error wraps [nats.ErrMaxPayload] if
-// the message is larger than the server accepts, [nats.ErrReconnectBufExceeded]
-// if the connection is lost and cannot buffer the message,
-// [nats.ErrConnectionClosed] if it is closed, and [nats.ErrPermissionViolation]
-// if the server has refused an earlier message. A connection that buffers while it
-// is lost, which is the default of nats.go, sends the message after it has
-// reconnected.
+// Check implements [driver.Publisher]. The errors are those of Publish. A body may have
+// the max_payload of the server, less the header of an event in a replay if the
+// publisher serves that.
+func (p *Publisher) Check(size int) error {
+	select {
+	case <-p.ended:
+		p.final.Store(true)
+	default:
+	}
+	limit := p.maxBody.Load()
+	if p.replay != nil {
+		limit -= recordHeader
+	}
+	switch {
+	case p.closed.Load():
+		return driver.ErrClosed
+	case p.final.Load():
+		return fmt.Errorf("nats: publish: %w", nats.ErrConnectionClosed)
+	case limit > 0 && int64(size) > limit: // otherwise there was no connection yet
+		return fmt.Errorf("nats: publish: message has %d bytes: want at most %d: %w", size, limit, nats.ErrMaxPayload)
+	}
+	return nil
+}
+
+// Publish implements [driver.Publisher]. It does not use the buffer that a connection
+// has while it is lost, but waits. The error wraps [nats.ErrMaxPayload] if the message
+// is larger than the server accepts, [nats.ErrConnectionClosed] if the connection is
+// closed, and [nats.ErrPermissionViolation] if the server has refused an earlier
+// message.
 //
 // A tick is never refused: once the server does not permit one, none is sent.
 func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if p.closed.Load() {
-		return driver.ErrClosed
-	}
 	err := checkSubject(m.Subject)
-	switch {
-	case err != nil:
+	if err != nil {
 		return fmt.Errorf("nats: publish on %.100q: %w", m.Subject, err)
-	case m.Kind == driver.Tick:
-		err = p.publishTick(m)
-	case len(m.Body) > p.MaxBody():
-		return fmt.Errorf("nats: publish on %q: message has %d bytes: want at most %d: %w", m.Subject, len(m.Body), p.MaxBody(), nats.ErrMaxPayload)
-	default:
-		err = p.nc.Publish(m.Subject, m.Body)
 	}
-	if errors.Is(err, nats.ErrMaxPayload) {
-		p.maxBody.Store(p.nc.MaxPayload()) // the server is another one
-	}
-	if errors.Is(err, nats.ErrReconnectBufExceeded) {
-		return fmt.Errorf("nats: publish on %q: no connection to a server: %w", m.Subject, err)
+	for lost := true; lost; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := p.Check(len(m.Body)); err != nil {
+			return err
+		}
+		if lost, err = p.attempt(m); lost {
+			if err := p.awaitConnection(ctx); err != nil {
+				return err
+			}
+		}
 	}
 	if err == nil {
 		err = p.refusal(m.Subject)
@@ -79,6 +98,47 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 		return fmt.Errorf("nats: publish on %q: %w", m.Subject, err)
 	}
 	return nil
+}
+
+// attempt sends m once. It reports whether the connection is lost, or a write to it
+// has failed: the server has not received m then, not even later.
+func (p *Publisher) attempt(m *driver.Message) (lost bool, err error) {
+	if !p.nc.IsConnected() {
+		return !p.nc.IsClosed(), nats.ErrConnectionClosed
+	}
+	if m.Kind == driver.Tick {
+		err = p.publishTick(m)
+	} else {
+		err = p.nc.Publish(m.Subject, m.Body)
+	}
+	switch {
+	case err == nil, errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining), errors.Is(err, nats.ErrBadSubject):
+		return false, err
+	case errors.Is(err, nats.ErrMaxPayload):
+		p.maxBody.Store(p.nc.MaxPayload()) // the server is another one
+		return false, err
+	}
+	return true, err
+}
+
+// awaitConnection blocks until the connection is not lost. One that only failed to
+// write counts as lost for publishRetryWait.
+func (p *Publisher) awaitConnection(ctx context.Context) error {
+	changes := p.nc.StatusChanged(nats.CONNECTED, nats.CLOSED)
+	defer p.nc.RemoveStatusListener(changes)
+	if p.nc.IsConnected() {
+		return wait.Sleep(ctx, publishRetryWait)
+	}
+	if p.nc.IsClosed() {
+		return nil
+	}
+	select {
+	case <-changes:
+		p.maxBody.Store(p.nc.MaxPayload())
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // refusal returns the error of the server that refused an earlier message on
@@ -96,19 +156,6 @@ func (p *Publisher) refusal(subject string) error {
 	return nil
 }
 
-// MaxBody implements [driver.Publisher]. It is the max_payload of the server, less
-// the header of an event in a replay if the publisher serves that.
-func (p *Publisher) MaxBody() int {
-	limit := p.maxBody.Load()
-	if limit <= 0 { // there was no connection yet
-		return math.MaxInt
-	}
-	if p.replay != nil {
-		limit -= recordHeader
-	}
-	return int(limit)
-}
-
 // Ready implements [driver.Publisher]. It blocks until the server has received
 // what was published before.
 func (p *Publisher) Ready(ctx context.Context) error { return ready(ctx, p.nc, p.closed.Load) }
@@ -121,11 +168,12 @@ func (p *Publisher) Close() error {
 	if p.closed.Swap(true) {
 		return nil
 	}
+	p.nc.RemoveStatusListener(p.ended)
 	var err error
 	if p.replay != nil {
 		err = p.replay.close()
 	}
-	if p.nc.IsConnected() { // otherwise one that buffers sends after it has reconnected
+	if p.nc.IsConnected() {
 		err = errors.Join(err, p.nc.FlushTimeout(closeFlushTimeout))
 	}
 	if err != nil {

@@ -51,16 +51,21 @@ func newPublisher(c *Context, socket *rawzmq.Socket, subject string, p peers, mo
 // empty for a publisher of BrokerPublisher.
 func (p *Publisher) Endpoint() string { return p.endpoint }
 
-// MaxBody implements driver.Publisher.
-func (p *Publisher) MaxBody() int { return int(p.zc.opts.MaxMessage - headerSize) }
+// Check implements driver.Publisher.
+func (p *Publisher) Check(size int) error {
+	if limit := p.zc.opts.MaxMessage - headerSize; int64(size) > limit {
+		return fmt.Errorf("body of %d bytes: want %d at most", size, limit)
+	}
+	return nil
+}
 
 // Publish sends m. It never blocks: subscribers that are too slow miss m.
 func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if limit := p.MaxBody(); len(m.Body) > limit {
-		return fmt.Errorf("zmq: publish to %q: body of %d bytes: want %d at most", m.Subject, len(m.Body), limit)
+	if err := p.Check(len(m.Body)); err != nil {
+		return fmt.Errorf("zmq: publish to %q: %w", m.Subject, err)
 	}
 	p.loop.mu.Lock()
 	defer p.loop.mu.Unlock()

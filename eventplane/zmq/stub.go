@@ -63,8 +63,8 @@ type Publisher struct{ unconnected }
 // Endpoint returns an empty endpoint.
 func (*Publisher) Endpoint() string { return "" }
 
-// MaxBody returns 0.
-func (*Publisher) MaxBody() int { return 0 }
+// Check returns an error that wraps errors.ErrUnsupported.
+func (*Publisher) Check(int) error { return errUnsupported }
 
 // Publish returns an error that wraps errors.ErrUnsupported.
 func (*Publisher) Publish(context.Context, *driver.Message) error { return errUnsupported }
