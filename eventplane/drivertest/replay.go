@@ -7,6 +7,7 @@ import (
 	"math"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -311,5 +312,32 @@ func testReplayClosed(t *testing.T, h Harness) {
 	}
 	if err := sub.(driver.Replayer).Replay(t.Context(), r, func(*driver.Message) {}); !errors.Is(err, driver.ErrClosed) {
 		t.Errorf("error %v after Close: want ErrClosed", err)
+	}
+}
+
+// BenchmarkReplay measures the replay of b.N events, for which r is a request.
+func BenchmarkReplay(b *testing.B, sub driver.Replayer, r driver.ReplayRequest) {
+	b.Helper()
+	b.ReportAllocs()
+	b.ResetTimer()
+	half := uint64(b.N) / 2
+	var halves sync.WaitGroup
+	var total atomic.Int64
+	for _, part := range [][2]uint64{{0, half}, {half, uint64(b.N)}} {
+		r := r
+		if r.First, r.Last = part[0], part[1]-1; part[0] == part[1] {
+			continue
+		}
+		halves.Go(func() {
+			n, err := Replay(b.Context(), sub, r, func(*driver.Message) {})
+			if err != nil {
+				b.Error(err)
+			}
+			total.Add(int64(n))
+		})
+	}
+	halves.Wait()
+	if total.Load() != int64(b.N) {
+		b.Errorf("%d events: want %d", total.Load(), b.N)
 	}
 }

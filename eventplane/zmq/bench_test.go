@@ -10,6 +10,7 @@ import (
 	zmq "github.com/pebbe/zmq4"
 
 	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/eventplane/drivertest"
 	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
 )
 
@@ -124,4 +125,11 @@ func measure(b *testing.B, size int, publish func() error, receive func(context.
 		}
 	}
 	drain()
+}
+
+// BenchmarkReplay requests the events of a history, two slices at a time.
+func BenchmarkReplay(b *testing.B) {
+	zc := open(b, zmqdriver.Options{})
+	r := drivertest.Serve(b, directPublisher(b, zc), drivertest.NewHistory(0, b.N, 256))
+	drivertest.BenchmarkReplay(b, subscribe(b, zc, "kv-events"), r)
 }

@@ -4,11 +4,15 @@ package zmq_test
 
 import (
 	"errors"
+	"io"
+	"math"
 	"os"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/dynplane/dynplane/eventplane/drivertest"
 	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
 	"github.com/dynplane/dynplane/internal/zmtptest"
 )
@@ -29,6 +33,30 @@ func TestIdlePublisherForgetsSubscribers(t *testing.T) {
 		}
 		if got := resident(t) - before; got > limit {
 			t.Errorf("%d subscribers that are gone cost %d MiB, want at most %d", subscribers, got>>20, limit>>20)
+		}
+	})
+}
+
+// TestReplayIsBoundedInBytes has a client that requests large events over and over and
+// reads nothing.
+func TestReplayIsBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	zmtptest.InChild(t, func() {
+		pub := directPublisher(t, open(t, zmqdriver.Options{}))
+		r := drivertest.Serve(t, pub, drivertest.NewHistory(0, 64, 1<<20))
+		before, limit := resident(t), 128<<20
+		c := zmtptest.Dial(t, r.Address, "DEALER")
+		all := "\x01\x00\x01\x08" + u64(0) + "\x00\x08" + u64(math.MaxUint64)
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for range 40 { // about as long as the server waits for a client
+			if _, err := io.WriteString(c, all); err != nil {
+				break // the kernel has ended the connection
+			}
+			if got := resident(t) - before; got > limit {
+				t.Fatalf("a client that reads nothing costs %d MiB, want at most %d", got>>20, limit>>20)
+			}
+			<-tick.C
 		}
 	})
 }
