@@ -77,6 +77,11 @@ func (p *Publisher) ServeReplay(publisherID uint64, h driver.History) (address s
 	if err := r.requests.SetPendingLimits(maxPendingControl, maxPendingBytes); err != nil {
 		return "", errors.Join(fmt.Errorf("nats: serve replay: %w", err), r.requests.Unsubscribe())
 	}
+	if p.nc.IsConnected() {
+		// Subscribers that find the publisher may send requests at once. Without the
+		// subscription, these would fail as those of a publisher that serves none.
+		_ = p.nc.FlushTimeout(readyFlushTimeout)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	p.replay = r

@@ -54,8 +54,8 @@ func (s *Subscriber) pumpTicks() {
 }
 
 // enqueueTick puts a tick into the queue behind the events that arrived before it.
-// The tick is dropped if that cannot be decided, since another will follow, or if it
-// is malformed.
+// The tick is dropped if that cannot be decided or the queue is full, since another
+// will follow, or if it is malformed.
 func (s *Subscriber) enqueueTick(msg *nats.Msg) {
 	if len(msg.Data) != tickSize {
 		return
@@ -65,7 +65,7 @@ func (s *Subscriber) enqueueTick(msg *nats.Msg) {
 		return
 	}
 	for s.pumped.Load() < arrived {
-		if wait.Sleep(s.ctx, time.Millisecond) != nil {
+		if s.queue.Full() || wait.Sleep(s.ctx, time.Millisecond) != nil {
 			return
 		}
 	}

@@ -200,3 +200,29 @@ func TestReplayFromAnotherService(t *testing.T) {
 		t.Errorf("no address: error %v: want ErrNoReplay", err)
 	}
 }
+
+// TestClientsOfReplayCannotAbortAPublisher has clients that announce heartbeats, flood
+// the server until libzmq stops reading from them, and reset the connection (libzmq
+// issue 4364).
+func TestClientsOfReplayCannotAbortAPublisher(t *testing.T) {
+	t.Parallel()
+	zmtptest.InChild(t, func() {
+		zc := open(t, zmqdriver.Options{})
+		r := drivertest.Serve(t, directPublisher(t, zc), drivertest.NewHistory(0, 5000, 1000))
+		flood := bytes.Repeat([]byte("\x01\x00\x01\x08"+u64(0)+"\x00\x08"+u64(math.MaxUint64)), 2000)
+		var clients sync.WaitGroup
+		for i := range 50 {
+			c := zmtptest.Dial(t, r.Address, "DEALER")
+			clients.Go(func() {
+				_ = c.SetWriteDeadline(time.Now().Add(time.Duration(50+7*i) * time.Millisecond))
+				_, err := c.Write([]byte("\x04\x07\x04PING\x00\x01")) // expires after 100 ms
+				for err == nil {
+					_, err = c.Write(flood)
+				}
+				_ = errors.Join(c.SetLinger(0), c.Close())
+			})
+		}
+		clients.Wait()
+		replayed(t, subscribe(t, zc, "kv-events"), r, 5000)
+	})
+}
