@@ -217,15 +217,45 @@ func (c *Client) compareTransports(r route) *follower {
 	if !c.config.transportAssumed || c.config.Broker.enabled() || c.discovery == nil {
 		return nil
 	}
-	f := &follower{
-		discovery: c.discovery, log: c.config.Logger,
-		query: discovery.Query{Kind: discovery.KindEventChannel, Scope: r.scope, Topic: r.topic},
-		endpoints: func(ch discovery.EventChannel) ([]string, bool) {
-			return nil, ch.Scope == r.scope && ch.Topic == r.topic && !ofKind(ch.Transport, c.config.Transport)
-		},
-	}
+	f := c.newFollower(r)
+	f.once = true
 	f.start()
 	return f
+}
+
+// followChannels passes the publishers of a route to d, to whose endpoints nothing
+// connects: they are on NATS, or behind brokers.
+func (c *Client) followChannels(r route, d *departures) *follower {
+	f := c.newFollower(r)
+	f.departures = d
+	f.start()
+	return f
+}
+
+// newFollower returns a follower of the channels of a route that connects to nothing.
+func (c *Client) newFollower(r route) *follower {
+	return &follower{
+		discovery: c.discovery, log: c.config.Logger,
+		query: discovery.Query{Kind: discovery.KindEventChannel, Scope: r.scope, Topic: r.topic},
+		match: func(ch discovery.EventChannel) channelState {
+			if ch.Scope != r.scope || ch.Topic != r.topic {
+				return channelState{}
+			}
+			return channelState{matches: true, incompatible: !ofKind(ch.Transport, c.config.Transport), replay: replayEndpoint(ch.Transport)}
+		},
+	}
+}
+
+// replayEndpoint returns the address at which a publisher replays events. It is
+// empty on NATS, and for publishers that do not.
+func replayEndpoint(t discovery.Transport) string {
+	switch t := t.(type) {
+	case discovery.ZMQ:
+		return t.ReplayEndpoint
+	case discovery.ZMQBroker:
+		return t.ReplayEndpoint
+	}
+	return ""
 }
 
 // ofKind reports whether a channel's transport is a known one of that kind.

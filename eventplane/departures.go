@@ -14,7 +14,7 @@ const leaveDelay = 5 * time.Second
 // has arrived in between. Publishers that came and went leave nothing.
 type departures struct {
 	queued func() int // number of events that wait for the reader
-	listed sync.Map   // of the ids of the publishers that are registered, or have left and are not forgotten
+	listed sync.Map   // from the ids of the publishers that are registered, or have left and are not forgotten, to their replay addresses
 
 	mu        sync.Mutex
 	left      map[uint64]departure
@@ -35,11 +35,41 @@ func (d *departures) lists(publisher uint64) bool {
 	return ok
 }
 
+// replayAddress returns the address at which a publisher replays events, and whether
+// it is no longer registered. d may be nil.
+func (d *departures) replayAddress(publisher uint64) (address string, left bool) {
+	if d == nil {
+		return "", false
+	}
+	if a, ok := d.listed.Load(publisher); ok {
+		address, _ = a.(string)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, left = d.left[publisher]
+	return address, left
+}
+
 // attach sets the sequencer that has the state of the publishers, and its mutex.
 func (d *departures) attach(s *sequencer, guard *sync.Mutex) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.sequencer, d.guard = s, guard
+	d.mu.Unlock()
+	for id := range d.listed.Range {
+		d.discover(id.(uint64))
+	}
+}
+
+// discover passes a publisher to the sequencer, once there is one.
+func (d *departures) discover(publisher uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.sequencer == nil || !d.sequencer.recoverer.fromStart {
+		return
+	}
+	d.guard.Lock()
+	defer d.guard.Unlock()
+	d.sequencer.discover(publisher)
 }
 
 // leave is called when a publisher is no longer registered.
@@ -59,11 +89,12 @@ func (d *departures) leave(publisher uint64) {
 }
 
 // enter is called when a publisher is registered.
-func (d *departures) enter(publisher uint64) {
-	d.listed.Store(publisher, nil)
+func (d *departures) enter(publisher uint64, replayAddress string) {
+	d.listed.Store(publisher, replayAddress)
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	delete(d.left, publisher)
+	d.mu.Unlock()
+	d.discover(publisher)
 }
 
 // look forgets the publishers that can be, and looks again later at the others.
@@ -92,7 +123,7 @@ func (d *departures) forget() {
 		case p == nil:
 			delete(d.left, id)
 			d.listed.Delete(id)
-		case !idle || len(p.held) > 0 || !before.looked || before.last != p.epoch.last:
+		case !idle || len(p.held) > 0 || len(p.recovery.slices) > 0 || !before.looked || before.last != p.epoch.last:
 			d.left[id] = departure{last: p.epoch.last, looked: idle}
 		default:
 			d.sequencer.evict(p)

@@ -24,7 +24,7 @@ func TestDepartedPublishersAreForgotten(t *testing.T) {
 		add := func(id, seq uint64) {
 			mu.Lock()
 			defer mu.Unlock()
-			s.add(arrival(id, seq, seq))
+			s.add(arrival(id, seq, seq), 8)
 			s.next()
 		}
 		remain := func(after time.Duration, want int) {
@@ -33,7 +33,7 @@ func TestDepartedPublishersAreForgotten(t *testing.T) {
 			synctest.Wait()
 			mu.Lock()
 			defer mu.Unlock()
-			if got := s.publishers(); len(got) != want {
+			if got, _ := s.publishers(0); len(got) != want {
 				t.Fatalf("%d publishers remain: want %d", len(got), want)
 			}
 		}

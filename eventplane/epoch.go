@@ -15,10 +15,17 @@ const (
 // epoch is one life of a publisher under its id: its sequences begin at 0, and its
 // times of publishing do not decrease, apart from corrections of its clock.
 type epoch struct {
+	// Before the first event is delivered, the events before floor are not expected any
+	// more. known reports that those from floor on are: the publisher has announced it.
+	floor uint64
+	known bool
+
 	started     bool   // an event was delivered: the fields below are valid
-	first, last uint64 // sequences of the first event delivered and of the last
+	first, last uint64 // sequences of the first event delivered, and of the last that was delivered or lost
 	firstAt     uint64 // time of publishing of the first event delivered
 	lastAt      uint64 // latest time among the events delivered
+	delivered   uint64 // sequence of the last event delivered
+	at          uint64 // its time of publishing, or missing if later ones were lost
 	stamps      stamps
 
 	// An event published at afterAt or before is of an earlier epoch, if there was
@@ -39,23 +46,41 @@ func (e *epoch) next(at uint64) epoch {
 // other path.
 func (e *epoch) expected() uint64 {
 	if !e.started {
-		return 0
+		return e.floor
 	}
 	return e.last + 1
 }
 
-// deliver records an event that is delivered, and returns the number of events
-// missed before it.
-func (e *epoch) deliver(seq, at uint64) (missed uint64) {
+// deliver records the expected event as delivered.
+func (e *epoch) deliver(seq, at uint64) {
 	if !e.started {
 		e.started, e.first, e.firstAt, e.lastAt = true, seq, at, at
-	} else {
-		missed = seq - e.last - 1
 	}
-	e.stamps.skip(seq, missed)
 	e.stamps.set(seq, at)
-	e.last, e.lastAt = seq, max(e.lastAt, at)
-	return missed
+	e.last, e.delivered, e.lastAt, e.at = seq, seq, max(e.lastAt, at), at
+}
+
+// lose records the events from the expected one to through as lost, and returns
+// their number: 0 if the subscriber had not joined when they were published.
+func (e *epoch) lose(through uint64) uint64 {
+	n := through - e.expected() + 1
+	switch {
+	case e.started:
+		e.stamps.skip(through+1, n)
+		e.last, e.at = through, missing
+	case e.known:
+		e.floor = through + 1
+	default:
+		e.floor = through + 1
+		return 0
+	}
+	return n
+}
+
+// excludes reports whether an event published at the given time is of an earlier
+// epoch.
+func (e *epoch) excludes(at uint64) bool {
+	return e.started && at < e.firstAt || e.hasEarlier && at <= e.afterAt
 }
 
 // verdict is what an event is, compared with those delivered before.
@@ -78,8 +103,14 @@ func (e *epoch) compare(seq, at uint64, multipath bool) verdict {
 		return duplicate
 	case multipath && e.hasEarlier && (at <= e.afterAt || e.started && at < e.firstAt && seq > e.last):
 		return late
-	case !e.started || seq > e.last:
+	case !e.started && seq >= e.floor || e.started && seq > e.last:
 		return fresh
+	case !e.started && !e.known:
+		return late
+	case !e.started:
+		return restart
+	case multipath && seq > e.delivered: // lost, as a tick on the other path showed
+		return late
 	case at > e.lastAt:
 		return restart
 	case !multipath && (at == 0 || at < e.firstAt): // without a clock, or with one that went back

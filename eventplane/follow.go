@@ -18,16 +18,17 @@ const (
 	maxWatchRetry = 5 * time.Second
 )
 
-// follower keeps a driver connected to the endpoints that discovery has. It owns
-// the only goroutine of this package, which stop ends and waits for.
+// follower keeps a driver connected to the endpoints that discovery has, or only
+// watches channels. It owns a goroutine, which stop ends and waits for.
 //
 // If the watch fails, all connections are kept: stale is better than partial.
 // The next watch reports which channels have been removed meanwhile.
 type follower struct {
 	discovery *discovery.Client
 	query     discovery.Query
-	endpoints endpointsFunc
-	to        driver.Connector // nil to look for incompatible channels once, and end
+	match     matchFunc
+	to        driver.Connector // nil if there are never endpoints
+	once      bool             // end after the first full set
 	log       *slog.Logger
 
 	departures *departures // nil unless the channels are those of publishers
@@ -42,15 +43,17 @@ type follower struct {
 	done   chan struct{} // closed when the goroutine has ended
 }
 
-// endpointsFunc returns the endpoints to connect to for a channel, and whether
-// the channel matches but has a transport that cannot be connected to.
-type endpointsFunc func(discovery.EventChannel) (endpoints []string, incompatible bool)
+// matchFunc returns the state that a channel requires: the zero value if it does not
+// match.
+type matchFunc func(discovery.EventChannel) channelState
 
 // channelState is the state of one channel. The zero value is that of a channel
 // that is not registered.
 type channelState struct {
-	endpoints    []string // connected
-	incompatible bool
+	matches      bool
+	endpoints    []string // to connect to, or connected
+	incompatible bool     // the transport is another one
+	replay       string   // address at which the publisher replays events
 }
 
 // start starts the goroutine. The fields up to log must be set.
@@ -84,7 +87,7 @@ func (f *follower) wait(ctx context.Context) error {
 // first after a watch was complete.
 func (f *follower) run(ctx context.Context) {
 	defer close(f.done)
-	if f.to == nil {
+	if f.once {
 		if _, err := f.watch(ctx); err != nil {
 			f.log.Debug("eventplane: comparing transports failed",
 				"scope", f.query.Scope.String(), "topic", f.query.Topic, "error", err)
@@ -127,7 +130,7 @@ func (f *follower) watch(ctx context.Context) (complete bool, err error) {
 		case discovery.Synced:
 			complete = true
 			f.sync(listed)
-			if f.to == nil {
+			if f.once {
 				return complete, nil
 			}
 		}
@@ -156,9 +159,10 @@ func (f *follower) add(in discovery.Instance) {
 	if !ok {
 		return
 	}
-	endpoints, incompatible := f.endpoints(ch)
-	f.update(in.ID(), channelState{distinct(endpoints), incompatible})
-	if incompatible && !f.warned {
+	state := f.match(ch)
+	state.endpoints = distinct(state.endpoints)
+	f.update(in.ID(), state)
+	if state.incompatible && !f.warned {
 		f.warned = true
 		f.log.Warn("eventplane: a publisher uses another transport than this client; further ones are only counted",
 			"channel", in.ID().Path(), "transport", ch.Transport.Kind(), "address", ch.Transport.Address(), "remedy", remedy(ch.Transport))
@@ -182,18 +186,17 @@ func remedy(t discovery.Transport) string {
 // disconnects old ones, so that an endpoint in both is not interrupted.
 func (f *follower) update(id discovery.ID, state channelState) {
 	old, present := f.channels[id]
-	gone := len(state.endpoints) == 0 && !state.incompatible
 	switch {
 	case f.departures == nil:
-	case !gone:
-		f.departures.enter(id.Instance)
+	case state.matches:
+		f.departures.enter(id.Instance, state.replay)
 	case present:
 		f.departures.leave(id.Instance)
 	}
 	state.endpoints = f.connect(id, state.endpoints)
 	f.release(old.endpoints)
 	f.incompatible.Add(asInt(state.incompatible) - asInt(old.incompatible))
-	if len(state.endpoints) == 0 && !state.incompatible {
+	if !state.matches {
 		delete(f.channels, id)
 		return
 	}

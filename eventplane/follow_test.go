@@ -131,7 +131,7 @@ func newFollowTest(t *testing.T) *followTest {
 	f.follow = &follower{
 		discovery: discovery.NewClient(f.store, discovery.Options{}),
 		query:     discovery.Query{Kind: discovery.KindEventChannel, Scope: scope, Topic: "kv-events"},
-		endpoints: r.directEndpoints, to: f.conns, log: slog.New(slog.NewTextHandler(&f.log, nil)),
+		match:     r.matchDirect, to: f.conns, log: slog.New(slog.NewTextHandler(&f.log, nil)),
 	}
 	return f
 }

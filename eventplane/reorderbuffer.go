@@ -2,55 +2,80 @@ package eventplane
 
 import "time"
 
-// The reorder buffer holds an event for reorderTimeout at most, and no more
-// than maxHeldEvents and maxHeldBytes for all publishers together.
-//
-// Its clock runs only while the subscriber waits for messages. While the
-// application is busy, the event that fills a gap may be in the transport's
-// queue, where it is found before the timeout expires.
+// An event behind a gap waits for the other paths for reorderTimeout, or for
+// recoverTimeout if the gap can be recovered otherwise. The bounds of all held
+// events together, and of those of one publisher whose gap is being recovered,
+// count the bodies of messages.
 const (
-	reorderTimeout = 100 * time.Millisecond
-	maxHeldEvents  = 16_384
-	maxHeldBytes   = 32 << 20
+	reorderTimeout   = 100 * time.Millisecond
+	recoverTimeout   = 50 * time.Millisecond
+	maxHeldEvents    = 16_384
+	maxHeldBytes     = 32 << 20
+	maxHeldEventsOf  = 4096
+	maxHeldBytesOf   = 4 << 20
+	maxSlicesOf      = 2
+	maxSlices        = 256 // of all publishers
+	maxRoundsBehind  = 3
+	minRoundsCounted = maxHeldEventsOf
 )
 
 // staleAfter is the time in milliseconds that no event waits on its way unless a
 // broker was away.
 const staleAfter = 1000
 
-// reorderBuffer is the list of the events that wait for a gap before them to
-// be filled. It is in order of arrival, which is also the order in which the
-// timeouts expire.
+// reorderBuffer has the bounds of the events that are held, and the list of those
+// that wait for another path. The list is in order of arrival, which is also the
+// order in which the deadlines expire.
 type reorderBuffer struct {
+	timeout        time.Duration
 	oldest, newest *heldEvent
 	events, bytes  int
-	clock          time.Duration
 }
 
-// heldEvent is an element of the reorder buffer, and of its peer's held.
+// heldEvent is an event that is held behind a gap: an element of its peer's held.
+// A tick is an element of the list only, and has no more than a sequence.
 type heldEvent struct {
-	peer       *peer
-	event      Event
-	deadline   time.Duration // on the clock of the reorder buffer
+	peer     *peer
+	event    Event
+	size     int // of the message
+	tick     bool
+	replayed bool
+
+	deadline   time.Duration // valid while the element is in the list
+	listed     bool
 	prev, next *heldEvent
 }
 
-// add appends an event.
-func (b *reorderBuffer) add(h *heldEvent) {
-	h.deadline = b.clock + reorderTimeout
-	h.prev = b.newest
+// add counts an event, and appends it to the list if it has to wait.
+func (b *reorderBuffer) add(h *heldEvent, now time.Duration, waits bool) {
+	b.events++
+	b.bytes += h.size
+	h.peer.heldBytes += h.size
+	if !waits {
+		return
+	}
+	h.listed, h.deadline, h.prev = true, now+b.timeout, b.newest
 	if h.prev == nil {
 		b.oldest = h
 	} else {
 		h.prev.next = h
 	}
 	b.newest = h
-	b.events++
-	b.bytes += len(h.event.Payload)
 }
 
-// remove removes an event from any position.
+// remove removes an event that is no longer held.
 func (b *reorderBuffer) remove(h *heldEvent) {
+	b.unlist(h)
+	b.events--
+	b.bytes -= h.size
+	h.peer.heldBytes -= h.size
+}
+
+// unlist ends the wait of an event.
+func (b *reorderBuffer) unlist(h *heldEvent) {
+	if !h.listed {
+		return
+	}
 	if h.prev == nil {
 		b.oldest = h.next
 	} else {
@@ -61,18 +86,14 @@ func (b *reorderBuffer) remove(h *heldEvent) {
 	} else {
 		h.next.prev = h.prev
 	}
-	b.events--
-	b.bytes -= len(h.event.Payload)
+	h.listed, h.prev, h.next = false, nil, nil
 }
 
-// full reports whether an event must be released early.
+// full reports whether the bounds are exceeded.
 func (b *reorderBuffer) full() bool { return b.events > maxHeldEvents || b.bytes > maxHeldBytes }
 
-// timeout returns the time until the deadline of the oldest event, which is
-// positive, or 0 if the buffer is empty.
-func (b *reorderBuffer) timeout() time.Duration {
-	if b.oldest == nil {
-		return 0
-	}
-	return max(b.oldest.deadline-b.clock, 1)
+// fullWith reports whether another event of p would exceed the bounds.
+func (b *reorderBuffer) fullWith(p *peer, size int) bool {
+	return b.events >= maxHeldEvents || b.bytes+size > maxHeldBytes ||
+		len(p.held) >= maxHeldEventsOf || p.heldBytes+size > maxHeldBytesOf
 }

@@ -1,9 +1,7 @@
 package eventplane
 
 import (
-	"cmp"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/dynplane/dynplane/codec"
@@ -13,14 +11,14 @@ import (
 // input from the network.
 const maxPeers = 65_536
 
-// sequencer turns the events of all publishers, in order of arrival, into the
+// sequencer turns the messages of all publishers, in order of arrival, into the
 // events to deliver: each once, in the order of its publisher, with the number
 // of events missed before it.
 //
-// On a single path an event is delivered as it arrives. On several paths, which
-// differ in speed (brokers do), the other path may be about to fill a gap, so
-// the events behind a gap are held in the reorder buffer. Missed is computed when
-// an event is delivered.
+// Events behind a gap are held while one of two sources may still fill it: another
+// path, since paths differ in speed (brokers do), and replay by the publisher. A
+// gap that neither can fill is lost. On a single path without replay nothing is
+// held.
 type sequencer struct {
 	peers      map[uint64]*peer
 	recent     peer // head of the circular list of peers: next is the most recently used, prev the least
@@ -30,82 +28,218 @@ type sequencer struct {
 	out        []Event
 	outAt      int // out[outAt:] is to be delivered
 
+	topic      string
 	multipath  bool
-	reportGaps bool // as events of their own
+	reportGaps bool          // as events of their own
+	clock      time.Duration // of the message that is being processed
 	held       reorderBuffer
+	recoverer  recoverer
 
 	stats sequencerStats
 }
 
 // sequencerStats are those of Stats that the sequencer counts.
-type sequencerStats struct{ duplicates, outOfOrder, restarts, gaps, missed uint64 }
-
-// peer is the state of one publisher: its current epoch, and the events of it that
-// are held, in the order of their sequences.
-type peer struct {
-	id         uint64
-	epoch      epoch
-	held       []*heldEvent
-	prev, next *peer
+type sequencerStats struct {
+	duplicates, outOfOrder, restarts, gaps, missed, recovered uint64
 }
 
 func newSequencer(multipath bool) *sequencer {
 	s := &sequencer{peers: map[uint64]*peer{}, limit: maxPeers, stampLimit: maxStampBytes, multipath: multipath}
 	s.recent.prev, s.recent.next = &s.recent, &s.recent
+	s.held.timeout = reorderTimeout
 	return s
 }
 
-// add adds an event that arrived.
-func (s *sequencer) add(ev Event) {
+// paths reports whether events of p may arrive on more than one path. Those of a
+// peer that has two names do, also if the configuration has one path.
+func (s *sequencer) paths(p *peer) bool { return s.multipath || p.multipath }
+
+// add adds an event that arrived in a message of the given size.
+func (s *sequencer) add(ev Event, size int) {
 	p := s.peer(ev.PublisherID)
-	switch p.epoch.compare(ev.Sequence, ev.PublishedAt, s.multipath) {
-	case duplicate:
-		s.stats.duplicates++
+	p.proof = max(s.clock, 1)
+	e := &p.epoch
+	switch verdict := e.compare(ev.Sequence, ev.PublishedAt, s.paths(p)); {
+	case verdict == duplicate:
+		s.duplicate(p)
 		return
-	case late: // it has been counted as missed, and delivering it now would break the order
+	case verdict == late, // it has been counted as missed, and delivering it now would break the order
+		verdict == restart && p.recovery.history && ev.Sequence < e.first && ev.PublishedAt-1 < e.firstAt: // replay was faster
 		s.stats.outOfOrder++
 		return
-	case restart:
-		s.releaseBefore(p, ev.PublishedAt)
-		s.stats.restarts++
-		p.epoch = p.epoch.next(ev.PublishedAt)
-	case fresh:
+	case verdict == restart:
+		s.restart(p, ev.PublishedAt)
 	}
-	if s.multipath && ev.Sequence != p.epoch.expected() {
-		s.hold(p, ev)
-	} else {
-		s.deliver(p, ev)
+	p.recovery.joined = min(p.recovery.joined, ev.Sequence)
+	switch {
+	case ev.Sequence == e.expected() && !s.probing(p):
+		s.deliver(p, ev, false)
+	case s.paths(p) || s.recovers(p):
+		s.hold(p, ev, size)
+	default:
+		s.lose(p, ev.Sequence-1)
+		s.deliver(p, ev, false)
 	}
-	s.releaseRun(p)
+	if len(p.held) > 0 || p.ahead > 0 {
+		s.settle(p)
+	}
 }
 
-// deliver appends the event to those that next returns, with the number of events
-// missed before it.
-func (s *sequencer) deliver(p *peer, ev Event) {
-	s.growStamps(&p.epoch, ev.Sequence)
-	if ev.Missed = p.epoch.deliver(ev.Sequence, ev.PublishedAt); ev.Missed > 0 {
-		s.stats.gaps++
-		s.stats.missed = addSaturating(s.stats.missed, ev.Missed)
-		if s.reportGaps {
-			gap := &Gap{PublisherID: p.id, First: ev.Sequence - ev.Missed, Last: ev.Sequence - 1}
-			s.out = append(s.out, Event{Envelope: codec.Envelope{PublisherID: p.id, Topic: ev.Topic}, Gap: gap})
+// duplicate counts an event of p that arrived again. If none can have been replayed,
+// it came on another path.
+func (s *sequencer) duplicate(p *peer) {
+	s.stats.duplicates++
+	p.multipath = p.multipath || !s.recoverer.enabled()
+}
+
+// control processes a Ready or Tick message: the events of a publisher before next
+// have been sent.
+func (s *sequencer) control(id, next uint64) {
+	p := s.peers[id]
+	if p == nil {
+		if !s.recoverer.enabled() {
+			return
+		}
+		p = s.peer(id)
+	}
+	p.proof = max(s.clock, 1)
+	r := &p.recovery
+	switch {
+	case !p.epoch.started && !p.epoch.known && !r.history:
+		// A broker that was away may deliver an old one, which must not become the
+		// subscriber's starting point.
+		if s.recoverer.enabled() && !s.paths(p) {
+			p.epoch.floor, p.epoch.known = next, true
+			r.joined = min(r.joined, next)
+		}
+	case next < p.epoch.expected() && next > 0:
+		s.probe(p, next-1)
+	case next <= p.epoch.expected():
+	case s.paths(p) && !s.held.full():
+		s.held.add(&heldEvent{peer: p, event: Event{Envelope: codec.Envelope{Sequence: next}}, tick: true}, s.clock, true)
+	default:
+		s.announce(p, next)
+	}
+}
+
+// announce records that the events of p before next were published.
+func (s *sequencer) announce(p *peer, next uint64) {
+	// A tick has no time of publishing. That of an earlier epoch can be delivered by a
+	// broker that was away.
+	p.doubtful = s.paths(p) && p.epoch.hasEarlier && next > p.ahead || p.doubtful && p.ahead > p.epoch.expected()
+	p.ahead, p.due = max(p.ahead, next), max(p.due, next)
+	p.recovery.joined = min(p.recovery.joined, next)
+	p.recovery.unplanned = true
+	s.settle(p)
+}
+
+// restart begins another epoch, with the events published from the given time on.
+func (s *sequencer) restart(p *peer, at uint64) {
+	s.cancel(p)
+	s.releaseBefore(p, at)
+	s.reportRecovered(p)
+	s.stats.restarts++
+	p.epoch = p.epoch.next(at)
+	p.ahead, p.due, p.gone, p.doubtful = 0, 0, 0, false
+	p.recovery = newRecovery(s.recoverer.enabled())
+}
+
+// settle delivers the events of p that can be delivered, and decides about the gap
+// before the others: it is lost, or planned to be recovered, or waits for another
+// path.
+func (s *sequencer) settle(p *peer) {
+	for !s.probing(p) {
+		expected := p.epoch.expected()
+		if len(p.held) > 0 && p.held[0].event.Sequence <= expected {
+			h := s.popHeld(p)
+			if h.event.Sequence == expected {
+				s.deliver(p, h.event, h.replayed)
+			}
+			continue
+		}
+		end, open := p.gap()
+		switch through, lost := s.lostThrough(p, end); {
+		case !open:
+			s.endRecovery(p)
+			return
+		case lost && p.doubtful && len(p.held) == 0:
+			p.ahead, p.doubtful = 0, false
+		case lost:
+			s.lose(p, min(through, end-1))
+		case !s.plan(p):
+			return
 		}
 	}
-	s.out = append(s.out, ev)
 }
 
-// growStamps makes room for the time of seq, unless the memory for that is used up.
-func (s *sequencer) growStamps(e *epoch, seq uint64) {
-	n := len(e.stamps)
-	if n >= maxStamps || n > 0 && (!e.started || seq-e.first < uint64(n)) {
+// lostThrough reports whether the expected event is lost, and the last of those
+// after it that are, unless they are held. The gap ends before end.
+func (s *sequencer) lostThrough(p *peer, end uint64) (uint64, bool) {
+	expected := p.epoch.expected()
+	if expected < p.gone {
+		return p.gone - 1, true
+	}
+	for _, sl := range p.recovery.slices {
+		if sl.first <= expected && expected < sl.next {
+			return sl.next - 1, true
+		}
+	}
+	switch {
+	case s.recovers(p):
+		return 0, false
+	case !s.paths(p):
+		return end - 1, true
+	}
+	return p.due - 1, expected < p.due
+}
+
+// lose records the events from the expected one to through as lost.
+func (s *sequencer) lose(p *peer, through uint64) {
+	first := p.epoch.expected()
+	n := p.epoch.lose(through)
+	if n == 0 {
 		return
 	}
-	more := max(n, minStamps)
-	if s.stampBytes+8*more > s.stampLimit {
+	s.reportRecovered(p)
+	if p.lost == 0 {
+		s.stats.gaps++
+	}
+	p.lost = addSaturating(p.lost, n)
+	s.stats.missed = addSaturating(s.stats.missed, n)
+	s.report(Gap{PublisherID: p.id, First: first, Last: through})
+}
+
+// report appends a gap to the events to deliver, if gaps are requested, or extends
+// the one before it.
+func (s *sequencer) report(g Gap) {
+	if !s.reportGaps {
 		return
 	}
-	s.stampBytes += 8 * more
-	e.stamps = e.stamps.grown(n+more, e.last)
+	if n := len(s.out); n > s.outAt {
+		if last := s.out[n-1].Gap; last != nil && last.PublisherID == g.PublisherID && last.Recovered == g.Recovered && last.Last+1 == g.First {
+			last.Last = g.Last
+			return
+		}
+	}
+	s.out = append(s.out, Event{Envelope: codec.Envelope{PublisherID: g.PublisherID, Topic: s.topic}, Gap: &g})
+}
+
+// deliver appends the expected event to those that next returns, with the number
+// of events missed before it.
+func (s *sequencer) deliver(p *peer, ev Event, replayed bool) {
+	if replayed {
+		s.countRecovered(p, ev.Sequence)
+	} else {
+		s.reportRecovered(p)
+	}
+	s.growStamps(&p.epoch, ev.Sequence)
+	ev.Missed, p.lost = p.lost, 0
+	first := !p.epoch.started
+	p.epoch.deliver(ev.Sequence, ev.PublishedAt)
+	if first && s.paths(p) {
+		s.discardExcluded(p)
+	}
+	s.out = append(s.out, ev)
 }
 
 // addSaturating does not wrap around: sequences are untrusted input, and two of
@@ -115,32 +249,6 @@ func addSaturating(a, b uint64) uint64 {
 		return math.MaxUint64
 	}
 	return a + b
-}
-
-// peer finds or creates the state of a publisher and makes it the most recently
-// used.
-func (s *sequencer) peer(id uint64) *peer {
-	p := s.peers[id]
-	if p == nil {
-		if len(s.peers) >= s.limit {
-			s.evict(s.recent.prev)
-		}
-		p = &peer{id: id}
-		s.peers[id] = p
-	} else {
-		p.prev.next, p.next.prev = p.next, p.prev
-	}
-	p.prev, p.next = &s.recent, s.recent.next
-	p.prev.next, p.next.prev = p, p
-	return p
-}
-
-// evict removes the state of a peer, after it has delivered the events held.
-func (s *sequencer) evict(p *peer) {
-	s.releaseAll(p)
-	s.stampBytes -= 8 * len(p.epoch.stamps)
-	p.prev.next, p.next.prev = p.next, p.prev
-	delete(s.peers, p.id)
 }
 
 // next removes and returns the next event to deliver, if there is one.
@@ -154,135 +262,4 @@ func (s *sequencer) next() (Event, bool) {
 		s.out, s.outAt = s.out[:0], 0
 	}
 	return ev, true
-}
-
-// hold puts an event into the reorder buffer until the gap before it is filled
-// or its deadline has passed.
-func (s *sequencer) hold(p *peer, ev Event) {
-	h := &heldEvent{peer: p, event: ev}
-	at, found := slices.BinarySearchFunc(p.held, ev.Sequence, func(h *heldEvent, seq uint64) int {
-		return cmp.Compare(h.event.Sequence, seq)
-	})
-	if found && p.held[at].event.PublishedAt >= ev.PublishedAt {
-		s.stats.duplicates++
-		return
-	}
-	if found { // of an earlier epoch
-		s.stats.outOfOrder++
-		s.held.remove(p.held[at])
-		p.held = slices.Delete(p.held, at, at+1)
-	}
-	p.held = slices.Insert(p.held, at, h)
-	s.held.add(h)
-	for s.held.full() {
-		s.release(s.held.oldest)
-	}
-}
-
-// advance advances the clock of the reorder buffer and releases the events
-// whose deadlines have passed.
-func (s *sequencer) advance(d time.Duration) {
-	s.held.clock += d
-	for h := s.held.oldest; h != nil && h.deadline <= s.held.clock; h = s.held.oldest {
-		s.release(h)
-	}
-}
-
-// flush releases all events that are held.
-func (s *sequencer) flush() {
-	for s.held.oldest != nil {
-		s.release(s.held.oldest)
-	}
-}
-
-// release delivers the events of h's publisher that are held, up to h and
-// those that follow it without a gap.
-func (s *sequencer) release(h *heldEvent) {
-	p, last := h.peer, h.event.Sequence
-	s.discardStale(p)
-	for len(p.held) > 0 && p.held[0].event.Sequence <= last {
-		s.deliver(p, s.popHeld(p))
-	}
-	s.releaseRun(p)
-}
-
-// discardStale discards the events that are held before the first one of an epoch
-// is delivered, and were published long before the others: a broker that was away
-// delivers them, and they must not become the subscriber's starting point. They
-// are behind a higher sequence that was published later, or before a gap.
-func (s *sequencer) discardStale(p *peer) {
-	if p.epoch.started || len(p.held) < 2 {
-		return
-	}
-	newest := 0
-	for i, h := range p.held {
-		if h.event.PublishedAt > p.held[newest].event.PublishedAt {
-			newest = i
-		}
-	}
-	start := newest
-	for ; start > 0; start-- {
-		before, ev := &p.held[start-1].event, &p.held[start].event
-		if ev.Sequence-before.Sequence > 1 && isStale(before, ev, false) {
-			break
-		}
-	}
-	end := newest + 1
-	for end < len(p.held) && !isStale(&p.held[end].event, &p.held[newest].event, p.epoch.hasEarlier) {
-		end++
-	}
-	for i, h := range p.held {
-		if i < start || i >= end {
-			s.stats.outOfOrder++
-			s.held.remove(h)
-		}
-	}
-	p.held = slices.Delete(slices.Delete(p.held, end, len(p.held)), 0, start)
-}
-
-// isStale reports whether a was published so long before b, or at all before it,
-// that it must have waited on its way.
-func isStale(a, b *Event, atAll bool) bool {
-	return b.PublishedAt > a.PublishedAt && (atAll || b.PublishedAt-a.PublishedAt > staleAfter)
-}
-
-// releaseRun delivers the events of p that follow the last one without a gap.
-func (s *sequencer) releaseRun(p *peer) {
-	for len(p.held) > 0 && p.held[0].event.Sequence == p.epoch.expected() {
-		s.deliver(p, s.popHeld(p))
-	}
-}
-
-// releaseAll delivers all events of p that are held.
-func (s *sequencer) releaseAll(p *peer) { s.releaseBefore(p, math.MaxUint64) }
-
-// releaseBefore delivers the events of p that are held and were published before
-// the given time, at which an epoch begins; the others are of that epoch.
-func (s *sequencer) releaseBefore(p *peer, at uint64) {
-	s.discardStale(p)
-	for len(p.held) > 0 && (p.held[0].event.PublishedAt < at || at == math.MaxUint64) {
-		s.deliver(p, s.popHeld(p))
-	}
-}
-
-// popHeld removes the first event of p that is held.
-func (s *sequencer) popHeld(p *peer) Event {
-	h := p.held[0]
-	p.held[0] = nil
-	if p.held = p.held[1:]; len(p.held) == 0 {
-		p.held = nil
-	}
-	s.held.remove(h)
-	return h.event
-}
-
-// publishers returns the last sequence delivered of each publisher.
-func (s *sequencer) publishers() map[uint64]uint64 {
-	out := make(map[uint64]uint64, len(s.peers))
-	for id, p := range s.peers {
-		if p.epoch.started {
-			out[id] = p.epoch.last
-		}
-	}
-	return out
 }

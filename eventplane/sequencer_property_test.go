@@ -115,10 +115,10 @@ func checkSequencer(t *testing.T, seed uint64) {
 	s := newSequencer(h.paths > 1)
 	s.reportGaps = true
 	for range 1 + h.rand.IntN(5) {
-		h.live(s.add)
-		s.advance(reorderTimeout)
-		h.flood(s.add)
-		s.advance(reorderTimeout)
+		h.live(func(ev Event) { s.add(ev, 8) })
+		s.advance(s.clock + reorderTimeout)
+		h.flood(func(ev Event) { s.add(ev, 8) })
+		s.advance(s.clock + reorderTimeout)
 	}
 	got, inGaps := uint64(0), uint64(0)
 	for ev, ok := s.next(); ok; ev, ok = s.next() {

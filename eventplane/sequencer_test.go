@@ -54,19 +54,19 @@ func TestSequencer(t *testing.T) {
 			t.Parallel()
 			s := newSequencer(tc.multipath)
 			for _, seq := range tc.in {
-				s.add(arrival(1, seq, 0))
+				s.add(arrival(1, seq, 0), 8)
 			}
 			if got := drain(s); !slices.Equal(got, tc.want) {
 				t.Errorf("at once %v: want %v", got, tc.want)
 			}
-			s.advance(reorderTimeout)
+			s.advance(s.clock + reorderTimeout)
 			if got := drain(s); !slices.Equal(got, tc.later) {
 				t.Errorf("later %v: want %v", got, tc.later)
 			}
 			if s.stats != tc.stats {
 				t.Errorf("stats %+v: want %+v", s.stats, tc.stats)
 			}
-			if s.held.events != 0 || s.held.bytes != 0 || s.held.timeout() != 0 {
+			if s.held.events != 0 || s.held.bytes != 0 || s.held.oldest != nil {
 				t.Errorf("reorder buffer %+v: want it empty", s.held)
 			}
 		})
@@ -116,9 +116,9 @@ func TestEpochs(t *testing.T) {
 			s := newSequencer(tc.multipath)
 			for _, in := range tc.in {
 				if in == pause {
-					s.advance(reorderTimeout)
+					s.advance(s.clock + reorderTimeout)
 				} else {
-					s.add(arrival(1, in.sequence, in.at))
+					s.add(arrival(1, in.sequence, in.at), 8)
 				}
 			}
 			if got := drain(s); !slices.Equal(got, tc.want) {
@@ -136,15 +136,15 @@ func TestStampsAreAWindow(t *testing.T) {
 	t.Parallel()
 	s := newSequencer(true)
 	const last = 3 * maxStamps
-	s.add(arrival(1, 0, 1))
-	s.add(arrival(1, 1000, 1001)) // wider than the window at that time
-	s.advance(reorderTimeout)
+	s.add(arrival(1, 0, 1), 8)
+	s.add(arrival(1, 1000, 1001), 8) // wider than the window at that time
+	s.advance(s.clock + reorderTimeout)
 	for seq := uint64(1001); seq <= last; seq++ {
-		s.add(arrival(1, seq, seq+1))
+		s.add(arrival(1, seq, seq+1), 8)
 	}
 	s.out, s.outAt = nil, 0
 	for _, seq := range []uint64{0, 1, 990, 1001, last - maxStamps, last - maxStamps + 1, last} {
-		s.add(arrival(1, seq, seq+1))
+		s.add(arrival(1, seq, seq+1), 8)
 	}
 	if got := drain(s); got != nil || s.stats.duplicates != 7 {
 		t.Errorf("delivered %v, stats %+v: want 7 duplicates", got, s.stats)
@@ -160,7 +160,7 @@ func TestStampsOfAllPublishersAreBounded(t *testing.T) {
 	s.stampLimit = 20 * 8 * maxStamps
 	for id := range uint64(30) {
 		for seq := range uint64(2 * maxStamps) {
-			s.add(arrival(id, seq, seq+1))
+			s.add(arrival(id, seq, seq+1), 8)
 			s.out, s.outAt = s.out[:0], 0
 		}
 	}
@@ -179,7 +179,7 @@ func TestReorderBufferIsBounded(t *testing.T) {
 	t.Parallel()
 	s := newSequencer(true)
 	for id := range uint64(maxHeldEvents + 10) {
-		s.add(arrival(id, 5, 0))
+		s.add(arrival(id, 5, 0), 8)
 	}
 	if got := len(drain(s)); got != 10 || s.held.events != maxHeldEvents {
 		t.Errorf("%d delivered, %d held: want 10 and %d", got, s.held.events, maxHeldEvents)
@@ -188,7 +188,7 @@ func TestReorderBufferIsBounded(t *testing.T) {
 	s = newSequencer(true)
 	big := arrival(1, 5, 0)
 	big.Payload = make([]byte, maxHeldBytes+1)
-	s.add(big)
+	s.add(big, len(big.Payload))
 	if got := drain(s); !slices.Equal(got, []string{"5"}) {
 		t.Errorf("delivered %v: want the one that is too large to hold", got)
 	}
@@ -198,15 +198,15 @@ func TestSequencerEvictsTheLeastRecentPeer(t *testing.T) {
 	t.Parallel()
 	s := newSequencer(true)
 	s.limit = 3
-	s.add(arrival(1, 5, 0)) // held
+	s.add(arrival(1, 5, 0), 8) // held
 	for _, id := range []uint64{2, 3, 2, 4} {
-		s.add(arrival(id, 0, 0))
+		s.add(arrival(id, 0, 0), 8)
 	}
 	if got, want := drain(s), []string{"0", "0", "5", "0"}; !slices.Equal(got, want) {
 		t.Errorf("delivered %v: want %v", got, want)
 	}
-	s.add(arrival(5, 0, 0))
-	if got := s.publishers(); len(got) != 3 || got[2]+got[4]+got[5] != 0 || len(s.peers) != 3 {
+	s.add(arrival(5, 0, 0), 8)
+	if got, _ := s.publishers(0); len(got) != 3 || got[2]+got[4]+got[5] != 0 || len(s.peers) != 3 {
 		t.Errorf("publishers %v: want 2, 4 and 5", got)
 	}
 }
@@ -218,7 +218,7 @@ func BenchmarkSequencer(b *testing.B) {
 			s := newSequencer(multipath)
 			ev := arrival(1, 0, 0)
 			for b.Loop() {
-				s.add(ev)
+				s.add(ev, 8)
 				s.next()
 				ev.Sequence++
 			}

@@ -3,7 +3,6 @@ package eventplane
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -17,24 +16,25 @@ import (
 type Event struct {
 	codec.Envelope
 
-	// Gap, unless nil, reports events that were lost. Such an Event has no payload,
-	// and of the envelope only PublisherID and Topic. A subscriber returns it just
-	// before the event whose Missed counts them, if SubscriberOptions.Gaps is set.
+	// Gap, unless nil, reports events that were lost or recovered, if
+	// SubscriberOptions.Gaps is set. Such an Event has no payload, and of the envelope
+	// only PublisherID and Topic.
 	Gap *Gap
 
-	// Missed is the number of events of the same publisher that were lost just
-	// before this one. It is 0 for the first event received of a publisher, or
-	// received after the publisher was restarted.
+	// Missed is the number of events of the same publisher that were lost since the
+	// one before. It counts no events of before the subscriber joined, or before the
+	// first one received after the publisher was restarted.
 	Missed uint64
 }
 
-// Gap is a range of events of one publisher that were not delivered.
+// Gap is a range of events of one publisher that did not arrive in time.
 type Gap struct {
 	PublisherID uint64
 	First, Last uint64 // sequences
 
-	// Recovered reports that the events were obtained again and delivered. It is
-	// always false in this version.
+	// Recovered reports that the events were requested again and delivered: the last
+	// ones before the Gap. Otherwise they are lost, and counted in Missed of the next
+	// event, which may be delivered much later.
 	Recovered bool
 }
 
@@ -43,6 +43,19 @@ type Gap struct {
 type SubscriberOptions struct {
 	// Gaps makes Next return each gap as an Event of its own; see Event.Gap.
 	Gaps bool
+
+	// Recover requests events that are missing from their publishers, which keep the
+	// last ones. The later events of such a publisher wait meanwhile, within bounds,
+	// and those of others do not. Events are lost if the publisher does not keep them
+	// any more, if it does not replay events, if it does not answer for some seconds,
+	// or if the subscriber is slower than the publisher for so long that recovering
+	// does not catch up.
+	Recover bool
+
+	// FromStart makes the subscriber begin with the events that each publisher keeps,
+	// instead of those that are published from now on. It implies Recover. Publishers
+	// are found by discovery, or without it by their first message.
+	FromStart bool
 
 	// QueueSize and QueueBytes bound the events that wait for Next, whichever is
 	// reached first; 0 means those of Config. A single event may be larger than
@@ -99,8 +112,9 @@ type Stats struct {
 	Restarts     uint64 // publishers that began again under their ids, with lower sequences that were published later
 	DecodeErrors uint64 // messages that were not valid events
 	Unlisted     uint64 // events of publishers that are not registered in the scope and topic, and were not delivered; only on ZMQ without a broker
-	Gaps         uint64 // events with Missed above 0
-	Missed       uint64 // sum of the events' Missed
+	Gaps         uint64 // ranges of events that were lost
+	Missed       uint64 // events that were lost: the sum of the events' Missed, and of those that the next events will have
+	Recovered    uint64 // events that filled a gap after they were requested again
 
 	// Incompatible is the number of channels that are registered now in the
 	// scope and topic with a transport that this subscriber does not use. They
@@ -108,20 +122,27 @@ type Stats struct {
 	// default, it is their number when the subscriber was opened.
 	Incompatible int
 
-	// Publishers maps the id of each publisher to the sequence of its last
-	// event. It contains the 65,536 publishers whose events arrived last. On ZMQ
-	// without a broker, publishers that are no longer registered are removed after
-	// a few seconds.
+	// Publishers maps the id of each publisher to the sequence of the last
+	// event that was delivered or lost. It contains the 65,536 publishers whose events arrived last. On ZMQ
+	// without a broker, and wherever gaps are recovered, publishers that are no longer
+	// registered are removed after a few seconds.
 	Publishers map[uint64]uint64
+
+	// LastProof maps the id of each publisher to the time since its last event or
+	// sign of life arrived. Publishers of this module send one every 5 seconds at
+	// least. Whether a publisher that has crashed had published more is not known.
+	LastProof map[uint64]time.Duration
 }
 
 // Subscriber receives the events of one scope and topic. Next must be called by
 // one goroutine at a time. All other methods are safe for concurrent use, also
 // during Next.
 type Subscriber struct {
-	client *Client
-	topic  string
-	conn   *subConn
+	client  *Client
+	topic   string
+	conn    *subConn
+	replays *replayClient // nil unless gaps are recovered
+	opened  time.Time     // zero of the sequencer's clock
 
 	msg driver.Message // reused by Next
 	env codec.Envelope // reused by Next
@@ -133,13 +154,18 @@ type Subscriber struct {
 
 	mu        sync.Mutex
 	sequencer *sequencer
+	wake      context.CancelFunc // interrupts Next while it waits; nil while it does not
+	ended     bool               // the stream has ended, and all events that were held are released
+	taken     uint64             // messages received
+	due       dueMark
+	credit    int // grows with messages received, and is spent on replayed events
 	received  uint64
 	bad       uint64 // decode errors
 	unlisted  uint64
 }
 
-// newSubscriber opens the connection. The reorder buffer is used only if events
-// can arrive on more than one path.
+// newSubscriber opens the connection. With Recover, it also follows the channels of
+// publishers that the connection does not follow.
 func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic string, o SubscriberOptions) (*Subscriber, error) {
 	r, err := newRoute(scope, topic, c.config.Wire)
 	if err != nil {
@@ -156,16 +182,33 @@ func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic
 	if err != nil {
 		return nil, err
 	}
-	if conn.follow == nil {
-		conn.follow = c.compareTransports(r)
+	o.Recover = o.Recover || o.FromStart
+	onlyListed := conn.departures != nil && c.config.Wire != WireGen1 // ids of its channels can differ from those of its events
+	switch {
+	case o.Recover && conn.departures == nil && c.discovery != nil:
+		conn.departures = &departures{queued: conn.Queued}
+		conn.channels = c.followChannels(r, conn.departures)
+	case conn.follow == nil:
+		conn.channels = c.compareTransports(r)
 	}
-	s := &Subscriber{client: c, topic: topic, conn: conn, sequencer: newSequencer(conn.multipath)}
-	s.sequencer.reportGaps = o.Gaps
+	s := openSubscriber(c, topic, conn, o)
+	s.onlyListed = onlyListed
+	return s, nil
+}
+
+// openSubscriber returns a subscriber on a connection.
+func openSubscriber(c *Client, topic string, conn *subConn, o SubscriberOptions) *Subscriber {
+	s := &Subscriber{client: c, topic: topic, conn: conn, opened: time.Now(), sequencer: newSequencer(conn.multipath)}
+	s.sequencer.topic, s.sequencer.reportGaps = topic, o.Gaps
+	if source, ok := conn.Subscriber.(driver.Replayer); ok && o.Recover {
+		s.replays = newReplayClient(source, topic, conn.departures.replayAddress, s.wakeUp)
+		s.sequencer.recoverer = recoverer{start: s.replays.start, fromStart: o.FromStart}
+		s.sequencer.held.timeout = recoverTimeout
+	}
 	if conn.departures != nil {
 		conn.departures.attach(s.sequencer, &s.mu)
-		s.onlyListed = c.config.Wire != WireGen1 // ids of its channels can differ from those of its events
 	}
-	return s, nil
+	return s
 }
 
 // Ready blocks until the subscription is in effect, so that events published
@@ -177,104 +220,6 @@ func (c *Client) newSubscriber(ctx context.Context, scope discovery.Scope, topic
 // The error is that of ctx, or wraps [ErrClosed] after Shutdown, or the cause if
 // the transport has failed for good.
 func (s *Subscriber) Ready(ctx context.Context) error { return s.wrap(ctx, s.conn.Ready(ctx)) }
-
-// Next blocks until an event arrives, and returns it, or a gap if these are
-// requested; see [SubscriberOptions]. It must be called by one
-// goroutine at a time.
-//
-// A [*DecodeError] reports a message that is not a valid event; the stream
-// continues. It also continues after an error of ctx, by which no event is lost.
-// Any other error is final. After Shutdown it wraps [ErrClosed].
-func (s *Subscriber) Next(ctx context.Context) (Event, error) {
-	for {
-		if err := ctx.Err(); err != nil {
-			return Event{}, err
-		}
-		ev, ok, wait := s.ready()
-		if ok {
-			if ev.Gap == nil {
-				s.client.compareCodec(ev.Envelope)
-			}
-			return ev, nil
-		}
-		if err := s.receive(ctx, wait); err != nil {
-			return Event{}, err
-		}
-	}
-}
-
-// ready returns an event that can be delivered now, if there is one, and the
-// time until the reorder buffer has to release another; 0 means that it is empty.
-func (s *Subscriber) ready() (ev Event, ok bool, wait time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if ev, ok = s.sequencer.next(); ok && ev.Gap == nil {
-		s.received++
-	}
-	return ev, ok, s.sequencer.held.timeout()
-}
-
-// receive waits for one message, for the given time if it is not 0, and passes it
-// to the sequencer. It advances the clock of the reorder buffer by the time that
-// it waited.
-func (s *Subscriber) receive(ctx context.Context, wait time.Duration) error {
-	waiting, start := ctx, time.Time{}
-	if wait > 0 {
-		start = time.Now()
-		var cancel context.CancelFunc
-		waiting, cancel = context.WithTimeout(ctx, wait)
-		defer cancel()
-	}
-	err := s.conn.Next(waiting, &s.msg)
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if wait > 0 {
-		defer func() { s.sequencer.advance(time.Since(start)) }()
-	}
-	_, malformed := errors.AsType[*driver.FrameError](err)
-	switch {
-	case err == nil && s.msg.Kind != driver.Event:
-		return nil
-	case err == nil:
-		return s.accept()
-	case malformed:
-		s.bad++
-		return &DecodeError{Subject: s.conn.subject, Err: err}
-	case wait > 0 && ctx.Err() == nil && waiting.Err() != nil:
-		return nil
-	case ctx.Err() == nil && s.sequencer.held.oldest != nil:
-		// The stream has ended. The events that are held are delivered first;
-		// the driver returns the error again on the next call.
-		s.sequencer.flush()
-		return nil
-	}
-	return s.wrap(ctx, err)
-}
-
-// accept decodes the message and passes the event to the sequencer.
-func (s *Subscriber) accept() error {
-	ev := &s.env
-	ev.Topic = s.topic // Decode allocates only for another topic
-	err := ev.Decode(s.msg.Body)
-	reason := ""
-	switch {
-	case err != nil:
-	case ev.Topic != s.topic:
-		reason = fmt.Sprintf("topic %.64q in the envelope: want %q", ev.Topic, s.topic)
-	case s.msg.HasIdentity && (s.msg.PublisherID != ev.PublisherID || s.msg.Sequence != ev.Sequence):
-		reason = fmt.Sprintf("publisher %d, sequence %d in the frames, but %d, %d in the envelope: want the same",
-			s.msg.PublisherID, s.msg.Sequence, ev.PublisherID, ev.Sequence)
-	case s.onlyListed && !s.conn.departures.lists(ev.PublisherID):
-		s.unlisted++
-		return nil
-	default:
-		s.sequencer.add(Event{Envelope: *ev})
-		return nil
-	}
-	s.bad++
-	return &DecodeError{Subject: s.conn.subject, Reason: reason, Err: err}
-}
 
 // wrap adds the subscriber to an error. It returns errors of ctx as they are.
 func (s *Subscriber) wrap(ctx context.Context, err error) error {
@@ -292,21 +237,25 @@ func (s *Subscriber) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	seq := s.sequencer
+	last, proof := seq.publishers(time.Since(s.opened))
 	return Stats{
 		Received: s.received, Dropped: s.conn.Dropped(),
 		Duplicates: seq.stats.duplicates, OutOfOrder: seq.stats.outOfOrder, Restarts: seq.stats.restarts, DecodeErrors: s.bad, Unlisted: s.unlisted,
-		Gaps: seq.stats.gaps, Missed: seq.stats.missed,
-		Incompatible: s.conn.incompatible(), Publishers: seq.publishers(),
+		Gaps: seq.stats.gaps, Missed: seq.stats.missed, Recovered: seq.stats.recovered,
+		Incompatible: s.conn.incompatible(), Publishers: last, LastProof: proof,
 	}
 }
 
 // Shutdown ends the subscription. A call of Next that is blocked returns, first
-// the events that are held for reordering, and then an error that wraps
+// the events that are held behind a gap, and then an error that wraps
 // [ErrClosed]. Shutdown is idempotent and does not use its context; later calls
 // return the first result.
 func (s *Subscriber) Shutdown(context.Context) error {
 	s.once.Do(func() {
 		s.client.remove(s)
+		if s.replays != nil {
+			s.replays.close()
+		}
 		if err := s.conn.Close(); err != nil {
 			s.err = fmt.Errorf("eventplane: shutdown of the subscriber of %s: %w", s.topic, err)
 		}

@@ -47,7 +47,7 @@ func (m *memoryReceiver) Ready(context.Context) error { return nil }
 func newMemoryReceiver(multipath bool) (*memoryReceiver, *Subscriber) {
 	m := &memoryReceiver{messages: make(chan driver.Message, 100), closed: make(chan struct{})}
 	conn := &subConn{Subscriber: m, subject: "s", multipath: multipath}
-	return m, &Subscriber{client: &Client{config: Config{Codec: codec.Msgpack}}, topic: "t", conn: conn, sequencer: newSequencer(multipath)}
+	return m, openSubscriber(&Client{config: Config{Codec: codec.Msgpack}}, "t", conn, SubscriberOptions{})
 }
 
 func (m *memoryReceiver) send(t *testing.T, env codec.Envelope) {

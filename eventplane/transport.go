@@ -70,7 +70,8 @@ type subConn struct {
 	driver.Subscriber
 	subject   string
 	multipath bool      // an event can arrive on more than one path
-	follow    *follower // nil if discovery is not followed
+	follow    *follower // of peers; nil if discovery is not followed
+	channels  *follower // of publishers that are not peers; nil if they are not followed
 
 	departures *departures // nil unless publishers are followed
 }
@@ -78,7 +79,7 @@ type subConn struct {
 // Ready blocks until the driver is connected to all peers that discovery has
 // found, and ready.
 func (c *subConn) Ready(ctx context.Context) error {
-	if c.follow != nil && c.follow.to != nil {
+	if c.follow != nil {
 		if err := c.follow.wait(ctx); err != nil {
 			return err
 		}
@@ -88,8 +89,10 @@ func (c *subConn) Ready(ctx context.Context) error {
 
 // Close implements driver.Subscriber.
 func (c *subConn) Close() error {
-	if c.follow != nil {
-		c.follow.stop()
+	for _, f := range []*follower{c.follow, c.channels} {
+		if f != nil {
+			f.stop()
+		}
 	}
 	if c.departures != nil {
 		c.departures.end()
@@ -99,8 +102,11 @@ func (c *subConn) Close() error {
 
 // incompatible returns Stats.Incompatible.
 func (c *subConn) incompatible() int {
-	if c.follow == nil {
-		return 0
+	n := int64(0)
+	for _, f := range []*follower{c.follow, c.channels} {
+		if f != nil {
+			n += f.incompatible.Load()
+		}
 	}
-	return int(c.follow.incompatible.Load())
+	return int(n)
 }

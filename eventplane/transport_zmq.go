@@ -67,11 +67,11 @@ func (z *zmqTransport) close() error { return z.ctx.Close() }
 
 // follow keeps to connected to the endpoints of the channels that match query.
 // Publishers among them that leave are passed to gone, unless it is nil.
-func (z *zmqTransport) follow(to driver.Connector, query discovery.Query, endpoints endpointsFunc, gone *departures) (*follower, error) {
+func (z *zmqTransport) follow(to driver.Connector, query discovery.Query, match matchFunc, gone *departures) (*follower, error) {
 	if z.discovery == nil {
 		return nil, ErrNoDiscovery
 	}
-	f := &follower{discovery: z.discovery, log: z.config.Logger, to: to, query: query, endpoints: endpoints, departures: gone}
+	f := &follower{discovery: z.discovery, log: z.config.Logger, to: to, query: query, match: match, departures: gone}
 	f.start()
 	return f, nil
 }
@@ -139,23 +139,23 @@ func (d *directTransport) subscriber(_ context.Context, r route, queue driver.Qu
 	}
 	conn := &subConn{Subscriber: sub, subject: r.directSubject(), departures: &departures{queued: sub.Queued}}
 	query := discovery.Query{Kind: discovery.KindEventChannel, Scope: r.scope, Topic: r.topic}
-	conn.follow, err = d.follow(sub, query, r.directEndpoints, conn.departures)
+	conn.follow, err = d.follow(sub, query, r.matchDirect, conn.departures)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	return conn, nil
 }
 
-// directEndpoints returns the endpoint of a channel of exactly this scope. The
-// query also matches the scopes below it.
-func (r route) directEndpoints(ch discovery.EventChannel) (endpoints []string, incompatible bool) {
+// matchDirect matches the channels of exactly this scope. The query also matches the
+// scopes below it.
+func (r route) matchDirect(ch discovery.EventChannel) channelState {
 	if ch.Scope != r.scope || ch.Topic != r.topic {
-		return nil, false
+		return channelState{}
 	}
 	if t, ok := ch.Transport.(discovery.ZMQ); ok {
-		return []string{t.Endpoint}, false
+		return channelState{matches: true, endpoints: []string{t.Endpoint}, replay: t.ReplayEndpoint}
 	}
-	return nil, true
+	return channelState{matches: true, incompatible: true}
 }
 
 // brokerTransport connects publishers and subscribers to brokers.
@@ -258,9 +258,9 @@ func (b *brokerTransport) connect(r route, to driver.Connector, side func(Broker
 	if endpoints := side(b.config.Broker); len(endpoints) > 0 {
 		return nil, connectAll(to, endpoints)
 	}
-	return b.follow(to, brokerQuery(r.scope.Namespace), func(ch discovery.EventChannel) ([]string, bool) {
-		broker, _ := brokerOf(ch, r.scope.Namespace)
-		return side(broker), false
+	return b.follow(to, brokerQuery(r.scope.Namespace), func(ch discovery.EventChannel) channelState {
+		broker, ok := brokerOf(ch, r.scope.Namespace)
+		return channelState{matches: ok, endpoints: side(broker)}
 	}, nil)
 }
 

@@ -1,0 +1,168 @@
+package eventplane
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/dynplane/dynplane/codec"
+	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/internal/wait"
+)
+
+// A request for a slice that makes no progress for replayTimeout is repeated for
+// the rest, replayAttempts times in succession, with pauses. At most maxReplays are
+// in progress at a time. The events delivered wait for Next within the bounds of
+// replayQueue.
+const (
+	replayTimeout  = time.Second
+	replayAttempts = 5
+	replayMinPause = 50 * time.Millisecond
+	replayMaxPause = 2 * time.Second
+	maxReplays     = 8
+)
+
+var replayQueue = driver.QueueOptions{Size: 2 * driver.MaxReplay, Bytes: maxHeldBytesOf, Overflow: driver.Block}
+
+// errNoProgress is the cause of a request that has been canceled.
+var errNoProgress = errors.New("no progress")
+
+// replayClient requests slices from publishers, each in a goroutine, and queues the
+// events for Next.
+type replayClient struct {
+	source  driver.Replayer
+	topic   string
+	address func(publisher uint64) (address string, left bool)
+	wake    func() // called when something was queued
+
+	results *driver.Queue[replayResult]
+	tokens  chan struct{} // one for each request in progress
+
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu      sync.Mutex // of closed and of Add
+	closed  bool
+	running sync.WaitGroup
+}
+
+// replayResult is an event of a slice, or its end.
+type replayResult struct {
+	slice  *slice
+	event  Event
+	size   int
+	end    bool
+	failed bool
+}
+
+func newReplayClient(source driver.Replayer, topic string, address func(uint64) (string, bool), wake func()) *replayClient {
+	c := &replayClient{
+		source: source, topic: topic, address: address, wake: wake,
+		results: driver.NewQueue[replayResult](replayQueue), tokens: make(chan struct{}, maxReplays),
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
+}
+
+// start begins to request a slice. It does not block.
+func (c *replayClient) start(sl *slice) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	c.running.Go(func() {
+		defer context.AfterFunc(c.ctx, sl.cancel)()
+		err := c.request(sl)
+		if sl.context.Err() == nil {
+			c.results.Push(replayResult{slice: sl, end: true, failed: err != nil}, 0)
+			c.wake()
+		}
+	})
+}
+
+// close cancels all requests and waits for them. It is idempotent.
+func (c *replayClient) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.cancel()
+	c.results.Close(ErrClosed)
+	c.running.Wait()
+}
+
+// request requests a slice until it is complete, or repeating it is in vain.
+func (c *replayClient) request(sl *slice) error {
+	r := &replayRequest{client: c, slice: sl, next: sl.first}
+	if sl.overlap {
+		r.next--
+	}
+	pause := wait.Backoff{Min: replayMinPause, Max: replayMaxPause}
+	for attempt := 1; ; attempt++ {
+		before := r.next
+		left, err := r.try()
+		switch {
+		case err == nil || sl.context.Err() != nil:
+			return err
+		case left, errors.Is(err, driver.ErrNoReplay) && !sl.answered && r.next == sl.first:
+			return err
+		case r.next != before:
+			attempt = 1
+			pause.Reset()
+		}
+		if attempt == replayAttempts {
+			return err
+		}
+		if err := wait.Sleep(sl.context, pause.Next()); err != nil {
+			return err
+		}
+	}
+}
+
+// replayRequest is the progress of a slice.
+type replayRequest struct {
+	client *replayClient
+	slice  *slice
+	next   uint64 // first sequence to request
+}
+
+// try requests the rest of the slice once. It reports whether the publisher is no
+// longer registered.
+func (r *replayRequest) try() (left bool, err error) {
+	sl, c := r.slice, r.client
+	select {
+	case c.tokens <- struct{}{}:
+		defer func() { <-c.tokens }()
+	case <-sl.context.Done():
+		return false, sl.context.Err()
+	}
+	ctx, cancel := context.WithCancelCause(sl.context)
+	defer cancel(nil)
+	stalled := time.AfterFunc(replayTimeout, func() { cancel(errNoProgress) })
+	defer stalled.Stop()
+	address, left := c.address(sl.peer.id)
+	request := driver.ReplayRequest{PublisherID: sl.peer.id, Address: address, First: r.next, Last: sl.last}
+	err = c.source.Replay(ctx, request, func(m *driver.Message) {
+		stalled.Stop() // while the reader is busy
+		if c.results.Wait(ctx) == nil && ctx.Err() == nil {
+			r.deliver(m)
+		}
+		stalled.Reset(replayTimeout)
+	})
+	return left, err
+}
+
+// deliver queues an event of the slice. Messages that are none are ignored, so that
+// the event counts as no longer kept.
+func (r *replayRequest) deliver(m *driver.Message) {
+	sl := r.slice
+	env := codec.Envelope{Topic: r.client.topic}
+	if env.Decode(m.Body) != nil || env.Topic != r.client.topic || env.PublisherID != sl.peer.id ||
+		env.Sequence < r.next || env.Sequence > sl.last {
+		return
+	}
+	r.next = env.Sequence + 1
+	r.client.results.Push(replayResult{slice: sl, event: Event{Envelope: env}, size: len(m.Body)}, len(m.Body))
+	r.client.wake()
+}
