@@ -23,6 +23,12 @@ func (w *watcher) list(ctx context.Context) error {
 	if err := w.awaitCreation(ctx); err != nil {
 		return err
 	}
+	if w.crowded {
+		if _, err := w.admitted.admit(ctx, w.store.life, nil); err != nil {
+			return err
+		}
+		w.crowded = false
+	}
 	ctx, end, err := w.store.begin(ctx)
 	if err != nil {
 		return err
@@ -33,12 +39,19 @@ func (w *watcher) list(ctx context.Context) error {
 	requested := time.Now()
 	info, err := w.createConsumer(ctx)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		w.admitted.release()
 		return w.noBucket(requested)
 	}
-	if err == nil {
+	if err == nil && info.NumPending >= largeListing {
+		var admitted bool
+		admitted, err = w.admitted.admit(ctx, w.store.life, time.After(admissionPatience))
+		w.crowded = err == nil && !admitted
+	}
+	if err == nil && !w.crowded {
 		err = w.subscribe()
 	}
-	if err != nil {
+	if err != nil || w.crowded {
+		w.admitted.release()
 		w.store.deleteConsumer(w.consumer)
 		return err
 	}
@@ -220,6 +233,7 @@ func (w *watcher) subscribe() (err error) {
 
 // dropConsumer deletes the consumer; the next step lists again.
 func (w *watcher) dropConsumer(why error) {
+	w.admitted.release()
 	if w.sub == nil {
 		return
 	}

@@ -51,6 +51,8 @@ type watcher struct {
 	last       uint64    // consumer sequence
 	pending    uint64    // messages still to come in the listing
 	listing    bool
+	admitted   admittedListing // the listing, if it is large
+	crowded    bool            // the next listing waits for admission first
 
 	uncertainUntil time.Time // in the server's time: leases that expire earlier may have living owners
 }
@@ -155,6 +157,7 @@ func (w *watcher) pull() error {
 	if err != nil {
 		return err
 	}
+	w.admitted.progress()
 	w.pulls++
 	w.pulled, w.pulledAt = 0, time.Now()
 	subject := w.store.opt.apiSubject("CONSUMER.MSG.NEXT", w.store.opt.readStream()) + "." + w.consumer
@@ -221,6 +224,7 @@ func (w *watcher) take(ctx context.Context, msg *nats.Msg) error {
 func (w *watcher) finishListing(done bool) {
 	if w.listing && done {
 		w.listing = false
+		w.admitted.release()
 		w.queued = append(w.queued, discovery.Change{Op: discovery.OpSynced})
 	}
 }
