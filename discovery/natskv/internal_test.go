@@ -97,7 +97,7 @@ func TestRecover(t *testing.T) {
 		{"nothing is wrong", func(*testing.T, *Store, *lease) {}, false, nil, true},
 		{"an acknowledgement was lost", func(t *testing.T, _ *Store, l *lease) {
 			t.Helper()
-			if _, err := l.write(t.Context(), t.Context(), nil); err != nil {
+			if _, err := l.write(t.Context(), t.Context(), nil, l.store.opt.TTL); err != nil {
 				t.Error(err)
 			}
 		}, false, nil, true},

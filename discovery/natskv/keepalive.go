@@ -118,6 +118,8 @@ func (k *keeper) run(ctx context.Context) {
 	defer k.store.nc.RemoveStatusListener(closed)
 	deleted, unsubscribe := k.subscribeDeleted()
 	defer unsubscribe()
+	elected, unsubscribeElected := k.subscribeElected()
+	defer unsubscribeElected()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -129,6 +131,8 @@ func (k *keeper) run(ctx context.Context) {
 			k.disconnected()
 		case <-deleted:
 			k.checkSoon()
+		case <-elected:
+			k.checkFollowing(time.Now())
 		case <-k.wake:
 		case <-timer.C:
 		}

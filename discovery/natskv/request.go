@@ -125,7 +125,7 @@ func (s *Store) refusal() error {
 		return nil
 	}
 	text := err.Error()
-	if strings.Contains(text, advisories) {
+	if strings.Contains(text, advisories) || strings.Contains(text, "."+stepDown+".") {
 		return nil
 	}
 	for _, prefix := range []string{s.opt.entrySubject(""), s.opt.leaseSubject(""), s.inbox()} {
