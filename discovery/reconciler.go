@@ -11,7 +11,8 @@ import (
 // reconciler turns the changes of a Watcher into the events of a watch. It keeps
 // what has been reported, so that a full listing after a fault becomes the
 // difference, and it holds removals that a fault may have caused: the owner of
-// such an entry has the time of its hold to renew it.
+// such an entry has the time of its hold to renew it. A listing again prolongs a
+// hold by the time in which the store could not be reached, and no further.
 //
 // A held removal is reported only on a change whose AliveSince is past the hold.
 // AliveSince is a time after which the store was reached, so no removal is
@@ -147,10 +148,16 @@ func (r *reconciler) remove(ch Change, now time.Time) []Event {
 func (r *reconciler) sync(now time.Time) []Event {
 	r.listing = false
 	if r.again() {
+		outage := now.Sub(r.alive)
 		for id, e := range r.entries {
-			if e.seen != r.listings {
-				r.held[id] = now.Add(e.hold())
+			if e.seen == r.listings {
+				continue
 			}
+			until := now.Add(e.hold())
+			if held, ok := r.held[id]; ok && held.Add(outage).Before(until) {
+				until = held.Add(outage)
+			}
+			r.held[id] = until
 		}
 		r.resynced = now
 	}
