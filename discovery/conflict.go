@@ -18,7 +18,7 @@ var ErrModelConflict = errors.New("another model is registered there")
 // already registered with other metadata: a source never changes.
 var ErrSourceConflict = errors.New("the source is registered with other metadata")
 
-// writeSource writes a source that nobody else registers meanwhile, or one whose
+// writeSource writes a source that no other client registers meanwhile, or one whose
 // other registrations have equal metadata.
 func (c *Client) writeSource(ctx context.Context, operation string, source EventSource, id ID, put writeFunc) error {
 	if err := c.checkSource(ctx, operation, source, id); err != nil {

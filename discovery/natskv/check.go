@@ -39,6 +39,7 @@ func (k *keeper) takeCheck(now time.Time) {
 	}
 	k.checking = false
 	k.checkAt = now.Add(k.backoff.Next())
+	k.noteCheck(err)
 	switch {
 	case err == nil && k.failing != nil:
 		k.checked = now
@@ -52,6 +53,19 @@ func (k *keeper) takeCheck(now time.Time) {
 	}
 	if err == nil && k.store.isStalled() {
 		k.checkFollowing(now)
+	}
+}
+
+// noteCheck logs the first failure of checks while heartbeats are acknowledged, such as
+// for lack of a permission or of a leader, and the next success.
+func (k *keeper) noteCheck(err error) {
+	switch {
+	case err == nil && k.checkFailing:
+		k.checkFailing = false
+		k.store.log.Info("natskv: the bucket can be checked again", "bucket", k.store.opt.Bucket)
+	case err != nil && !k.checkFailing && k.failing == nil && !errors.Is(err, ErrBucket):
+		k.checkFailing = true
+		k.store.log.Warn("natskv: the bucket could not be checked, retrying", "bucket", k.store.opt.Bucket, "error", err)
 	}
 }
 
@@ -105,9 +119,11 @@ func (k *keeper) abandon(now time.Time) {
 	if k.beats == nil {
 		return
 	}
+	var retries []scheduled
 	for _, b := range k.beats.abandon() {
-		k.schedule(b.lease, now)
+		retries = append(retries, scheduled{b.lease, now})
 	}
+	k.retry(retries)
 }
 
 // alive records an acknowledgement. The first one after a failure makes all

@@ -170,7 +170,7 @@ func (w *watcher) noBucket(requested time.Time) error {
 		w.queued = append(w.queued, discovery.Change{Op: discovery.OpProgress, AliveSince: requested})
 		return nil
 	}
-	w.absent = true
+	w.absent, w.lost = true, time.Now()
 	w.queued = append(w.queued, discovery.Change{Op: discovery.OpReset}, discovery.Change{Op: discovery.OpSynced})
 	return w.subscribeCreated()
 }
@@ -185,7 +185,7 @@ func (w *watcher) awaitCreation(ctx context.Context) error {
 		w.expecting = true
 		return nil
 	}
-	due := time.Now().Add(absentPoll/2 + rand.N(absentPoll))
+	due := time.Now().Add(w.absentPause())
 	ticker := time.NewTicker(closedPoll)
 	defer ticker.Stop()
 	for {
@@ -205,6 +205,16 @@ func (w *watcher) awaitCreation(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// absentPause is the time until the next look for a bucket that does not exist. If
+// there has been one, removals may be held, which wait for a look after their hold.
+func (w *watcher) absentPause() time.Duration {
+	pause := absentPoll
+	if w.found {
+		pause = min(max(time.Since(w.lost)/8, leastAbsentPoll), absentPoll)
+	}
+	return pause/2 + rand.N(pause)
 }
 
 // subscribeCreated subscribes to the advisory of the server that the stream of the

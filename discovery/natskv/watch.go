@@ -35,6 +35,7 @@ type watcher struct {
 	since     time.Time          // the first call of Next
 	found     bool               // there has been a bucket
 	absent    bool               // there is no bucket
+	lost      time.Time          // when that was noticed
 	expecting bool               // and the subscription to created was followed by a request
 	created   *nats.Subscription // of the advisory that a bucket was created; nil while there is one
 	backoff   wait.Backoff
@@ -75,6 +76,8 @@ const (
 	// How often a watcher looks for a bucket that does not exist, on average. It also
 	// receives the server's advisory that one was created, where that is permitted.
 	absentPoll = 10 * time.Second
+	// The same at first for a bucket that was deleted.
+	leastAbsentPoll = time.Second
 	// The server deletes a consumer without a pull after this time; its watcher
 	// then lists again.
 	consumerThreshold = 30 * time.Second
