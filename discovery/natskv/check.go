@@ -63,7 +63,7 @@ func (k *keeper) noteCheck(err error) {
 	case err == nil && k.checkFailing:
 		k.checkFailing = false
 		k.store.log.Info("natskv: the bucket can be checked again", "bucket", k.store.opt.Bucket)
-	case err != nil && !k.checkFailing && k.failing == nil && !errors.Is(err, ErrBucket):
+	case err != nil && !k.checkFailing && k.failing == nil && !errors.Is(err, ErrBucket) && !errors.Is(err, errContended):
 		k.checkFailing = true
 		k.store.log.Warn("natskv: the bucket could not be checked, retrying", "bucket", k.store.opt.Bucket, "error", err)
 	}

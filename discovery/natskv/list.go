@@ -132,6 +132,7 @@ func (s *Store) requestConsumer(ctx context.Context, config *jetstream.ConsumerC
 		if reconnects != s.nc.Stats().Reconnects || !s.nc.IsConnected() {
 			return errConnectionLost
 		}
+		requesting(ctx, s.opt.apiSubject("CONSUMER.CREATE", s.opt.readStream())+"."+config.Name)
 		consumer, err := s.js.CreateConsumer(ctx, s.opt.readStream(), *config)
 		if err == nil {
 			info = consumer.CachedInfo()

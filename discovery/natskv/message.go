@@ -95,6 +95,7 @@ func expect(m *message, subject string, seq uint64) {
 }
 
 func (s *Store) publish(ctx context.Context, m *message) (*jetstream.PubAck, error) {
+	requesting(ctx, m.Subject)
 	return s.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
 }
 
@@ -116,7 +117,9 @@ func (s *Store) readEntry(ctx context.Context, key string) (entry, error) {
 	if err != nil {
 		return entry{}, err
 	}
-	reply, err := s.nc.RequestWithContext(ctx, s.opt.apiSubject("STREAM.MSG.GET", s.opt.writeStream()), request)
+	subject := s.opt.apiSubject("STREAM.MSG.GET", s.opt.writeStream())
+	requesting(ctx, subject)
+	reply, err := s.nc.RequestWithContext(ctx, subject, request)
 	if err != nil {
 		return entry{}, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/dynplane/dynplane/integration/natstest"
+	"github.com/dynplane/dynplane/internal/waittest"
 )
 
 func TestStreamsThatCannotHoldLeases(t *testing.T) {
@@ -81,5 +82,39 @@ func TestCompareVersions(t *testing.T) {
 		if got := compareVersions(version, minServer) >= 0; got != want {
 			t.Errorf("%s is new enough: %v", version, got)
 		}
+	}
+}
+
+// TestOwnersThatReplaceABucketAtOnce: one that has found a stale bucket does not delete
+// the new one of another owner.
+func TestOwnersThatReplaceABucketAtOnce(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	s := openStore(t, server.Connect(t), Options{TTL: time.Hour})
+	late := openStore(t, server.Connect(t), Options{TTL: time.Hour})
+	registerOne(t, s)
+	if err := s.js.DeleteStream(t.Context(), s.opt.writeStream()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ensure(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	replaced, err := s.info(t.Context(), s.opt.readStream())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := s.opt.readConfig(s.firstSequence())
+	if isStale(replaced, want) {
+		t.Fatal("the bucket is that of the deleted write stream")
+	}
+	if _, err := late.replaceBucket(t.Context(), want); !errors.Is(err, errContended) {
+		t.Errorf("replacing it during the claim of another owner: %v", err)
+	}
+	waittest.Eventually(t, "the claim has expired", func() bool {
+		_, err := late.replaceBucket(t.Context(), want)
+		return err == nil
+	})
+	if info, err := s.info(t.Context(), s.opt.readStream()); err != nil || !info.Created.Equal(replaced.Created) {
+		t.Errorf("the new bucket was replaced again: %v", err)
 	}
 }
