@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/dynplane/dynplane/internal/certtest"
 )
 
 func TestOptionsFromEnv(t *testing.T) {
@@ -37,7 +39,7 @@ func TestOptionsFromEnv(t *testing.T) {
 
 func TestEnvErrors(t *testing.T) {
 	t.Parallel()
-	valid := newAuthority(t).env()
+	valid := tlsEnv(certtest.New(t))
 	for name, c := range map[string]struct{ env map[string]string }{
 		"DYN_TCP_RPC_HOST":                   {map[string]string{"DYN_TCP_RPC_HOST": "no such interface"}},
 		"DYN_TCP_RPC_PORT":                   {map[string]string{"DYN_TCP_RPC_PORT": "70000"}},

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dynplane/dynplane/internal/certtest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
@@ -302,7 +303,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 // nothing answers the TLS handshake. The connects to it are given up for newer ones.
 func TestUnreachableClients(t *testing.T) {
 	t.Parallel()
-	config := tlsFrom(t, newAuthority(t).env())
+	config := tlsFrom(t, tlsEnv(certtest.New(t)))
 	server, client := newServer(t, ServerOptions{TLS: TLS{Dialer: config.Dialer, HandshakeTimeout: waittest.Patience}}), newClient(t, ClientOptions{TLS: TLS{Listener: config.Listener}})
 	server.dials.mu.Lock()
 	server.dials.max = 4

@@ -2,98 +2,27 @@ package requestplane
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"io"
 	"maps"
 	"math/big"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/dynplane/dynplane/internal/certtest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
-// authority is a CA of a test.
-type authority struct {
-	t    *testing.T
-	dir  string
-	file string // its certificate
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	a := &authority{t: t, dir: t.TempDir()}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	a.cert, a.key = a.sign(template, template, nil)
-	a.file = a.write("ca.pem", "CERTIFICATE", a.cert.Raw)
-	return a
-}
-
-// sign signs a certificate, with its own key if parent is nil.
-func (a *authority) sign(template, issuer *x509.Certificate, parent *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
-	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	if parent == nil {
-		parent = key
-	}
-	raw, err := x509.CreateCertificate(rand.Reader, template, issuer, &key.PublicKey, parent)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(raw)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return cert, key
-}
-
-func (a *authority) write(name, kind string, data []byte) string {
-	a.t.Helper()
-	file := filepath.Join(a.dir, name)
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: data}), 0o600); err != nil {
-		a.t.Fatal(err)
-	}
-	return file
-}
-
-// leaf writes a certificate and its key.
-func (a *authority) leaf(name string) (cert, key string) {
-	a.t.Helper()
-	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		NotBefore:   time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	c, k := a.sign(template, a.cert, a.key)
-	der, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return a.write(name+".pem", "CERTIFICATE", c.Raw), a.write(name+".key", "PRIVATE KEY", der)
-}
-
-// env returns an environment with certificates for all four roles.
-func (a *authority) env() map[string]string {
-	a.t.Helper()
-	cert, key := a.leaf("listener")
-	clientCert, clientKey := a.leaf("dialer")
+// tlsEnv returns an environment with certificates of an authority for all four roles.
+func tlsEnv(ca *certtest.Authority) map[string]string {
+	cert, key := ca.Leaf("listener")
+	clientCert, clientKey := ca.Leaf("dialer")
 	return map[string]string{
-		"DYN_TCP_TLS_CERT_PATH": cert, "DYN_TCP_TLS_KEY_PATH": key, "DYN_TCP_TLS_CLIENT_CA_CERT_PATH": a.file,
-		"DYN_TCP_TLS_CA_CERT_PATH": a.file, "DYN_TCP_TLS_CLIENT_CERT_PATH": clientCert, "DYN_TCP_TLS_CLIENT_KEY_PATH": clientKey,
+		"DYN_TCP_TLS_CERT_PATH": cert, "DYN_TCP_TLS_KEY_PATH": key, "DYN_TCP_TLS_CLIENT_CA_CERT_PATH": ca.File,
+		"DYN_TCP_TLS_CA_CERT_PATH": ca.File, "DYN_TCP_TLS_CLIENT_CERT_PATH": clientCert, "DYN_TCP_TLS_CLIENT_KEY_PATH": clientKey,
 		"DYN_TCP_TLS_HANDSHAKE_TIMEOUT_SECS": "60",
 	}
 }
@@ -127,7 +56,7 @@ func tlsFrom(t *testing.T, env map[string]string) TLS {
 
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	mutual := newAuthority(t).env()
+	mutual := tlsEnv(certtest.New(t))
 	simple := without(mutual, "CLIENT_CA_CERT_PATH", "CLIENT_CERT_PATH", "CLIENT_KEY_PATH")
 	for name, c := range map[string]struct {
 		server, client map[string]string
@@ -141,7 +70,7 @@ func TestTLS(t *testing.T) {
 		"plaintext client":              {simple, nil, false},
 		"plaintext server":              {nil, simple, false},
 		"client without a certificate":  {mutual, without(mutual, "CLIENT_CERT_PATH", "CLIENT_KEY_PATH"), false},
-		"server of another CA":          {newAuthority(t).env(), mutual, false},
+		"server of another CA":          {tlsEnv(certtest.New(t)), mutual, false},
 		"server that dials plaintext":   {without(simple, "CA_CERT_PATH"), simple, false},
 		"server and listener that does": {without(simple, "CA_CERT_PATH"), without(simple, "CERT_PATH", "KEY_PATH"), true},
 	} {
@@ -167,7 +96,7 @@ func TestTLS(t *testing.T) {
 // TestTLSConnectionsAreEncrypted compares what is on the wire.
 func TestTLSConnectionsAreEncrypted(t *testing.T) {
 	t.Parallel()
-	config := tlsFrom(t, newAuthority(t).env())
+	config := tlsFrom(t, tlsEnv(certtest.New(t)))
 	server := newServer(t, ServerOptions{TLS: config})
 	conn, err := net.Dial("tcp", server.addr.String())
 	if err != nil {
@@ -210,8 +139,8 @@ func dialerConfig(c TLS) *tls.Config {
 // TestCertificatesAreReadAgain replaces the certificate of a listener.
 func TestCertificatesAreReadAgain(t *testing.T) {
 	t.Parallel()
-	ca := newAuthority(t)
-	config := tlsFrom(t, ca.env())
+	ca := certtest.New(t)
+	config := tlsFrom(t, tlsEnv(ca))
 	serial := func() *big.Int {
 		t.Helper()
 		cert, err := config.Listener.GetCertificate(nil)
@@ -221,7 +150,7 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 		return cert.Leaf.SerialNumber
 	}
 	former := serial()
-	cert, key := ca.leaf("listener")
+	cert, key := ca.Leaf("listener")
 	later := time.Now().Add(time.Minute)
 	for _, file := range []string{cert, key} {
 		if err := os.Chtimes(file, later, later); err != nil {
