@@ -31,7 +31,7 @@ func (a *answer) run() {
 	s := a.server
 	ctx, cancel := context.WithCancelCause(s.life)
 	defer cancel(nil)
-	stream, err := s.callHome(ctx, a.ticket)
+	stream, err := s.callHome(ctx, a.request.From, a.ticket)
 	if err != nil {
 		s.stats.callHome.Add(1)
 		s.options.Logger.Debug("requestplane: call home failed", "address", a.ticket.home, "error", err)
@@ -184,7 +184,7 @@ func (a *answer) leave(gone <-chan struct{}) {
 	}
 	s := a.server
 	replaced := make(chan struct{})
-	defer s.leaving.add(func() { close(replaced) })()
+	defer s.leaving.add(a.request.From.Addr(), func() { close(replaced) })()
 	timer := time.NewTimer(s.linger)
 	defer timer.Stop()
 	select {

@@ -96,7 +96,7 @@ func NewClient(options ClientOptions) (*Client, error) {
 	c.life, c.end = context.WithCancel(context.Background())
 	c.running.Go(func() {
 		acceptAll(c.life, l, options.Logger, func(conn net.Conn) {
-			leave := c.pending.add(func() { _ = conn.Close() })
+			leave := c.pending.add(remote(conn).Addr(), func() { _ = conn.Close() })
 			c.running.Go(func() {
 				defer leave()
 				c.receive(conn, leave)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"sync/atomic"
@@ -72,20 +73,26 @@ func TestContextEndsReadsAndWrites(t *testing.T) {
 func TestCrowd(t *testing.T) {
 	t.Parallel()
 	var evicted atomic.Uint64
-	c := crowd{max: 2, evicted: &evicted}
+	c := crowd{max: 4, evicted: &evicted}
 	var ended []int
-	add := func(n int) func() { return c.add(func() { ended = append(ended, n) }) }
-	leave := add(1)
-	add(2)
+	add := func(n int, host string) func() {
+		return c.add(netip.MustParseAddr(host), func() { ended = append(ended, n) })
+	}
+	add(1, "10.0.0.1")
+	leave := add(2, "10.0.0.2")
+	add(3, "10.0.0.2")
 	leave()
 	leave()
-	add(3)
-	add(4) // replaces 2
+	add(4, "::ffff:10.0.0.2")
+	add(5, "2001:db8::1")
+	add(6, "10.0.0.2")    // replaces 3
+	add(7, "2001:db8::2") // replaces 4
+	add(8, "2001:db8::3") // replaces 5
 	c.close()
-	leave = add(5)
+	leave = add(9, "10.0.0.1")
 	leave()
 	c.close()
-	if want := []int{2, 3, 4, 5}; !slices.Equal(ended, want) || evicted.Load() != 1 || c.members.Len() != 0 {
-		t.Errorf("ended %v, %d evicted, want %v and 1", ended, evicted.Load(), want)
+	if want := []int{3, 4, 5, 1, 6, 7, 8, 9}; !slices.Equal(ended, want) || evicted.Load() != 3 || c.members.Len()+len(c.hosts) != 0 {
+		t.Errorf("ended %v, %d evicted, want %v and 3", ended, evicted.Load(), want)
 	}
 }

@@ -47,9 +47,10 @@
 // Both sides limit the size of frames, and allocate memory for bytes that have
 // arrived, not for those that are announced. Where a peer can hold something
 // without doing anything, such as a connection, a pending connect or a handshake,
-// the number is limited, and a newcomer replaces the oldest: a flood does not keep
-// other peers out. Handlers are limited in number; further calls wait, and then are
-// refused. [ServerStats] and [ClientStats] count all of it.
+// the number is limited, and a newcomer replaces the oldest of the host that has
+// most: a flood does not keep other peers out. Handlers are limited in number;
+// further calls wait, and then are refused. A client that reads slowly holds its
+// handler for as long as it reads. [ServerStats] and [ClientStats] count all of it.
 //
 // # Concurrency
 //

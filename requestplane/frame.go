@@ -17,6 +17,8 @@ const (
 	maxHeader = 1 << 20
 	// maxHandshake bounds the first frame on the connection of an answer.
 	maxHandshake = 4 << 10
+	// maxControl bounds the control message of a request, as Dynamo's clients do.
+	maxControl = 128 << 10
 	// maxPath bounds the path of a request, which Dynamo limits to 65,535 bytes:
 	// the first bytes of most other protocols are a length beyond it.
 	maxPath = 4 << 10

@@ -228,6 +228,9 @@ func TestControlMessage(t *testing.T) {
 	if ticket, err = decodeControl([]byte(strings.Replace(valid, `"payload_codec":"msgpack",`, "", 1))); err != nil || ticket.codec != JSON {
 		t.Errorf("%+v, error %v, want JSON where there is no codec", ticket, err)
 	}
+	if _, err := decodeControl([]byte(valid + strings.Repeat(" ", maxControl))); !errors.Is(err, ErrFormat) {
+		t.Errorf("a long message: error %v, want ErrFormat", err)
+	}
 	for from, to := range map[string]string{
 		"single_in": "many_in", "many_out": "single_out", "msgpack": "cbor", "tcp_server": "quic-response",
 		`\"i\"`: `\"j\"`, `\"response\"`: `\"request\"`, `\"s\"`: `\"\"`, "::1:45019": "localhost:45019", "45019": "0", `{\"address`: `\"address`, `{"id"`: `["id"`,

@@ -72,6 +72,9 @@ type ticket struct {
 
 // decodeControl parses and checks a control message.
 func decodeControl(header []byte) (t ticket, err error) {
+	if len(header) > maxControl {
+		return t, invalid("control message of %d bytes, want at most %d", len(header), maxControl)
+	}
 	var m controlMessage
 	if err := json.Unmarshal(header, &m); err != nil {
 		return t, invalid("control message: %v", err)

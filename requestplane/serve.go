@@ -24,8 +24,7 @@ func (s *Server) serve(raw net.Conn, leave func()) {
 	}
 	c := newStream(s.life, conn, 0)
 	defer func() { _ = c.Close() }()
-	from := raw.RemoteAddr().(*net.TCPAddr).AddrPort()
-	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+	from := remote(raw)
 	for r := newReader(c); ; {
 		c.idle.Store(0)
 		if _, err := r.Peek(1); err != nil {
@@ -47,7 +46,7 @@ func (s *Server) serve(raw net.Conn, leave func()) {
 			continue
 		}
 		leave()
-		leave = s.proven.add(func() { _ = abort(conn) }) // the last one to send a request is the newest
+		leave = s.proven.add(from.Addr(), func() { _ = abort(conn) }) // the last one to send a request is the newest
 		_, err = c.Write(ack(""))
 		s.running.Go(a.run)
 		if err != nil {
@@ -148,12 +147,12 @@ func (a *answer) accept(raw rawRequest) (refusal string) {
 
 func (s *Server) maxWaiting() int64 { return int64((1 + queueFactor) * s.options.MaxHandlers) }
 
-// callHome connects to the client and sends the handshake. A connect that takes
-// longer than maxDials newer ones is given up.
-func (s *Server) callHome(ctx context.Context, t ticket) (*stream, error) {
+// callHome connects to the client. A connect that takes longer than maxDials newer
+// ones is given up.
+func (s *Server) callHome(ctx context.Context, from netip.AddrPort, t ticket) (*stream, error) {
 	dialing, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer s.dials.add(cancel)()
+	defer s.dials.add(from.Addr(), cancel)()
 	conn, err := dial(dialing, t.home, s.options.TLS, s.options.ConnectTimeout)
 	if err != nil {
 		return nil, err

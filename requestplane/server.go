@@ -170,7 +170,7 @@ func NewServer(options ServerOptions) (*Server, error) {
 	s.life, s.end = context.WithCancelCause(context.Background())
 	s.running.Go(func() {
 		acceptAll(s.life, l, options.Logger, func(conn net.Conn) {
-			leave := s.unproven.add(func() { _ = conn.Close() })
+			leave := s.unproven.add(remote(conn).Addr(), func() { _ = conn.Close() })
 			s.running.Go(func() { s.serve(conn, leave) })
 		})
 	})
