@@ -9,7 +9,7 @@ import (
 // BenchmarkEngine decodes a batch of 64 blocks of 16 tokens; sub-benchmark any is
 // generic decoding, for comparison.
 func BenchmarkEngine(b *testing.B) {
-	payload := vllmBatch(64, 16)
+	payload := vllmBatch(64)
 	b.Run("decoder", func(b *testing.B) {
 		b.SetBytes(int64(len(payload)))
 		b.ReportAllocs()
@@ -71,7 +71,7 @@ func BenchmarkRouter(b *testing.B) {
 // encodes it.
 func BenchmarkConvert(b *testing.B) {
 	var d Decoder
-	if _, err := d.Engine(vllmBatch(64, 16)); err != nil {
+	if _, err := d.Engine(vllmBatch(64)); err != nil {
 		b.Fatal(err)
 	}
 	var event Event

@@ -31,7 +31,8 @@ type Decoder struct {
 	text    []byte            // msgpack form of a payload in JSON
 }
 
-// Batch is what a payload contains beside its events.
+// Batch is what a payload contains beside its events. Extra is valid until the next
+// payload.
 type Batch struct {
 	Len   int              // number of events
 	Time  float64          // when an engine made the batch, in Unix seconds
@@ -217,6 +218,16 @@ func (d *Decoder) string(field string) string {
 		d.failSkip(field, "a string")
 	}
 	return d.str(b)
+}
+
+// bool reads a bool.
+func (d *Decoder) bool(field string) bool {
+	if d.r.kind() != kindBool {
+		d.failSkip(field, "a bool")
+		return false
+	}
+	d.r.pos++
+	return d.r.data[d.r.pos-1] == 0xc3
 }
 
 // extra keeps a field that is not defined.

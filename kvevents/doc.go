@@ -29,6 +29,9 @@
 //	for e := range d.Events() {
 //	}
 //
+// [StateQuery] and [StateAnswer] are the call by which a router that starts late, or
+// has missed events, obtains the blocks of a worker; see package requestplane.
+//
 // A [Converter] turns the events of an engine into those of a Dynamo worker.
 //
 // # Blocks

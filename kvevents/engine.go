@@ -102,6 +102,7 @@ func (d *Decoder) engineBatch() (events int, err error) {
 	}
 	r.pos = body
 	events = -1
+	single := false
 	for i := range n {
 		name, end := "", 0
 		switch {
@@ -118,10 +119,13 @@ func (d *Decoder) engineBatch() (events int, err error) {
 		if end, err = scan(r.data, begin); err != nil {
 			return 0, err
 		}
-		if single := d.batchField(name, begin, &events); single && k == kindMap {
-			return d.singleEvent()
-		}
+		single = single || k == kindMap && (name == "event_type" || name == "type")
+		d.batchField(name, begin, &events)
 		r.pos = end
+	}
+	if events < 0 && single {
+		d.batch = Batch{Len: 1, Extra: d.batch.Extra[:0]}
+		return 0, nil // the whole payload
 	}
 	if events < 0 {
 		return 0, &DecodeError{Reason: ReasonShape, Want: "a batch of events"}
@@ -142,44 +146,28 @@ func (d *Decoder) key() (string, error) {
 	return d.str(name), nil
 }
 
-// batchField reads a field of the batch. It reports whether the payload is a
-// single event instead.
-func (d *Decoder) batchField(name string, begin int, events *int) (single bool) {
+// batchField reads a field of the batch, which begins at begin.
+func (d *Decoder) batchField(name string, begin int, events *int) {
 	b, r := &d.batch, &d.r
 	switch name {
 	case "ts":
 		if v, ok := r.float(); ok {
 			b.Time = v
-			return false
+			return
 		}
 	case "events":
 		if n, ok := r.array(); ok {
 			b.Len, *events = n, r.pos
-			return false
+			return
 		}
 	case "data_parallel_rank", "dp_rank", "attn_dp_rank":
 		if v, ok := r.uint(); ok && v <= math.MaxUint32 {
 			b.Rank = Some(uint32(v))
-			return false
+			return
 		}
 		r.pos = begin
-	case "event_type", "type":
-		if *events < 0 {
-			return true
-		}
 	}
-	if r.nil() {
-		return false
-	}
-	if len(b.Extra) < maxExtra {
+	if !r.nil() && len(b.Extra) < maxExtra {
 		b.Extra = d.appendField(b.Extra, name)
 	}
-	return false
-}
-
-// singleEvent makes the payload, a map, a batch of one event.
-func (d *Decoder) singleEvent() (events int, err error) {
-	d.batch = Batch{Len: 1, Extra: d.batch.Extra[:0]}
-	d.r.pos, err = scan(d.r.data, 0)
-	return 0, err
 }

@@ -200,9 +200,15 @@ func (t Tier) String() string {
 // TierOf returns the tier of a medium, in Dynamo's vocabulary or in that of an
 // engine. An empty medium is the device. Case does not matter.
 func TierOf(medium string) Tier {
-	switch medium { // without the conversion below
+	switch medium { // the commonest ones, without the conversion below
 	case "", "GPU", "device":
 		return TierDevice
+	case "CPU", "CPU_PINNED", "host_pinned":
+		return TierHostPinned
+	case "DISK", "STORAGE", "disk":
+		return TierDisk
+	case "EXTERNAL", "external":
+		return TierExternal
 	}
 	switch strings.ToLower(medium) {
 	case "gpu", "device":

@@ -119,3 +119,25 @@ func ExampleActiveLoad() {
 	// {"worker_id":42,"dp_rank":0,"active_decode_blocks":null,"active_prefill_tokens":null,"kv_used_blocks":1000} <nil>
 	// <nil> 1000 false
 }
+
+// A router reads the answer to a query for a worker's state.
+func ExampleStateAnswer() {
+	item := []byte(`{"TreeDump":{"events":[{"worker_id":42,"event":{"event_id":0,"data":{"removed":{"block_hashes":[17]}}}}],"last_event_id":9}}`)
+	var answer kvevents.StateAnswer
+	if err := answer.UnmarshalJSON(item); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(answer.Kind, "up to event", answer.LastID)
+	d := kvevents.Decoder{MaxBytes: 256 << 20}
+	if _, err := d.Router(answer.Events); err != nil {
+		fmt.Println(err)
+		return
+	}
+	for e := range d.Events() {
+		fmt.Println(e.Worker, e.Kind, e.Hashes)
+	}
+	// Output:
+	// TreeDump up to event 9
+	// 42 removed [17]
+}

@@ -13,7 +13,7 @@ func addSeeds(f *testing.F) {
 	for _, frame := range engineFrames(f) {
 		f.Add(frame.payload)
 	}
-	for _, kind := range []string{"router-event", "router-events", "active-load", "active-sequence", "active-sequences"} {
+	for _, kind := range []string{"router-event", "router-events", "active-load", "active-sequence", "active-sequences", "state-query", "state-answer"} {
 		for _, v := range goldens(f, kind) {
 			f.Add(unhex(f, v[1]))
 			f.Add([]byte(v[2]))
@@ -205,6 +205,36 @@ func FuzzActiveSequences(f *testing.F) {
 			}
 		}
 		return known
+	})
+}
+
+func FuzzStateQuery(f *testing.F) {
+	fuzzValue(f, (*StateQuery).UnmarshalMsgpack, StateQuery.MarshalMsgpack, func(v StateQuery) StateQuery {
+		v.Extra, v.Kind = nil, ""
+		return v
+	})
+}
+
+func FuzzStateAnswer(f *testing.F) {
+	fuzzValue(f, (*StateAnswer).UnmarshalMsgpack, func(v StateAnswer) ([]byte, error) {
+		if v.Kind == AnswerUnknown {
+			v.Kind = AnswerError
+		}
+		return v.MarshalMsgpack()
+	}, func(v StateAnswer) StateAnswer {
+		switch v.Kind {
+		case AnswerUnknown, AnswerError:
+			return StateAnswer{Kind: AnswerError, Tag: "Error", Message: v.Message}
+		case AnswerEvents:
+			return StateAnswer{Kind: v.Kind, Tag: v.Tag, Events: v.Events, LastID: v.LastID}
+		case AnswerTreeDump:
+			return StateAnswer{Kind: v.Kind, Tag: v.Tag, Events: v.Events, LastID: v.LastID, Domain: v.Domain}
+		case AnswerTreeDumpFailed:
+			return StateAnswer{Kind: v.Kind, Tag: v.Tag, LastID: v.LastID, Message: v.Message}
+		case AnswerTooNew:
+			return StateAnswer{Kind: v.Kind, Tag: v.Tag, Start: v.Start, End: v.End, Newest: v.Newest}
+		}
+		return StateAnswer{Kind: v.Kind, Tag: v.Tag, Start: Some(v.Start.Value), End: Some(v.End.Value)}
 	})
 }
 

@@ -259,12 +259,7 @@ func (s *ActiveSequence) request(d *Decoder, name string) {
 			d.ev.Hashes = []uint64{} // empty, but tracked
 		}
 	case "track_prefill_tokens":
-		if d.r.kind() != kindBool {
-			d.failSkip(name, "a bool")
-			return
-		}
-		s.TrackPrefillTokens = d.r.data[d.r.pos] == 0xc3
-		d.r.pos++
+		s.TrackPrefillTokens = d.bool(name)
 	case "expected_output_tokens":
 		s.ExpectedOutput = d.optionalUint32(name)
 	case "prefill_load_hint":
