@@ -176,6 +176,7 @@ func (a *answer) flush() {
 // not wait after a stop, when the client expects the end, nor in a shutdown.
 func (a *answer) leave(gone <-chan struct{}) {
 	if a.err != nil {
+		a.stream.discard()
 		return
 	}
 	if a.ctx.Err() != nil {

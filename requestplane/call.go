@@ -95,7 +95,7 @@ func (c *Client) call(ctx context.Context, to Address, request []byte, options C
 		defer func() { _ = s.Close() }()
 		return c.read(s, codec, yield)
 	case <-timer.C:
-		return fmt.Errorf("no answer within %v: %w", idle, os.ErrDeadlineExceeded)
+		return fmt.Errorf("no answer within %v: want a server that can connect to %s: %w", idle, c.addr, os.ErrDeadlineExceeded)
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -81,30 +81,39 @@ func (s *stream) Write(p []byte) (written int, err error) {
 	return written, nil
 }
 
-// Close closes the connection at once. It discards bytes that the peer has not yet
-// acknowledged only if the peer has sent bytes that were not read.
+// Close closes the connection at once. The peer can lose bytes that were written
+// if it has sent some that were not read.
 func (s *stream) Close() error {
 	s.release()
 	return abort(s.Conn)
 }
 
 // abort closes the connection below TLS, whose own Close can block for seconds.
-func abort(conn net.Conn) error {
+func abort(conn net.Conn) error { return below(conn).Close() }
+
+// below returns the connection below TLS.
+func below(conn net.Conn) net.Conn {
 	if t, ok := conn.(*tls.Conn); ok {
-		return t.NetConn().Close()
+		return t.NetConn()
 	}
-	return conn.Close()
+	return conn
+}
+
+// discard has Close discard the bytes that the peer has not taken, which the
+// system would keep for minutes.
+func (s *stream) discard() {
+	if t, ok := below(s.Conn).(*net.TCPConn); ok {
+		_ = t.SetLinger(0)
+	}
 }
 
 // finish closes the direction of writing.
 func (s *stream) finish() {
-	conn := s.Conn
-	if t, ok := conn.(*tls.Conn); ok {
+	if t, ok := s.Conn.(*tls.Conn); ok {
 		_ = t.SetWriteDeadline(time.Now().Add(time.Second)) // for a few bytes
 		_ = t.CloseWrite()
-		conn = t.NetConn()
 	}
-	if t, ok := conn.(*net.TCPConn); ok {
+	if t, ok := below(s.Conn).(*net.TCPConn); ok {
 		_ = t.CloseWrite()
 	}
 }
