@@ -55,10 +55,11 @@ type Converter struct {
 	// blocks of the engine determine it.
 	BlockSize uint32
 
-	// IgnoreExtraKeys also converts blocks whose extra keys Dynamo cannot express,
-	// such as identifiers of images or salts without Dynamo's mark, as Dynamo's own
-	// relay does. A router then mistakes them for the blocks of equal tokens.
-	IgnoreExtraKeys bool
+	// Lenient also converts blocks that depend on something which Dynamo cannot
+	// express, as Dynamo's own relay does: extra keys such as identifiers of images or
+	// salts without Dynamo's mark, and LoRA adapters without a name. A router then
+	// mistakes them for the blocks of equal tokens.
+	Lenient bool
 
 	lost   [lossCount]uint64
 	groups map[rankGroup]bool  // whether the group has full attention
@@ -138,7 +139,7 @@ func (c *Converter) admit(e *Event) (Loss, bool) {
 		return LossGroup, false
 	case e.Kind == Removed:
 		return 0, true
-	case e.LoRAID.Present && e.LoRAName == "":
+	case e.LoRAID.Present && e.LoRAName == "" && !c.Lenient:
 		return LossLoRA, false
 	case c.hasDuplicate(e):
 		return LossDuplicate, false
@@ -218,7 +219,7 @@ func (c *Converter) store(e *Event) (n int, loss Loss) {
 		tokens = c.pairTokens(e.Pairs)
 	}
 	keys := extraKeys{lora: e.LoRAName, salt: e.Salt}
-	n = keys.read(e, c.IgnoreExtraKeys)
+	n = keys.read(e, c.Lenient)
 	salt, ok := c.salt(e, keys.salt)
 	if !ok {
 		return 0, LossSalt

@@ -84,7 +84,7 @@ func FuzzConvert(f *testing.F) {
 		}
 		for _, lenient := range []bool{false, true} {
 			_, _ = d.Engine(payload)
-			c := Converter{Worker: 9, IgnoreExtraKeys: lenient}
+			c := Converter{Worker: 9, Lenient: lenient}
 			for e := range d.Events() {
 				out := c.Convert(e)
 				if out == nil {

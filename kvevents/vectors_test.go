@@ -10,9 +10,14 @@ import (
 
 // goldens returns the vectors of testdata/dynamo-1.6.1.txt whose first column is
 // kind, or begins with it and a slash, without that column unless it has a slash.
-func goldens(t testing.TB, kind string) (vectors [][]string) {
+func goldens(t testing.TB, kind string) [][]string {
 	t.Helper()
-	text, err := os.ReadFile("testdata/dynamo-1.6.1.txt")
+	return readGoldens(t, "testdata/dynamo-1.6.1.txt", kind)
+}
+
+func readGoldens(t testing.TB, file, kind string) (vectors [][]string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
