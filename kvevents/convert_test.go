@@ -104,6 +104,7 @@ func TestConvertLosses(t *testing.T) {
 		"image, old form":      {set(keys(list{nil, nil, list{"img-5f3a"}})), LossExtraKeys, 2},
 		"embeddings":           {set(keys(list{list{[]byte{0xc4, 1, 5}}})), LossExtraKeys, 0},
 		"salt without a mark":  {set(keys(list{list{"tenant-1"}})), LossExtraKeys, 0},
+		"LoRA name twice":      {set(func(e *Event) { e.LoRAName, e.ExtraKeys = "s", pack(list{list{"s", "s"}}) }), LossExtraKeys, 0},
 		"marked image":         {set(keys(list{list{list{"00000000000000ff" + mark, 2}}})), 0, 3},
 		"vLLM's own image":     {set(keys(list{list{"0123456789abcdef" + strings.Repeat("ab", 24)}})), LossExtraKeys, 0},
 		"keys are a map":       {set(func(e *Event) { e.ExtraKeys = pack(object{}) }), LossExtraKeys, 0},

@@ -166,6 +166,8 @@ func TestInvalidEventsCostOneEach(t *testing.T) {
 		"map without hashes":       {object{"type", "BlockRemoved"}, ReasonMissing},
 		"map without tokens":       {object{"type", "BlockStored", "block_hashes", list{}, "block_size", 1}, ReasonMissing},
 		"map without block size":   {object{"type", "BlockStored", "block_hashes", list{}, "token_ids", list{}}, ReasonMissing},
+		"hashes nil":               {object{"type", "BlockRemoved", "block_hashes", nil}, ReasonMissing},
+		"hashes nil, an array":     {list{"BlockRemoved", nil}, ReasonType},
 		"hashes are a map":         {object{"type", "BlockRemoved", "block_hashes", object{}}, ReasonType},
 		"hash nil":                 {hash(nil), ReasonType},
 		"hash float":               {hash(1.5), ReasonType},

@@ -187,6 +187,26 @@ func TestConstantMemory(t *testing.T) {
 	}
 }
 
+// A huge event leaves no huge memory behind.
+func TestMemoryIsReturned(t *testing.T) {
+	t.Parallel()
+	hashes := list{}
+	for range maxKept + 1 {
+		hashes = append(hashes, 1)
+	}
+	var d Decoder
+	for _, events := range []list{{list{"BlockRemoved", hashes}}, {list{"BlockRemoved", list{1}}}} {
+		if _, err := d.Engine(pack(list{1.5, events})); err != nil {
+			t.Fatal(err)
+		}
+		for e := range d.Events() {
+			if want := len(events[0].(list)[1].(list)); len(e.Hashes) != want || want == 1 && cap(e.Hashes) > 100 {
+				t.Errorf("%d hashes in memory for %d, want %d", len(e.Hashes), cap(e.Hashes), want)
+			}
+		}
+	}
+}
+
 // A decoder that is reused takes no memory, and a new one at most one allocation
 // for each slice.
 func TestAllocations(t *testing.T) {

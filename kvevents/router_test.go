@@ -199,6 +199,7 @@ func TestRouterUnknownAndInvalid(t *testing.T) {
 		"extra field with c1":       {with(routerObject("cleared"), "later", []byte{0xc1}), ReasonSyntax},
 		"no worker":                 {object{"event", object{"event_id", 5, "data", "cleared"}}, ReasonMissing},
 		"no event":                  {object{"worker_id", 9}, ReasonMissing},
+		"event twice":               {with(routerObject("cleared"), "event", object{"event_id", 5, "dp_rank", 2}), ReasonMissing},
 		"no id":                     {object{"worker_id", 9, "event", object{"data", "cleared"}}, ReasonMissing},
 		"an array":                  {list{9, "device"}, ReasonType},
 		"nil":                       {nil, ReasonType},
@@ -312,5 +313,10 @@ func TestClone(t *testing.T) {
 	}
 	if !reflect.DeepEqual(clones, want) || clones[1].Problem == nil {
 		t.Errorf("got\n%+v, want\n%+v", clones, want)
+	}
+	again := clones[0].Clone()
+	clones[0].Media[0][0].Offsets[0][0], clones[0].Media[0][0].Hash, clones[0].Extra[0].Value[0] = 9, 9, 9
+	if !reflect.DeepEqual(again, want[0]) {
+		t.Errorf("a clone of a clone: got\n%+v, want\n%+v", again, want[0])
 	}
 }
