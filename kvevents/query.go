@@ -8,7 +8,7 @@ import (
 )
 
 // StateQuery is a router's request to a worker for the state of one rank. It encodes
-// and decodes itself in msgpack and JSON, as requestplane.One needs it.
+// and decodes itself in msgpack and JSON.
 type StateQuery struct {
 	Worker uint64
 	Rank   uint32
@@ -121,8 +121,11 @@ func (k AnswerKind) String() string {
 }
 
 // StateAnswer is a worker's answer to a [StateQuery], always a single item. It
-// encodes and decodes itself in msgpack and JSON. It has no limit of size, since the
-// events of 700,000 blocks are 36 MB: limit that of the item.
+// encodes and decodes itself in msgpack and JSON.
+//
+// Decode an answer with UnmarshalMsgpack, which takes both and has no limit of size:
+// the events of 700,000 blocks are 36 MB. The codecs refuse an answer of more than
+// about 80,000 blocks.
 type StateAnswer struct {
 	Kind AnswerKind
 	Tag  string // kind on the wire
