@@ -64,12 +64,12 @@ func BenchmarkDecode(b *testing.B) {
 func BenchmarkCache(b *testing.B) {
 	const entries = 10_000
 	cache := NewCache(NewClient(&script{}, Options{}))
-	found := map[ID]*reconciledEntry{}
+	found := map[ID]reconciledEntry{}
 	instance := func(i uint64) Instance {
 		return Instance{InstanceID: i, Spec: Endpoint{Scope: Scope{"ns", "comp", "ep"}, Transport: TCP("a")}}
 	}
 	for i := range uint64(entries) {
-		found[instance(i).ID()] = &reconciledEntry{instance: instance(i)}
+		found[scriptID(i)] = reconciledEntry{storedEntry: &storedEntry{scriptID(i), instance(i)}}
 	}
 	cache.state.Store(newCacheState(1, found))
 	cache.rec = &reconciler{entries: found}

@@ -12,7 +12,7 @@ func TestCacheIndexIsASortedSet(t *testing.T) {
 	t.Parallel()
 	const seed = 7
 	random := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // a test that can be repeated
-	entry := func(i uint64) *cacheEntry { return &cacheEntry{id: scriptID(i)} }
+	entry := func(i uint64) *cacheEntry { return &cacheEntry{storedEntry: &storedEntry{id: scriptID(i)}} }
 	content := func(x cacheIndex) (out []*cacheEntry) {
 		for e := range x.from(func(*cacheEntry) bool { return false }) {
 			out = append(out, e)
@@ -88,7 +88,7 @@ func TestCacheStateMatching(t *testing.T) {
 	queries, ids := manyQueries()
 	var entries []*cacheEntry
 	for _, id := range ids {
-		entries = append(entries, &cacheEntry{id: id})
+		entries = append(entries, &cacheEntry{storedEntry: &storedEntry{id: id}})
 	}
 	state := &cacheState{byID: newCacheIndex(compareIDs, entries)}
 	slices.SortFunc(ids, ID.Compare)

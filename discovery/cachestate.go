@@ -10,14 +10,13 @@ import (
 
 // cacheEntry is an immutable entry of a Cache.
 type cacheEntry struct {
-	id       ID
-	instance Instance
-	ttl      time.Duration // of the owner; zero if unknown
-	model    string        // the display name of a model; empty for other kinds, and for cards without one
+	*storedEntry
+	ttl   time.Duration // of the owner; zero if unknown
+	model string        // the display name of a model; empty for other kinds, and for cards without one
 }
 
-func newCacheEntry(r *reconciledEntry) *cacheEntry {
-	e := &cacheEntry{id: r.instance.ID(), instance: r.instance, ttl: r.ttl}
+func newCacheEntry(r reconciledEntry) *cacheEntry {
+	e := &cacheEntry{storedEntry: r.storedEntry, ttl: r.ttl}
 	if model, ok := r.instance.Spec.(Model); ok {
 		if identity, err := model.identity(); err == nil {
 			e.model = identity.displayName
@@ -37,7 +36,7 @@ type cacheState struct {
 }
 
 // newCacheState returns the state of a full listing.
-func newCacheState(sequence uint64, found map[ID]*reconciledEntry) *cacheState {
+func newCacheState(sequence uint64, found map[ID]reconciledEntry) *cacheState {
 	entries := make([]*cacheEntry, 0, len(found))
 	var models []*cacheEntry
 	for e := range maps.Values(found) {

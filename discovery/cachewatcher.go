@@ -62,7 +62,7 @@ func (s cacheStep) change() Change {
 	switch s.op {
 	case OpPut:
 		ch.ID, ch.Key = s.entry.id, s.entry.id.Path()
-		ch.Value, ch.TTL, ch.instance = s.entry.instance.Raw, s.entry.ttl, &s.entry.instance
+		ch.Value, ch.TTL, ch.stored = s.entry.instance.Raw, s.entry.ttl, s.entry.storedEntry
 	case OpDelete:
 		ch.ID, ch.Key, ch.Cause = s.entry.id, s.entry.id.Path(), CauseUnregistered
 	}

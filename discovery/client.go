@@ -88,12 +88,12 @@ func getError(ctx context.Context, id ID, err error) error {
 	return fmt.Errorf("discovery: get %s: %w", id, err)
 }
 
-// decode returns the instance of an OpPut.
-func (ch Change) decode() (Instance, error) {
-	if ch.instance != nil {
-		return *ch.instance, nil
+// decode returns the entry of an OpPut.
+func (ch Change) decode() (*storedEntry, error) {
+	if ch.stored != nil {
+		return ch.stored, nil
 	}
-	return decodeEntry(ch.ID, ch.Value)
+	return interned.entry(ch.ID, ch.Value)
 }
 
 // decodeEntry decodes the value of the entry of id.

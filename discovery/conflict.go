@@ -18,15 +18,32 @@ var ErrModelConflict = errors.New("another model is registered there")
 // already registered with other metadata: a source never changes.
 var ErrSourceConflict = errors.New("the source is registered with other metadata")
 
+// writeSource writes a source that no other client registers meanwhile, or one whose
+// other registrations have equal metadata.
+func (c *Client) writeSource(ctx context.Context, operation string, source EventSource, id ID, put writeFunc) error {
+	if err := c.checkSource(ctx, operation, source, id); err != nil {
+		return err
+	}
+	_, err := put(ctx, RegisterOptions{IfAbsent: true})
+	if !errors.Is(err, ErrExists) {
+		return err
+	}
+	if err := c.checkSource(ctx, operation, source, id); err != nil {
+		return err
+	}
+	_, err = put(ctx, RegisterOptions{})
+	return err
+}
+
 // checkSource refuses a source that is registered with other metadata. An entry
 // that is not valid is replaced.
-func (c *Client) checkSource(ctx context.Context, source EventSource, own ID) error {
+func (c *Client) checkSource(ctx context.Context, operation string, source EventSource, own ID) error {
 	present, found, err := c.lookup(ctx, own)
 	if err != nil || !found {
 		return err
 	}
 	if !equalJSON(present.Spec.(EventSource).Metadata, source.Metadata) {
-		return fmt.Errorf("discovery: register %s: %w", own, ErrSourceConflict)
+		return fmt.Errorf("discovery: %s %s: %w", operation, own, ErrSourceConflict)
 	}
 	return nil
 }
@@ -128,10 +145,10 @@ const (
 // may register at once: each of them writes, then reads up to its own entry. All
 // entries that were written before have then been read too, and the writer of a
 // later one will read this one. If the second check fails, the write is taken back.
-func (c *Client) writeModel(ctx context.Context, model Model, id ID, put func(context.Context) (undo, error)) error {
+func (c *Client) writeModel(ctx context.Context, operation string, model Model, id ID, put writeFunc) error {
 	want, err := model.identity()
 	if err != nil {
-		return fmt.Errorf("discovery: register %s: %w", id, err)
+		return fmt.Errorf("discovery: %s %s: %w", operation, id, err)
 	}
 	view := c.views.acquire(c, model.Scope)
 	defer c.views.release(view)
@@ -139,12 +156,11 @@ func (c *Client) writeModel(ctx context.Context, model Model, id ID, put func(co
 		return err
 	}
 	before := view.position()
-	undo, err := put(ctx)
+	undo, err := put(ctx, RegisterOptions{})
 	if err != nil {
 		return err
 	}
-	err = c.confirmModel(ctx, view, want, id, before)
-	if err != nil {
+	if err = c.confirmModel(ctx, operation, view, want, id, before); err != nil {
 		// The caller's context may be the cause.
 		undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoPatience)
 		defer cancel()
@@ -157,7 +173,7 @@ func (c *Client) writeModel(ctx context.Context, model Model, id ID, put func(co
 // It goes on if ctx ends, so that a canceled registration either succeeds or is
 // taken back; then it is bounded by confirmPatience. Otherwise it goes on for as long as
 // the view changes.
-func (c *Client) confirmModel(ctx context.Context, view *modelView, want modelIdentity, own ID, before viewPosition) error {
+func (c *Client) confirmModel(ctx context.Context, operation string, view *modelView, want modelIdentity, own ID, before viewPosition) error {
 	written := time.Now()
 	detached := context.WithoutCancel(ctx)
 	patience := confirmPatience
@@ -179,7 +195,7 @@ func (c *Client) confirmModel(ctx context.Context, view *modelView, want modelId
 			patience = confirmPatience
 			view.restart()
 		case ctx.Err() != nil || view.position() == at:
-			return fmt.Errorf("discovery: register %s: the model does not appear at its endpoint: %w", own, err)
+			return fmt.Errorf("discovery: %s %s: the model does not appear at its endpoint: %w", operation, own, err)
 		}
 	}
 }

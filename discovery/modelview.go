@@ -141,9 +141,9 @@ func (v *modelView) drop() {
 func (v *modelView) apply(ch Change) {
 	identity, isModel := modelIdentity{}, false
 	if ch.Op == OpPut && v.query.Match(ch.ID) {
-		in, err := ch.decode()
+		stored, err := ch.decode()
 		if err == nil {
-			identity, err = in.Spec.(Model).identity()
+			identity, err = stored.instance.Spec.(Model).identity()
 		}
 		if err != nil {
 			ch.Op, ch.Err = OpInvalid, err

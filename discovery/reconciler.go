@@ -11,7 +11,8 @@ import (
 // reconciler turns the changes of a Watcher into the events of a watch. It keeps
 // what has been reported, so that a full listing after a fault becomes the
 // difference, and it holds removals that a fault may have caused: the owner of
-// such an entry has the time of its hold to renew it.
+// such an entry has the time of its hold to renew it. A listing again prolongs a
+// hold by the time in which the store could not be reached, and no further.
 //
 // A held removal is reported only on a change whose AliveSince is past the hold.
 // AliveSince is a time after which the store was reached, so no removal is
@@ -19,14 +20,13 @@ import (
 // watcher is a Confirmer, the entry must also be absent from the other copy.
 type reconciler struct {
 	match    func(ID) bool
-	entries  map[ID]*reconciledEntry
-	held     map[ID]struct{} // entries whose until is set
-	begun    bool            // there has been an OpReset
-	again    bool            // and another one, after a fault
-	listing  bool            // between OpReset and OpSynced
-	reported bool            // Synced has been emitted
-	resynced time.Time       // the end of the last listing after a fault
-	alive    time.Time       // the last AliveSince: later changes happened after it
+	entries  map[ID]reconciledEntry
+	held     map[ID]time.Time // until when the removal of an entry is held
+	listings uint32           // begun so far, each with an OpReset
+	listing  bool             // between OpReset and OpSynced
+	reported bool             // Synced has been emitted
+	resynced time.Time        // the end of the last listing after a fault
+	alive    time.Time        // the last AliveSince: later changes happened after it
 
 	confirmer Confirmer // nil if the watcher is none
 	retryAt   time.Time // Present has failed, and is not called before
@@ -34,11 +34,11 @@ type reconciler struct {
 	failing   bool // Present has failed since it last succeeded
 }
 
+// reconciledEntry is small, since each watch has one for each entry.
 type reconciledEntry struct {
-	instance Instance
-	ttl      time.Duration
-	seen     bool      // in the current listing
-	until    time.Time // its removal is held until then; zero: not removed
+	*storedEntry
+	ttl  time.Duration
+	seen uint32 // the last listing that has it, unless its removal was reported since
 }
 
 const (
@@ -52,7 +52,7 @@ const (
 func newReconciler(match func(ID) bool) *reconciler {
 	return &reconciler{
 		match:   match,
-		entries: map[ID]*reconciledEntry{}, held: map[ID]struct{}{},
+		entries: map[ID]reconciledEntry{}, held: map[ID]time.Time{},
 		retry: wait.Backoff{Min: 500 * time.Millisecond, Max: 5 * time.Second},
 	}
 }
@@ -65,10 +65,8 @@ func (r *reconciler) use(w Watcher) { r.confirmer, _ = w.(Confirmer) }
 func (r *reconciler) apply(ch Change, now time.Time) ([]Event, error) {
 	switch ch.Op {
 	case OpReset:
-		r.again, r.begun, r.listing = r.begun, true, true
-		for _, e := range r.entries {
-			e.seen = false
-		}
+		r.listings++
+		r.listing = true
 	case OpPut:
 		return r.put(ch)
 	case OpDelete:
@@ -78,8 +76,8 @@ func (r *reconciler) apply(ch Change, now time.Time) ([]Event, error) {
 	case OpProgress: // expire follows
 		r.alive = ch.AliveSince
 	case OpInvalid:
-		if e := r.entries[ch.ID]; e != nil {
-			e.seen = true
+		if e, ok := r.entries[ch.ID]; ok {
+			r.see(e)
 		}
 		return nil, ch.Err
 	}
@@ -90,60 +88,77 @@ func (r *reconciler) put(ch Change) ([]Event, error) {
 	if !r.match(ch.ID) {
 		return nil, nil
 	}
-	e := r.entries[ch.ID]
-	if e != nil {
-		e.seen = true
-		if bytes.Equal(e.instance.Raw, ch.Value) {
-			e.ttl, e.until = ch.TTL, time.Time{}
-			delete(r.held, ch.ID)
-			return nil, nil
-		}
+	former, known := r.entries[ch.ID]
+	if known && bytes.Equal(former.instance.Raw, ch.Value) {
+		former.ttl = ch.TTL
+		r.see(former)
+		delete(r.held, ch.ID)
+		return nil, nil
 	}
 	// An invalid value leaves the last valid one in place, and held if it was:
 	// a writer that overwrites an entry shows neither that its owner is dead
 	// nor that it is alive.
-	in, err := ch.decode()
+	stored, err := ch.decode()
 	if err != nil {
+		if known {
+			r.see(former)
+		}
 		return nil, err
 	}
-	r.entries[ch.ID] = &reconciledEntry{instance: in, ttl: ch.TTL, seen: true}
+	r.see(reconciledEntry{storedEntry: stored, ttl: ch.TTL})
 	delete(r.held, ch.ID)
-	if e != nil {
-		return []Event{{Type: Updated, Instance: in, Previous: e.instance}}, nil
+	if known {
+		return []Event{{Type: Updated, Instance: stored.instance, Previous: former.instance}}, nil
 	}
-	return []Event{{Type: Added, Instance: in}}, nil
+	return []Event{{Type: Added, Instance: stored.instance}}, nil
 }
 
+// see keeps an entry that the current listing, or a later change, has.
+func (r *reconciler) see(e reconciledEntry) {
+	e.seen = r.listings
+	r.entries[e.id] = e
+}
+
+// again reports whether a listing was begun after the first one.
+func (r *reconciler) again() bool { return r.listings > 1 }
+
 func (r *reconciler) remove(ch Change, now time.Time) []Event {
-	e := r.entries[ch.ID]
+	e, ok := r.entries[ch.ID]
 	switch {
-	case e == nil:
+	case !ok:
 		return nil
 	case ch.Cause == CauseUnregistered:
-		return r.drop(ch.ID, e)
-	case r.listing && r.again:
-		e.seen = false // the end of the listing holds it
+		return r.drop(e)
+	case r.listing && r.again():
+		e.seen = 0 // the end of the listing holds it
+		r.entries[e.id] = e
 		return nil
 	case ch.Cause == CauseUncertain:
-		r.holdUntil(ch.ID, now.Add(e.hold()))
+		r.held[e.id] = now.Add(e.hold())
 		return nil
-	case r.again && r.alive.Before(r.resynced.Add(e.hold())):
+	case r.again() && r.alive.Before(r.resynced.Add(e.hold())):
 		// The owner may not have had the whole time since the fault. The current
 		// time does not show that: the reader may be slow.
-		r.holdUntil(ch.ID, r.resynced.Add(e.hold()))
+		r.held[e.id] = r.resynced.Add(e.hold())
 		return nil
 	}
-	return r.drop(ch.ID, e)
+	return r.drop(e)
 }
 
 func (r *reconciler) sync(now time.Time) []Event {
 	r.listing = false
-	for id, e := range r.entries {
-		if !e.seen {
-			r.holdUntil(id, now.Add(e.hold()))
+	if r.again() {
+		outage := now.Sub(r.alive)
+		for id, e := range r.entries {
+			if e.seen == r.listings {
+				continue
+			}
+			until := now.Add(e.hold())
+			if held, ok := r.held[id]; ok && held.Add(outage).Before(until) {
+				until = held.Add(outage)
+			}
+			r.held[id] = until
 		}
-	}
-	if r.again {
 		r.resynced = now
 	}
 	if r.reported {
@@ -173,15 +188,15 @@ func (r *reconciler) expire(ctx context.Context, now time.Time) ([]Event, error)
 		r.failing = false
 		for _, id := range present {
 			// Its owner was alive; this watcher's copy of the entry is late or lost.
-			if e := r.entries[id]; e != nil {
-				r.holdUntil(id, now.Add(e.hold()))
+			if e, ok := r.entries[id]; ok {
+				r.held[e.id] = now.Add(e.hold())
 			}
 		}
 		due = r.due()
 	}
 	var out []Event
 	for _, id := range due {
-		out = append(out, r.drop(id, r.entries[id])...)
+		out = append(out, r.drop(r.entries[id])...)
 	}
 	return out, nil
 }
@@ -202,22 +217,17 @@ func (r *reconciler) due() []ID {
 		return nil
 	}
 	var ids []ID
-	for id := range r.held {
-		if !r.alive.Before(r.entries[id].until) {
+	for id, until := range r.held {
+		if !r.alive.Before(until) {
 			ids = append(ids, id)
 		}
 	}
 	return ids
 }
 
-func (r *reconciler) holdUntil(id ID, until time.Time) {
-	r.entries[id].until = until
-	r.held[id] = struct{}{}
-}
-
-func (r *reconciler) drop(id ID, e *reconciledEntry) []Event {
-	delete(r.entries, id)
-	delete(r.held, id)
+func (r *reconciler) drop(e reconciledEntry) []Event {
+	delete(r.entries, e.id)
+	delete(r.held, e.id)
 	return []Event{{Type: Removed, Instance: e.instance}}
 }
 
@@ -225,7 +235,7 @@ func (r *reconciler) drop(id ID, e *reconciledEntry) []Event {
 // TTL after they have reached their store again. Reaching it takes some seconds more,
 // since owners back off while they cannot, as does a watcher, which may have been
 // faster.
-func (e *reconciledEntry) hold() time.Duration {
+func (e reconciledEntry) hold() time.Duration {
 	if e.ttl <= 0 {
 		return defaultHold
 	}

@@ -136,6 +136,46 @@ func TestConflictFoundAfterTheRegistration(t *testing.T) {
 	}
 }
 
+// competitor is a store in which the caller's source is registered with other metadata
+// just before it is written, after the first check.
+type competitor struct {
+	discovery.Store
+	registry *memory.Registry
+	metadata string
+}
+
+func (s *competitor) Register(ctx context.Context, id discovery.ID, value []byte, o discovery.RegisterOptions) (discovery.Lease, error) {
+	if s.metadata != "" {
+		source := discovery.EventSource{Scope: id.Scope, Topic: id.Topic, Metadata: json.RawMessage(s.metadata)}
+		s.metadata = ""
+		value, err := json.Marshal(discovery.Instance{InstanceID: id.Instance, Spec: source})
+		if err != nil {
+			return nil, err
+		}
+		if _, err := s.registry.Open().Register(ctx, id, value, discovery.RegisterOptions{}); err != nil {
+			return nil, err
+		}
+	}
+	return s.Store.Register(ctx, id, value, o)
+}
+
+// TestSourcesRegisteredAtOnce: with other metadata, only the first one succeeds.
+func TestSourcesRegisteredAtOnce(t *testing.T) {
+	t.Parallel()
+	source := discovery.EventSource{Scope: generate, Topic: "t", Metadata: json.RawMessage(`{"a":1}`)}
+	for metadata, want := range map[string]error{`{"a":2}`: discovery.ErrSourceConflict, `{"a": 1}`: nil} {
+		registry := memory.New()
+		client := discovery.NewClient(&competitor{registry.Open(), registry, metadata}, discovery.Options{})
+		if _, err := client.RegisterAs(t.Context(), 1, source); !errors.Is(err, want) {
+			t.Errorf("beside %s: got %v, want %v", metadata, err, want)
+		}
+		in, err := client.Get(t.Context(), source.ID(1))
+		if err != nil || want != nil && !strings.Contains(string(in.Raw), metadata) {
+			t.Errorf("beside %s: the store has %s, %v", metadata, in.Raw, err)
+		}
+	}
+}
+
 func TestCardsThatCannotBeReadDoNotBlock(t *testing.T) {
 	t.Parallel()
 	registry := memory.New()

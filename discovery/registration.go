@@ -53,7 +53,16 @@ func (r *Registration) Health() (Health, <-chan struct{}) { return r.lease.Healt
 // After an error the registration has its former value or, if the store may have
 // been unreachable, the new one; a later Update decides.
 func (r *Registration) Update(ctx context.Context, spec Spec) error {
-	in := Instance{InstanceID: r.id.Instance, Spec: spec}
+	return r.update(ctx, Instance{InstanceID: r.id.Instance, Spec: spec}, true)
+}
+
+// UpdateInstance is Update with an instance that was read elsewhere. Like
+// RegisterInstance, it stores the instance's Raw if there is one.
+func (r *Registration) UpdateInstance(ctx context.Context, in Instance) error {
+	return r.update(ctx, in, false)
+}
+
+func (r *Registration) update(ctx context.Context, in Instance, keepRaw bool) error {
 	if err := r.checkUpdate(in); err != nil {
 		return fmt.Errorf("discovery: update %s: %w", r.id, err)
 	}
@@ -64,7 +73,9 @@ func (r *Registration) Update(ctx context.Context, spec Spec) error {
 		return ctx.Err()
 	}
 	former := r.Instance()
-	in.Raw = former.Raw
+	if keepRaw {
+		in.Raw = former.Raw
+	}
 	value, err := in.stored()
 	if err != nil {
 		return fmt.Errorf("discovery: update %s: %w", r.id, err)
@@ -72,13 +83,13 @@ func (r *Registration) Update(ctx context.Context, spec Spec) error {
 	if in.Raw != nil {
 		in.Raw = value
 	}
-	write := func(ctx context.Context) (undo, error) {
+	write := func(ctx context.Context, _ RegisterOptions) (undo, error) {
 		if err := r.lease.Update(ctx, value); err != nil {
 			return nil, fmt.Errorf("discovery: update %s: %w", r.id, err)
 		}
 		return func(ctx context.Context) error { return r.restore(ctx, former) }, nil
 	}
-	if err := r.client.write(ctx, in, write); err != nil {
+	if err := r.client.write(ctx, "update", in, write); err != nil {
 		return err
 	}
 	r.instance.Store(&in)
@@ -146,8 +157,8 @@ func (c *Client) RegisterWithOptions(ctx context.Context, in Instance, o Registe
 	}
 	reg := &Registration{client: c, id: id, updating: make(chan struct{}, 1)}
 	reg.instance.Store(&in)
-	err = c.write(ctx, in, func(ctx context.Context) (undo, error) {
-		lease, err := c.store.Register(ctx, id, value, o)
+	err = c.write(ctx, "register", in, func(ctx context.Context, also RegisterOptions) (undo, error) {
+		lease, err := c.store.Register(ctx, id, value, RegisterOptions{IfAbsent: o.IfAbsent || also.IfAbsent})
 		if err != nil {
 			return nil, fmt.Errorf("discovery: register %s: %w", id, err)
 		}
@@ -163,17 +174,19 @@ func (c *Client) RegisterWithOptions(ctx context.Context, in Instance, o Registe
 // undo takes a write back.
 type undo func(context.Context) error
 
+// writeFunc writes an entry, with the options of the caller and these.
+type writeFunc func(context.Context, RegisterOptions) (undo, error)
+
 // write calls put, which writes the entry of in, between the checks that its kind
-// needs. If the second of them fails, the write has been taken back.
-func (c *Client) write(ctx context.Context, in Instance, put func(context.Context) (undo, error)) error {
+// needs. If the last of them fails, the write has been taken back. Errors of checks
+// name the operation.
+func (c *Client) write(ctx context.Context, operation string, in Instance, put writeFunc) error {
 	switch spec := in.Spec.(type) {
 	case Model:
-		return c.writeModel(ctx, spec, in.ID(), put)
+		return c.writeModel(ctx, operation, spec, in.ID(), put)
 	case EventSource:
-		if err := c.checkSource(ctx, spec, in.ID()); err != nil {
-			return err
-		}
+		return c.writeSource(ctx, operation, spec, in.ID(), put)
 	}
-	_, err := put(ctx)
+	_, err := put(ctx, RegisterOptions{})
 	return err
 }

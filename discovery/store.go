@@ -289,5 +289,5 @@ type Change struct {
 	// It may be earlier than the delivery of the change, never later.
 	AliveSince time.Time
 
-	instance *Instance // Value, if it has been decoded
+	stored *storedEntry // the entry, if it has been decoded
 }

@@ -51,7 +51,7 @@ func TestUpdateRefuses(t *testing.T) {
 		{"an invalid spec", endpoint, discovery.Endpoint{Scope: generate}, nil, "no transport"},
 		{"a card without a name", model, discovery.Model{Scope: generate, Card: json.RawMessage(`{}`)}, nil, "display_name"},
 		{"a conflicting model", model, modelNamed("other"), discovery.ErrModelConflict, `"m"`},
-		{"a source that changes", source, discovery.EventSource{Scope: generate, Topic: "t", Metadata: json.RawMessage(`{"a":2}`)}, discovery.ErrSourceConflict, "other metadata"},
+		{"a source that changes", source, discovery.EventSource{Scope: generate, Topic: "t", Metadata: json.RawMessage(`{"a":2}`)}, discovery.ErrSourceConflict, "discovery: update namespace/ns/"},
 	} {
 		former := c.reg.Instance()
 		err := c.reg.Update(t.Context(), c.spec)

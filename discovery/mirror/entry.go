@@ -69,7 +69,7 @@ const (
 	standBy               // others hold it in the target: nothing to do until they remove it
 	wanted                // it is in the source and not in the target: register it
 	held                  // it is registered with the value of the source: nothing to do
-	stale                 // it is registered with a former value: register it again
+	stale                 // it is registered with a former value: update it
 	unwanted              // it is registered and gone from the source: unregister it
 )
 

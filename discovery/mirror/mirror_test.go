@@ -45,6 +45,7 @@ type site struct {
 	store    discovery.Store   // of natives
 	mu       sync.Mutex
 	written  int           // by mirrors: entries registered and removed
+	updated  int           // those of written that were updates
 	rejected int           // registrations by mirrors with an id above maxID
 	refuse   error         // of all writes by mirrors; nil if they succeed
 	maxID    uint64        // the greatest id that mirrors can register; 0 means any
@@ -178,6 +179,16 @@ type mirrorLease struct {
 	site *site
 }
 
+func (l mirrorLease) Update(ctx context.Context, value []byte) error {
+	if err := l.site.count(); err != nil {
+		return err
+	}
+	l.site.mu.Lock()
+	l.site.updated++
+	l.site.mu.Unlock()
+	return l.Lease.Update(ctx, value)
+}
+
 func (l mirrorLease) Unregister(ctx context.Context) error {
 	if err := l.site.count(); err != nil {
 		return err
@@ -290,6 +301,9 @@ func follows(a, b *site) {
 	_ = first.Unregister(context.Background())
 	b.expect(discovery.KindEndpoint, `10.0.0.2:3`)
 	b.expectWrites(4)
+	if b.updated != 1 {
+		b.t.Errorf("%d updates, want one for the changed value", b.updated)
+	}
 }
 
 func keepsUnknownFields(a, b *site) {

@@ -82,17 +82,21 @@ func (m *mirror) register(ctx context.Context, in discovery.Instance, former *di
 	if err != nil {
 		return nil, err
 	}
+	if former == nil {
+		return m.to.RegisterInstance(ctx, in)
+	}
 	// A registration of an event source cannot change its value.
-	if former != nil && in.ID().Kind == discovery.KindEventSource {
+	if in.ID().Kind == discovery.KindEventSource {
 		if err := former.Unregister(ctx); err != nil {
 			return nil, err
 		}
+		return m.to.RegisterInstance(ctx, in)
 	}
-	reg, err := m.to.RegisterInstance(ctx, in)
-	if isConflict(err) && former != nil { // the source no longer has the former value
+	err = former.UpdateInstance(ctx, in)
+	if isConflict(err) { // the source no longer has the former value
 		err = errors.Join(err, former.Unregister(ctx))
 	}
-	return reg, err
+	return former, err
 }
 
 // isConflict reports whether the target already has a registration that excludes the
@@ -113,7 +117,7 @@ func (m *mirror) finish(watching context.Context, r result) {
 		m.fail(e, r)
 		return
 	}
-	if r.reg != nil {
+	if r.reg != nil && r.reg != e.reg {
 		m.wg.Go(func() { m.awaitEnd(watching, loss{e, r.reg}) })
 	}
 	e.reg, e.held = r.reg, r.version

@@ -118,7 +118,7 @@ func BenchmarkHeartbeats(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			for _, l := range leases {
-				m := l.leaseMsg()
+				m := l.leaseMsg(s.opt.TTL)
 				if _, err := s.js.PublishMsgAsync(m); err != nil {
 					b.Fatal(err)
 				}

@@ -39,6 +39,7 @@ func (k *keeper) takeCheck(now time.Time) {
 	}
 	k.checking = false
 	k.checkAt = now.Add(k.backoff.Next())
+	k.noteCheck(err)
 	switch {
 	case err == nil && k.failing != nil:
 		k.checked = now
@@ -49,6 +50,22 @@ func (k *keeper) takeCheck(now time.Time) {
 	case k.failing != nil || errors.Is(err, ErrBucket):
 		k.failing = err
 		k.warn(err)
+	}
+	if err == nil && k.store.isStalled() {
+		k.checkFollowing(now)
+	}
+}
+
+// noteCheck logs the first failure of checks while heartbeats are acknowledged, such as
+// for lack of a permission or of a leader, and the next success.
+func (k *keeper) noteCheck(err error) {
+	switch {
+	case err == nil && k.checkFailing:
+		k.checkFailing = false
+		k.store.log.Info("natskv: the bucket can be checked again", "bucket", k.store.opt.Bucket)
+	case err != nil && !k.checkFailing && k.failing == nil && !errors.Is(err, ErrBucket) && !errors.Is(err, errContended):
+		k.checkFailing = true
+		k.store.log.Warn("natskv: the bucket could not be checked, retrying", "bucket", k.store.opt.Bucket, "error", err)
 	}
 }
 
@@ -63,15 +80,20 @@ func (k *keeper) probe(now time.Time) {
 // bucket was deleted. Where they are not permitted, the next heartbeat reveals that of
 // the write stream, and the next check that of the other one.
 func (k *keeper) subscribeDeleted() (deleted chan *nats.Msg, unsubscribe func()) {
+	return k.subscribeAdvisories("STREAM.DELETED.")
+}
+
+// subscribeAdvisories subscribes to one kind of advisories on both streams.
+func (k *keeper) subscribeAdvisories(kind string) (msgs chan *nats.Msg, unsubscribe func()) {
 	opt := k.store.opt
-	deleted = make(chan *nats.Msg, 16)
+	msgs = make(chan *nats.Msg, 16)
 	var subs []*nats.Subscription
 	for _, stream := range []string{opt.writeStream(), opt.readStream()} {
-		if sub, err := k.store.nc.ChanSubscribe(advisories+"STREAM.DELETED."+stream, deleted); err == nil { // not closed
+		if sub, err := k.store.nc.ChanSubscribe(advisories+kind+stream, msgs); err == nil { // not closed
 			subs = append(subs, sub)
 		}
 	}
-	return deleted, func() {
+	return msgs, func() {
 		for _, sub := range subs {
 			_ = sub.Unsubscribe()
 		}
@@ -97,9 +119,11 @@ func (k *keeper) abandon(now time.Time) {
 	if k.beats == nil {
 		return
 	}
+	var retries []scheduled
 	for _, b := range k.beats.abandon() {
-		k.schedule(b.lease, now)
+		retries = append(retries, scheduled{b.lease, now})
 	}
+	k.retry(retries)
 }
 
 // alive records an acknowledgement. The first one after a failure makes all

@@ -59,6 +59,8 @@ type keeper struct {
 	first    uint64    // the first sequence of the write stream, as of the last step
 	warned   bool      // that heartbeats fail
 	acked    time.Time // the last acknowledgement of any heartbeat
+
+	checkFailing bool // though heartbeats were acknowledged, and that is logged
 }
 
 // scheduled is the next heartbeat of a lease.
@@ -118,6 +120,8 @@ func (k *keeper) run(ctx context.Context) {
 	defer k.store.nc.RemoveStatusListener(closed)
 	deleted, unsubscribe := k.subscribeDeleted()
 	defer unsubscribe()
+	elected, unsubscribeElected := k.subscribeElected()
+	defer unsubscribeElected()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -129,6 +133,8 @@ func (k *keeper) run(ctx context.Context) {
 			k.disconnected()
 		case <-deleted:
 			k.checkSoon()
+		case <-elected:
+			k.checkFollowing(time.Now())
 		case <-k.wake:
 		case <-timer.C:
 		}
@@ -202,51 +208,6 @@ func (k *keeper) step(ctx context.Context, now time.Time) {
 	k.stepped = now
 }
 
-func (k *keeper) takeAdded() {
-	k.mu.Lock()
-	added := k.added
-	k.added = nil
-	k.mu.Unlock()
-	for _, l := range added {
-		k.schedule(l, l.LastBeat().Add(k.interval()))
-	}
-}
-
-// schedule appends a lease to the queue, which stays ordered.
-func (k *keeper) schedule(l *lease, at time.Time) {
-	if n := len(k.queue); n > 0 && at.Before(k.queue[n-1].at) {
-		at = k.queue[n-1].at
-	}
-	k.queue = append(k.queue, scheduled{l, at})
-}
-
-// sendDue sends the heartbeats that are due. So that those of many leases that were
-// registered, or recovered, at once do not stay together, it sends few more in a
-// step than an even distribution would.
-func (k *keeper) sendDue(now time.Time) {
-	interval := k.interval()
-	even := len(k.queue) + k.beatsPending()
-	quota := 1 + int(1.5*float64(even)*float64(now.Sub(k.stepped))/float64(interval))
-	quota = max(quota, k.urgent)
-	if k.probing {
-		quota = 1 - min(k.beatsPending(), 1)
-		k.urgent = min(1, len(k.queue))
-	}
-	n := 0
-	for ; n < len(k.queue) && n < quota && k.beatsPending() < window; n++ {
-		next := k.queue[n]
-		if n >= k.urgent && next.at.After(now) {
-			break
-		}
-		if err := k.send(next.lease, now); err != nil {
-			k.fail(err)
-			break
-		}
-	}
-	k.queue = k.queue[n:]
-	k.urgent = max(k.urgent-n, 0)
-}
-
 func (k *keeper) beatsPending() int {
 	if k.beats == nil {
 		return 0
@@ -277,6 +238,7 @@ func (k *keeper) takeAcks(now time.Time) {
 	}
 	acked, unanswered := k.beats.collect(now.Add(-k.overdue()), now.Add(-k.store.opt.TTL))
 	interval := k.interval()
+	var retries []scheduled
 	for _, b := range acked {
 		switch {
 		case b.late && b.err == nil: // the lease is scheduled again already
@@ -291,9 +253,9 @@ func (k *keeper) takeAcks(now time.Time) {
 			k.alive(now)
 			k.recovery.add(b, now)
 		case hasCode(b.err, errTooMany) || isWriteInFlight(b.err):
-			k.schedule(b.lease, now.Add(interval/4))
+			retries = append(retries, scheduled{b.lease, now.Add(interval / 4)})
 		default:
-			k.schedule(b.lease, now)
+			retries = append(retries, scheduled{b.lease, now})
 			k.fail(b.err)
 			if k.probing {
 				k.warn(b.err)
@@ -301,11 +263,12 @@ func (k *keeper) takeAcks(now time.Time) {
 		}
 	}
 	for _, b := range unanswered {
-		k.schedule(b.lease, now)
+		retries = append(retries, scheduled{b.lease, now})
 		if k.acked.Before(b.at) { // the server is silent, rather than slow
 			k.fail(errNoAck)
 		}
 	}
+	k.retry(retries)
 }
 
 var errNoAck = errors.New("no acknowledgement of heartbeats")

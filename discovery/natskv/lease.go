@@ -86,23 +86,28 @@ func (s *Store) checkSize(value []byte) error {
 
 // register writes lease and entry. Once it has sent the entry it no longer ends
 // with ctx at once: an entry that no lease stands for would stay for a TTL, and
-// would have ended the registration of its former owner.
+// would have ended the registration of its former owner. At first it expects no
+// entry, and only reads it if there is one.
 func (l *lease) register(ctx context.Context, ifAbsent bool) error {
 	var unreceived time.Time // when a write was first received by no stream
+	read := ifAbsent
 	return l.store.retry(ctx, func(attempt context.Context) error {
-		var fence *uint64
-		if ifAbsent {
+		fence, ttl := new(uint64), l.store.opt.TTL
+		if read {
 			found, err := l.store.readEntry(attempt, l.key)
 			if err != nil {
 				return err
 			}
-			if found.living() && found.owner() != l.owner {
+			taken := found.living() && found.owner() != l.owner
+			if taken && ifAbsent {
 				return discovery.ErrExists
 			}
-			fence = &found.seq
+			if fence = &found.seq; taken { // the last one wins
+				fence, ttl = nil, max(ttl, ownerTTL(found.header))
+			}
 		}
 		at := time.Now()
-		seq, err := l.write(ctx, attempt, fence)
+		seq, err := l.write(ctx, attempt, fence, ttl)
 		if errors.Is(err, jetstream.ErrNoStreamResponse) { // the stream was deleted, or an election is under way
 			if unreceived.IsZero() {
 				unreceived = time.Now()
@@ -113,11 +118,15 @@ func (l *lease) register(ctx context.Context, ifAbsent bool) error {
 			}
 		}
 		if isWrongSequence(err) {
+			read = true
 			return errContended
 		}
 		if err == nil {
 			l.setSequence(seq, l.value)
 			l.Beat(at)
+			if ttl > l.store.opt.TTL {
+				_, _ = l.store.publish(attempt, l.heartbeatMsg(seq)) // or by the first heartbeat
+			}
 		}
 		return err
 	})
@@ -126,11 +135,12 @@ func (l *lease) register(ctx context.Context, ifAbsent bool) error {
 // write publishes the lease and then the entry, and returns the sequence of
 // the entry. In this order no entry is ever without a lease. With a fence it
 // writes only if the entry's subject is still at that sequence; without one it
-// takes over an existing entry. A heartbeat of the former owner in between
-// would replace the new lease; the fence of the entry, which is on the lease,
-// detects it. attempt bounds the first step, which leaves nothing that matters.
-func (l *lease) write(ctx, attempt context.Context, fence *uint64) (uint64, error) {
-	msg := l.leaseMsg()
+// takes over an existing entry, and ttl is at least that of its owner, whose lease
+// must not end earlier if the second step fails. A heartbeat of the former owner in
+// between would replace the new lease; the fence of the entry, which is on the lease,
+// detects it. attempt bounds the first step.
+func (l *lease) write(ctx, attempt context.Context, fence *uint64, ttl time.Duration) (uint64, error) {
+	msg := l.leaseMsg(ttl)
 	if fence != nil {
 		expect(msg, l.store.opt.entrySubject(l.key), *fence)
 	}

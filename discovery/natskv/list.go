@@ -23,6 +23,12 @@ func (w *watcher) list(ctx context.Context) error {
 	if err := w.awaitCreation(ctx); err != nil {
 		return err
 	}
+	if w.crowded {
+		if _, err := w.admitted.admit(ctx, w.store.life, nil); err != nil {
+			return err
+		}
+		w.crowded = false
+	}
 	ctx, end, err := w.store.begin(ctx)
 	if err != nil {
 		return err
@@ -33,12 +39,19 @@ func (w *watcher) list(ctx context.Context) error {
 	requested := time.Now()
 	info, err := w.createConsumer(ctx)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		w.admitted.release()
 		return w.noBucket(requested)
 	}
-	if err == nil {
+	if err == nil && info.NumPending >= largeListing {
+		var admitted bool
+		admitted, err = w.admitted.admit(ctx, w.store.life, time.After(admissionPatience))
+		w.crowded = err == nil && !admitted
+	}
+	if err == nil && !w.crowded {
 		err = w.subscribe()
 	}
-	if err != nil {
+	if err != nil || w.crowded {
+		w.admitted.release()
 		w.store.deleteConsumer(w.consumer)
 		return err
 	}
@@ -119,6 +132,7 @@ func (s *Store) requestConsumer(ctx context.Context, config *jetstream.ConsumerC
 		if reconnects != s.nc.Stats().Reconnects || !s.nc.IsConnected() {
 			return errConnectionLost
 		}
+		requesting(ctx, s.opt.apiSubject("CONSUMER.CREATE", s.opt.readStream())+"."+config.Name)
 		consumer, err := s.js.CreateConsumer(ctx, s.opt.readStream(), *config)
 		if err == nil {
 			info = consumer.CachedInfo()
@@ -157,7 +171,7 @@ func (w *watcher) noBucket(requested time.Time) error {
 		w.queued = append(w.queued, discovery.Change{Op: discovery.OpProgress, AliveSince: requested})
 		return nil
 	}
-	w.absent = true
+	w.absent, w.lost = true, time.Now()
 	w.queued = append(w.queued, discovery.Change{Op: discovery.OpReset}, discovery.Change{Op: discovery.OpSynced})
 	return w.subscribeCreated()
 }
@@ -172,7 +186,7 @@ func (w *watcher) awaitCreation(ctx context.Context) error {
 		w.expecting = true
 		return nil
 	}
-	due := time.Now().Add(absentPoll/2 + rand.N(absentPoll))
+	due := time.Now().Add(w.absentPause())
 	ticker := time.NewTicker(closedPoll)
 	defer ticker.Stop()
 	for {
@@ -192,6 +206,16 @@ func (w *watcher) awaitCreation(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// absentPause is the time until the next look for a bucket that does not exist. If
+// there has been one, removals may be held, which wait for a look after their hold.
+func (w *watcher) absentPause() time.Duration {
+	pause := absentPoll
+	if w.found {
+		pause = min(max(time.Since(w.lost)/8, leastAbsentPoll), absentPoll)
+	}
+	return pause/2 + rand.N(pause)
 }
 
 // subscribeCreated subscribes to the advisory of the server that the stream of the
@@ -220,6 +244,7 @@ func (w *watcher) subscribe() (err error) {
 
 // dropConsumer deletes the consumer; the next step lists again.
 func (w *watcher) dropConsumer(why error) {
+	w.admitted.release()
 	if w.sub == nil {
 		return
 	}

@@ -53,23 +53,23 @@ func (l *lease) entryMsg(value []byte) *message {
 }
 
 // leaseMsg is the lease: a schedule by which the server purges the entry at
-// the deadline. A later lease replaces an earlier one.
-func (l *lease) leaseMsg() *message {
+// the deadline, after ttl. A later lease replaces an earlier one.
+func (l *lease) leaseMsg(ttl time.Duration) *message {
 	opt := l.store.opt
-	deadline := l.store.clock.serverNow().Add(opt.TTL)
+	deadline := l.store.clock.serverNow().Add(ttl)
 	m := nats.NewMsg(opt.leaseSubject(l.key))
 	// jetstream.WithScheduleAt would truncate the deadline to whole seconds.
 	m.Header.Set(jetstream.ScheduleHeader, "@at "+deadline.UTC().Format(time.RFC3339Nano))
 	m.Header.Set(jetstream.ScheduleTargetHeader, opt.entrySubject(l.key))
 	m.Header.Set(jetstream.ScheduleTTLHeader, markerTTL)
 	m.Header.Set(hdrOperation, "PURGE")
-	m.Data, _ = json.Marshal(leaseBody{deadline.UnixMilli(), opt.TTL.Milliseconds()})
+	m.Data, _ = json.Marshal(leaseBody{deadline.UnixMilli(), ttl.Milliseconds()})
 	return m
 }
 
 // heartbeatMsg prolongs the lease if the entry is still the one at seq.
 func (l *lease) heartbeatMsg(seq uint64) *message {
-	m := l.leaseMsg()
+	m := l.leaseMsg(l.store.opt.TTL)
 	expect(m, l.store.opt.entrySubject(l.key), seq)
 	return m
 }
@@ -95,6 +95,7 @@ func expect(m *message, subject string, seq uint64) {
 }
 
 func (s *Store) publish(ctx context.Context, m *message) (*jetstream.PubAck, error) {
+	requesting(ctx, m.Subject)
 	return s.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
 }
 
@@ -116,7 +117,9 @@ func (s *Store) readEntry(ctx context.Context, key string) (entry, error) {
 	if err != nil {
 		return entry{}, err
 	}
-	reply, err := s.nc.RequestWithContext(ctx, s.opt.apiSubject("STREAM.MSG.GET", s.opt.writeStream()), request)
+	subject := s.opt.apiSubject("STREAM.MSG.GET", s.opt.writeStream())
+	requesting(ctx, subject)
+	reply, err := s.nc.RequestWithContext(ctx, subject, request)
 	if err != nil {
 		return entry{}, err
 	}

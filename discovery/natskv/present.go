@@ -78,7 +78,9 @@ func (s *Store) livingOf(ctx context.Context, subjects []string) (living []disco
 		return nil, err
 	}
 	defer func() { _ = sub.Unsubscribe() }()
-	if err := s.nc.PublishRequest(s.opt.apiSubject("DIRECT.GET", s.opt.writeStream()), inbox, request); err != nil {
+	subject := s.opt.apiSubject("DIRECT.GET", s.opt.writeStream())
+	requesting(ctx, subject)
+	if err := s.nc.PublishRequest(subject, inbox, request); err != nil {
 		return nil, err
 	}
 	for {

@@ -123,7 +123,7 @@ func (l *lease) recover(ctx context.Context) (written bool, err error) {
 	for !l.Ended() {
 		seq := found.seq
 		at := time.Now()
-		seq, err := l.write(ctx, ctx, &seq)
+		seq, err := l.write(ctx, ctx, &seq, s.opt.TTL)
 		if err == nil {
 			l.setSequence(seq, l.value)
 			l.Beat(at)

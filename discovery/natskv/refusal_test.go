@@ -1,6 +1,7 @@
 package natskv
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -102,16 +103,18 @@ func TestRefusedAdvisoriesEndNothing(t *testing.T) {
 // A refusal from a time when heartbeats were acknowledged does not end leases.
 func TestFormerRefusalIsNotFinal(t *testing.T) {
 	t.Parallel()
-	server := natstest.Run(t, natstest.Denied("user", "secret", "dynplane.entry.dynplane.forbidden", ""))
+	server := natstest.Run(t, natstest.Denied("user", "secret", "dynplane.lease.dynplane.>", ""))
 	s := openStore(t, connectAs(t, server, "user"), Options{TTL: time.Hour})
-	refuse := func() {
+	s.leases["held"] = &lease{}
+	defer delete(s.leases, "held")
+	refuse := func(key string) {
 		before := s.nc.LastError()
-		if err := s.nc.Publish("dynplane.entry.dynplane.forbidden", nil); err != nil {
+		if err := s.nc.Publish(s.opt.leaseSubject(key), nil); err != nil {
 			t.Fatal(err)
 		}
 		waittest.Eventually(t, "the server has refused it", func() bool { return s.nc.LastError() != before }) //nolint:errorlint // another one
 	}
-	refuse()
+	refuse("held")
 	k := &keeper{store: s}
 	k.alive(time.Now())
 	if err := k.finalError(); err != nil {
@@ -121,9 +124,41 @@ func TestFormerRefusalIsNotFinal(t *testing.T) {
 	if err := k.finalError(); err != nil {
 		t.Errorf("after a failure with another cause: %v", err)
 	}
-	refuse()
+	refuse("another")
+	if err := k.finalError(); err != nil {
+		t.Errorf("after the refusal of another lease: %v", err)
+	}
+	refuse("held")
 	if err := k.finalError(); !errors.Is(err, nats.ErrPermissionViolation) {
 		t.Errorf("after another refusal: %v", err)
+	}
+}
+
+// TestRefusalsOfOthersEndNoCall: calls of one connection wait for their answers while
+// others are refused, of which the connection has only the last.
+func TestRefusalsOfOthersEndNoCall(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t, natstest.Denied("user", "secret", "$JS.API.STREAM.CREATE.KV_dynplane", ""))
+	s := newStore(t, connectAs(t, server, "user"), Options{})
+	for subject, want := range map[string]bool{
+		"$JS.API.STREAM.INFO.KV_dynplane": false, "$JS.API.STREAM.CREATE": true, "$JS.API.STREAM.CREATE.KV_dynplane": true,
+		"$JS.API.STREAM.CREATE.KV_dyn": false, "$JS.API.STREAM.CREATE.KV_dynplane.x": false,
+	} {
+		err := s.request(t.Context(), func(ctx context.Context) error {
+			requesting(ctx, subject)
+			if err := s.nc.Publish("$JS.API.STREAM.CREATE.KV_dynplane", nil); err != nil {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(silence):
+				return errContended
+			}
+		})
+		if got := errors.Is(err, nats.ErrPermissionViolation); got != want {
+			t.Errorf("a request on %s ends with %v", subject, err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package natskv
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -293,5 +294,30 @@ func TestUpdatesAmongHeartbeats(t *testing.T) {
 	}
 	if found, err := s.readEntry(t.Context(), l.key); err != nil || found.owner() != other.owner || strings.Contains(string(found.data), "late") {
 		t.Errorf("the entry of the new owner is %q, %v", found.data, err)
+	}
+}
+
+// A take-over that fails after it has written its lease leaves the former owner the
+// time that it had.
+func TestFailedTakeOverDoesNotShortenTheFormerLease(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t, natstest.Denied("former", "secret", "", ""), natstest.Denied("other", "secret", "dynplane.entry.>", ""))
+	former := openStore(t, connectAs(t, server, "former"), Options{TTL: time.Minute})
+	l := registerOne(t, former)
+	other := newStore(t, connectAs(t, server, "other"), Options{TTL: time.Second})
+	if _, err := other.Register(t.Context(), endpointID(1), endpointValue(1, "b"), discovery.RegisterOptions{}); err == nil {
+		t.Fatal("registered without the permission for its entry")
+	}
+	var body leaseBody
+	waittest.Eventually(t, "the lease can be read", func() bool {
+		stream, err := former.js.Stream(t.Context(), former.opt.writeStream())
+		if err != nil {
+			return false
+		}
+		msg, err := stream.GetLastMsgForSubject(t.Context(), former.opt.leaseSubject(l.key))
+		return err == nil && json.Unmarshal(msg.Data, &body) == nil
+	})
+	if left := time.Until(time.UnixMilli(body.Deadline)); left < 30*time.Second {
+		t.Errorf("the lease ends in %v, want that of its owner", left)
 	}
 }

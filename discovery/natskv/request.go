@@ -1,11 +1,9 @@
 package natskv
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -25,9 +23,6 @@ const (
 	// lastBackoff later, with full jitter.
 	firstBackoff = 10 * time.Millisecond
 	lastBackoff  = time.Second
-	// refusalPoll is how often a request that waits for its answer checks whether
-	// the server has refused it: that error arrives outside of the answer.
-	refusalPoll = 50 * time.Millisecond
 	// silence is how long a connected server may have no JetStream at all before
 	// a call fails: it may be joining its cluster or domain.
 	silence = 500 * time.Millisecond
@@ -86,64 +81,6 @@ func stopped(ctx context.Context, last error) error {
 	}
 	return fmt.Errorf("%w (last failure: %w)", ctx.Err(), last)
 }
-
-// request calls do, and ends it as soon as the server has refused it for missing
-// permissions, with the server's own words.
-func (s *Store) request(ctx context.Context, do func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	s.pollRefusal(ctx, time.Now(), s.nc.LastError(), cancel)
-	err := do(ctx)
-	if cause := context.Cause(ctx); err != nil && errors.Is(cause, nats.ErrPermissionViolation) {
-		return cause
-	}
-	return err
-}
-
-// pollRefusal cancels a request that was begun when the last error of the
-// connection was before. The inbox of all requests is refused only once.
-func (s *Store) pollRefusal(ctx context.Context, begun time.Time, before error, cancel context.CancelCauseFunc) {
-	time.AfterFunc(refusalPoll, func() {
-		if ctx.Err() != nil {
-			return
-		}
-		err := s.refusal()
-		isNew := err != before //nolint:errorlint // an equal error again is a new one
-		if err != nil && (isNew || time.Since(begun) > silence && strings.Contains(err.Error(), s.inbox())) {
-			cancel(err)
-			return
-		}
-		s.pollRefusal(ctx, begun, before, cancel)
-	})
-}
-
-// refusal returns the last error of the connection if it is a missing permission
-// that concerns this store. It can do without the server's advisories.
-func (s *Store) refusal() error {
-	err := s.nc.LastError()
-	if !errors.Is(err, nats.ErrPermissionViolation) {
-		return nil
-	}
-	text := err.Error()
-	if strings.Contains(text, advisories) {
-		return nil
-	}
-	for _, prefix := range []string{s.opt.entrySubject(""), s.opt.leaseSubject(""), s.inbox()} {
-		if strings.Contains(text, `"`+prefix) {
-			return err
-		}
-	}
-	// The server quotes the subject. The name of a stream is a token of it.
-	for _, stream := range []string{s.opt.writeStream(), s.opt.readStream()} {
-		if strings.Contains(text, "."+stream+".") || strings.Contains(text, "."+stream+`"`) {
-			return err
-		}
-	}
-	return nil
-}
-
-// inbox is the prefix of the subjects of answers.
-func (s *Store) inbox() string { return cmp.Or(s.nc.Opts.InboxPrefix, "_INBOX") + "." }
 
 // responders bounds how long a connected server may not respond to the requests of
 // one call.

@@ -59,7 +59,7 @@ func (k *keeper) finalError() error {
 	if isFinal(k.failing) {
 		return k.failing
 	}
-	err := k.store.refusal()
+	err := k.store.heartbeatRefusal()
 	if err == k.former || k.failing == nil && !k.probing { //nolint:errorlint // an equal error again is a new one
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -79,13 +80,10 @@ func (s *Store) ensure(ctx context.Context) error {
 	}
 	want := s.opt.readConfig(write.Config.FirstSeq)
 	read, err := s.info(ctx, want.Name)
-	if err == nil && read.Config.Metadata[writeStreamKey] != "" && read.Config.Metadata[writeStreamKey] != want.Metadata[writeStreamKey] {
-		s.log.Warn("natskv: the bucket was filled from a write stream that was deleted; replacing it", "bucket", s.opt.Bucket)
-		if err = s.js.DeleteStream(ctx, want.Name); err == nil || errors.Is(err, jetstream.ErrStreamNotFound) {
-			err = jetstream.ErrStreamNotFound
-		}
-	}
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
+	switch {
+	case err == nil && isStale(read, want):
+		read, err = s.replaceBucket(ctx, want)
+	case errors.Is(err, jetstream.ErrStreamNotFound):
 		read, err = s.create(ctx, want)
 	}
 	if err != nil {
@@ -94,10 +92,53 @@ func (s *Store) ensure(ctx context.Context) error {
 	if err := s.checkReadStream(read.Config); err != nil {
 		return err
 	}
+	s.follow(ctx, read)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.replicas, s.first, s.opened = write.Config.Replicas, write.Config.FirstSeq, time.Now()
 	return nil
+}
+
+// isStale reports whether a bucket was filled from another write stream than want is.
+func isStale(read *jetstream.StreamInfo, want jetstream.StreamConfig) bool {
+	of := read.Config.Metadata[writeStreamKey]
+	return of != "" && of != want.Metadata[writeStreamKey]
+}
+
+const (
+	// replaceKey is that of the lease which an owner has to hold to replace the bucket.
+	// No entry has it.
+	replaceKey = "=replace"
+	replaceTTL = "5s"
+)
+
+// replaceBucket deletes a stale bucket and creates another one. Only one owner at a
+// time does so, since it could not distinguish the new bucket of another owner when it
+// deletes it; the others look again.
+func (s *Store) replaceBucket(ctx context.Context, want jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
+	claim := nats.NewMsg(s.opt.leaseSubject(replaceKey))
+	claim.Header.Set(jetstream.MsgTTLHeader, replaceTTL)
+	expect(claim, claim.Subject, 0)
+	_, err := s.publish(ctx, claim)
+	if isWrongSequence(err) {
+		return nil, fmt.Errorf("bucket %q is being replaced: %w", s.opt.Bucket, errContended)
+	}
+	if err != nil {
+		return nil, err
+	}
+	read, err := s.info(ctx, want.Name)
+	if err == nil && !isStale(read, want) {
+		return read, nil
+	}
+	if err == nil {
+		s.log.Warn("natskv: the bucket was filled from a write stream that was deleted; replacing it", "bucket", s.opt.Bucket)
+		requesting(ctx, s.opt.apiSubject("STREAM.DELETE", want.Name))
+		err = s.js.DeleteStream(ctx, want.Name)
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, err
+	}
+	return s.create(ctx, want)
 }
 
 // refuseCopy refuses a bucket without a write stream that is sourced from another
@@ -123,6 +164,7 @@ func (s *Store) refuseCopy(ctx context.Context) error {
 // it since. A cluster in which several clients create it at once may report a
 // stream that is in use, and then none, until it is assigned.
 func (s *Store) create(ctx context.Context, config jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
+	requesting(ctx, s.opt.apiSubject("STREAM.CREATE", config.Name))
 	_, err := s.js.CreateStream(ctx, config)
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		return nil, fmt.Errorf("create stream %s: %w", config.Name, err)
@@ -136,6 +178,7 @@ func (s *Store) create(ctx context.Context, config jetstream.StreamConfig) (*jet
 
 // info requests the info of a stream, which carries the server's time.
 func (s *Store) info(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
+	requesting(ctx, s.opt.apiSubject("STREAM.INFO", name))
 	t0 := s.opt.Now()
 	stream, err := s.js.Stream(ctx, name)
 	if err != nil {

@@ -35,6 +35,7 @@ type watcher struct {
 	since     time.Time          // the first call of Next
 	found     bool               // there has been a bucket
 	absent    bool               // there is no bucket
+	lost      time.Time          // when that was noticed
 	expecting bool               // and the subscription to created was followed by a request
 	created   *nats.Subscription // of the advisory that a bucket was created; nil while there is one
 	backoff   wait.Backoff
@@ -51,6 +52,8 @@ type watcher struct {
 	last       uint64    // consumer sequence
 	pending    uint64    // messages still to come in the listing
 	listing    bool
+	admitted   admittedListing // the listing, if it is large
+	crowded    bool            // the next listing waits for admission first
 
 	uncertainUntil time.Time // in the server's time: leases that expire earlier may have living owners
 }
@@ -73,6 +76,8 @@ const (
 	// How often a watcher looks for a bucket that does not exist, on average. It also
 	// receives the server's advisory that one was created, where that is permitted.
 	absentPoll = 10 * time.Second
+	// The same at first for a bucket that was deleted.
+	leastAbsentPoll = time.Second
 	// The server deletes a consumer without a pull after this time; its watcher
 	// then lists again.
 	consumerThreshold = 30 * time.Second
@@ -155,6 +160,7 @@ func (w *watcher) pull() error {
 	if err != nil {
 		return err
 	}
+	w.admitted.progress()
 	w.pulls++
 	w.pulled, w.pulledAt = 0, time.Now()
 	subject := w.store.opt.apiSubject("CONSUMER.MSG.NEXT", w.store.opt.readStream()) + "." + w.consumer
@@ -221,6 +227,7 @@ func (w *watcher) take(ctx context.Context, msg *nats.Msg) error {
 func (w *watcher) finishListing(done bool) {
 	if w.listing && done {
 		w.listing = false
+		w.admitted.release()
 		w.queued = append(w.queued, discovery.Change{Op: discovery.OpSynced})
 	}
 }

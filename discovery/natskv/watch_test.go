@@ -5,17 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"iter"
 	"net"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/discovery/natskv"
@@ -85,77 +82,6 @@ func (w *watch) expect(typ discovery.EventType, id uint64) {
 	}
 }
 
-// proxy forwards connections to a server. Once it is deaf, the existing ones
-// lose everything that the server sends.
-type proxy struct {
-	t        *testing.T
-	listener net.Listener
-	target   string
-	wg       sync.WaitGroup
-
-	mu    sync.Mutex
-	pairs []*proxyPair
-}
-
-type proxyPair struct {
-	client, server net.Conn
-	deaf           atomic.Bool
-}
-
-func newProxy(t *testing.T, target string) *proxy {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &proxy{t: t, listener: listener, target: target}
-	p.wg.Go(p.accept)
-	t.Cleanup(func() {
-		_ = listener.Close()
-		p.each(func(pair *proxyPair) { _, _ = pair.client.Close(), pair.server.Close() })
-		p.wg.Wait()
-	})
-	return p
-}
-
-func (p *proxy) url() string { return "nats://" + p.listener.Addr().String() }
-
-func (p *proxy) each(do func(*proxyPair)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, pair := range p.pairs {
-		do(pair)
-	}
-}
-
-func (p *proxy) accept() {
-	for {
-		client, err := p.listener.Accept()
-		if err != nil {
-			return
-		}
-		server, err := net.Dial("tcp", p.target)
-		if err != nil {
-			_ = client.Close()
-			continue
-		}
-		pair := &proxyPair{client: client, server: server}
-		p.mu.Lock()
-		p.pairs = append(p.pairs, pair)
-		p.mu.Unlock()
-		p.wg.Go(func() { _, _ = io.Copy(server, client) })
-		p.wg.Go(func() { _, _ = io.Copy(pair, server) })
-	}
-}
-
-// Write forwards bytes of the server.
-func (pair *proxyPair) Write(b []byte) (int, error) {
-	if pair.deaf.Load() {
-		return len(b), nil
-	}
-	return pair.client.Write(b)
-}
-
 // A network can drop messages of the server before either side detects that the
 // connection is dead. The server counts them as delivered, and answers the pull
 // on the next connection.
@@ -220,87 +146,6 @@ func TestWatchOfASlowReader(t *testing.T) {
 	if n := log.Count("gives up"); n != 0 {
 		t.Errorf("the watch has listed again %d times", n)
 	}
-}
-
-// consumers returns the number of consumers of the bucket.
-func consumers(t *testing.T, nc *nats.Conn) (n int) {
-	t.Helper()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stream, err := js.Stream(t.Context(), "KV_"+bucket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	names := stream.ConsumerNames(t.Context())
-	for range names.Name() {
-		n++
-	}
-	if err := names.Err(); err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
-func TestConsumersGoWithTheirWatches(t *testing.T) {
-	t.Parallel()
-	for name, url := range map[string]string{
-		"one server": natstest.Run(t).URL(),
-		"cluster":    natstest.URLs(natstest.Cluster(t, 3)),
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			nc := natstest.Connect(t, url)
-			client := newClient(t, nc, natskv.Options{})
-			register(t, client, 1, endpoint("ns"))
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			for range 5 {
-				next, stop := iter.Pull2(client.Watch(ctx, inNamespace("ns")))
-				defer stop()
-				if _, err, _ := next(); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if n := consumers(t, nc); n != 5 {
-				t.Fatalf("5 watches have %d consumers", n)
-			}
-			for range 10 {
-				if _, err := client.List(t.Context(), inNamespace("ns")); err != nil {
-					t.Fatal(err)
-				}
-			}
-			waittest.Eventually(t, "the consumers of lists are gone", func() bool { return consumers(t, nc) == 5 })
-		})
-	}
-}
-
-// A consumer that is deleted by another client costs a listing, and no event.
-func TestWatchWhoseConsumerIsDeleted(t *testing.T) {
-	t.Parallel()
-	server := natstest.Run(t)
-	nc := server.Connect(t)
-	client := newClient(t, nc, natskv.Options{})
-	register(t, client, 1, endpoint("ns"))
-	w := newWatch(t, client, inNamespace("ns"))
-	w.expect(discovery.Added, 1)
-	w.expect(discovery.Synced, 0)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stream, err := js.Stream(t.Context(), "KV_"+bucket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name := range stream.ConsumerNames(t.Context()).Name() {
-		if err := stream.DeleteConsumer(t.Context(), name); err != nil {
-			t.Fatal(err)
-		}
-	}
-	register(t, client, 2, endpoint("ns"))
-	w.expect(discovery.Added, 2)
 }
 
 // Cards of 900 KB exceed the limit of one pull.

@@ -39,11 +39,11 @@ func TestDeployment(t *testing.T) {
 			d.awaitHit(t, second, first)
 			t.Run("topics", func(t *testing.T) { d.checkTopics(t) })
 			t.Run("restart", func(t *testing.T) {
-				d.brokers[0].kill()
+				d.brokers[0].Kill()
 				if _, hit := d.request(t, first, second); hit {
 					t.Error("a hit of a new prompt without a broker")
 				}
-				d.brokers[0].start()
+				d.brokers[0].Start()
 				d.awaitHit(t, first, second)
 			})
 			t.Run("our worker", func(t *testing.T) { d.checkOurModel(t) })

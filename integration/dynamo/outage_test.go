@@ -32,9 +32,9 @@ func TestBrokerRestart(t *testing.T) {
 			p := newPlace(t, version, "file", "broker by URL")
 			s, _ := p.streaming(t)
 			s.publish(1500)
-			p.brokers[0].kill()
+			p.brokers[0].Kill()
 			rest(t, outage)
-			p.brokers[0].start()
+			p.brokers[0].Start()
 			s.published()
 			s.finish(t)
 		})
@@ -51,9 +51,9 @@ func TestBrokersInTurn(t *testing.T) {
 	for _, b := range p.brokers {
 		s.publish(500)
 		rest(t, time.Second)
-		b.kill()
+		b.Kill()
 		s.published()
-		b.start()
+		b.Start()
 		p.connect(t, s.worker, s.in)
 	}
 	if lost := s.finish(t); lost.ours > 0 {
@@ -93,11 +93,11 @@ func TestEtcdLongOutage(t *testing.T) {
 		return present == p.registrations()+ours
 	})
 	down := time.Now()
-	p.etcd.kill()
+	p.etcd.Kill()
 	rest(t, 30*time.Second)
 	worker.Await("stopped", 1)
 	t.Logf("the worker ended itself after %v", time.Since(down).Round(time.Second))
-	p.etcd.start(p.etcd.line)
+	p.etcd.start(p.etcd.Line)
 	up := time.Now()
 	var present, removed int
 	waittest.Eventually(t, "the real worker is removed", func() bool {
@@ -124,9 +124,9 @@ func TestEtcdRestart(t *testing.T) {
 				return present >= p.registrations()
 			})
 			s.publish(1500)
-			p.etcd.kill()
+			p.etcd.Kill()
 			rest(t, outage)
-			p.etcd.start(p.etcd.line)
+			p.etcd.start(p.etcd.Line)
 			s.published()
 			if lost := s.finish(t); lost.ours > 0 {
 				t.Errorf("ours lost %d events", lost.ours)

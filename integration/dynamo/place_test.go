@@ -26,7 +26,7 @@ type place struct {
 
 	etcd    *etcdServer      // if there is one
 	nats    *natstest.Server // likewise
-	brokers []*broker
+	brokers []*dynamotest.Broker
 }
 
 // newPlace returns a place with a store and a transport.
@@ -57,7 +57,7 @@ var stores = map[string]func(*testing.T, *place){
 	"etcd": func(t *testing.T, p *place) {
 		t.Helper()
 		p.etcd = runEtcd(t)
-		p.set(map[string]string{"DYN_DISCOVERY_BACKEND": "etcd", "ETCD_ENDPOINTS": "http://" + p.etcd.line})
+		p.set(map[string]string{"DYN_DISCOVERY_BACKEND": "etcd", "ETCD_ENDPOINTS": "http://" + p.etcd.Line})
 	},
 	// Theirs are in files, ours in a bucket, with a mirror in each direction.
 	"bucket": func(t *testing.T, p *place) {
@@ -78,19 +78,19 @@ var transports = map[string]func(*testing.T, *place){
 	},
 	"broker by URL": func(t *testing.T, p *place) {
 		t.Helper()
-		p.brokers = []*broker{runBroker(t, nil)}
-		p.set(map[string]string{"DYN_EVENT_PLANE": "zmq", "DYN_ZMQ_BROKER_URL": p.brokers[0].line})
+		p.brokers = []*dynamotest.Broker{runBroker(t, nil)}
+		p.set(map[string]string{"DYN_EVENT_PLANE": "zmq", "DYN_ZMQ_BROKER_URL": p.brokers[0].Line})
 	},
 	"two brokers": func(t *testing.T, p *place) {
 		t.Helper()
 		a, b := runBroker(t, nil), runBroker(t, nil)
-		p.brokers = []*broker{a, b}
+		p.brokers = []*dynamotest.Broker{a, b}
 		p.set(map[string]string{"DYN_EVENT_PLANE": "zmq",
-			"DYN_ZMQ_BROKER_URL": "xsub=" + a.xsub + ";" + b.xsub + ",xpub=" + a.xpub + ";" + b.xpub})
+			"DYN_ZMQ_BROKER_URL": "xsub=" + a.XSub + ";" + b.XSub + ",xpub=" + a.XPub + ";" + b.XPub})
 	},
 	"broker by discovery": func(t *testing.T, p *place) {
 		t.Helper()
-		p.brokers = []*broker{runBroker(t, p.ours)}
+		p.brokers = []*dynamotest.Broker{runBroker(t, p.ours)}
 		p.set(map[string]string{"DYN_EVENT_PLANE": "zmq", "DYN_ZMQ_BROKER_ENABLED": "true"})
 		// The runtime looks for brokers once.
 		awaitChannels(t, openStore(t, p.theirs), 1)

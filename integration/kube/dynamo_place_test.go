@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -42,14 +41,14 @@ func newDynamo(p place, version, transport, program string) dynamo {
 	}
 	switch transport {
 	case "broker by URL":
-		d.env["DYN_ZMQ_BROKER_URL"] = runBroker(p.T, program, nil)
+		d.env["DYN_ZMQ_BROKER_URL"] = dynamotest.RunBroker(p.T, program, nil).Line
 	case "two brokers":
-		aSub, aPub, _ := strings.Cut(runBroker(p.T, program, nil), ",xpub=")
-		bSub, bPub, _ := strings.Cut(runBroker(p.T, program, nil), ",xpub=")
+		aSub, aPub, _ := strings.Cut(dynamotest.RunBroker(p.T, program, nil).Line, ",xpub=")
+		bSub, bPub, _ := strings.Cut(dynamotest.RunBroker(p.T, program, nil).Line, ",xpub=")
 		d.env["DYN_ZMQ_BROKER_URL"] = aSub + ";" + strings.TrimPrefix(bSub, "xsub=") + ",xpub=" + aPub + ";" + bPub
 	case "broker by discovery":
 		d.brokers = []string{"broker=9"}
-		runBroker(p.T, program, d.podEnv("broker", "9"))
+		dynamotest.RunBroker(p.T, program, d.podEnv("broker", "9"))
 		d.env["DYN_ZMQ_BROKER_ENABLED"] = "true"
 	case "NATS":
 		d.env["DYN_EVENT_PLANE"], d.env["NATS_SERVER"] = "nats", natstest.Run(p.T).URL()
@@ -67,30 +66,6 @@ func (p place) kubeconfig() string {
 		p.Fatal(err)
 	}
 	return file
-}
-
-// buildBroker builds zmq-broker and returns the file.
-func buildBroker(t *testing.T) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "zmq-broker")
-	cmd := exec.Command("go", "-C", filepath.Join("..", ".."), "build", "-buildvcs=false", "-o", file, "./cmd/zmq-broker")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build zmq-broker: %v: %s", err, out)
-	}
-	return file
-}
-
-// runBroker starts a broker, which ends with the test, and returns the line that
-// it prints once it is registered: a value of DYN_ZMQ_BROKER_URL.
-func runBroker(t *testing.T, program string, env map[string]string) string {
-	t.Helper()
-	cmd := exec.Command(program, "-xsub-bind", "tcp://127.0.0.1:0", "-xpub-bind", "tcp://127.0.0.1:0")
-	cmd.Env = []string{} // nil would be that of the test
-	for name, value := range env {
-		cmd.Env = append(cmd.Env, name+"="+value)
-	}
-	_, line := launch(t, "zmq-broker", cmd)
-	return strings.TrimSpace(line)
 }
 
 // podEnv returns the environment of a pod.

@@ -22,7 +22,10 @@ import (
 func TestDynamo(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t)
-	program := buildBroker(t)
+	program, err := dynamotest.BuildBroker(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, version := range []string{dynamotest.Gen2, dynamotest.Gen1} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
