@@ -129,7 +129,8 @@ func (p *Publisher) ID() uint64 { return p.id }
 func (p *Publisher) Registration() *discovery.Registration { return p.reg }
 
 // Ready blocks until events that are published are forwarded by all brokers that
-// the publisher is connected to. Without brokers it returns at once.
+// the publisher is connected to, or on ZMQ without brokers to all subscribers that are
+// connected: one that has not subscribed a second after its handshake counts no more.
 //
 // Ready waits for the subscription of each broker. The broker of this module
 // subscribes to everything as soon as it is connected. A broker that forwards

@@ -213,9 +213,11 @@ func openSubscriber(c *Client, topic string, conn *subConn, o SubscriberOptions)
 
 // Ready blocks until the subscription is in effect, so that events published
 // after Ready returns nil are received: on NATS when the server has the
-// subscription, on ZMQ when the peers that discovery has found are connected and
-// each has completed its handshake. A ZMQ publisher without a broker may process
-// the subscription a moment later. A peer that is down keeps Ready blocked.
+// subscription, on ZMQ when all peers that discovery has found are connected and
+// each has proved that it has it. A publisher of another library, which cannot prove
+// it, is assumed to have it 100 ms after the handshake, and a broker that the
+// subscriber cannot publish to after a second. A peer that is down keeps Ready
+// blocked.
 //
 // The error is that of ctx, or wraps [ErrClosed] after Shutdown, or the cause if
 // the transport has failed for good.
