@@ -39,6 +39,8 @@ type app struct {
 	stderr   io.Writer
 	terminal bool // stdout is a terminal
 
+	stderrTerminal bool
+
 	server   string
 	bucket   string
 	ttl      time.Duration

@@ -32,6 +32,8 @@ func run() int {
 		stdout:   os.Stdout,
 		stderr:   os.Stderr,
 		terminal: term.IsTerminal(int(os.Stdout.Fd())),
+
+		stderrTerminal: term.IsTerminal(int(os.Stderr.Fd())),
 	}
 	return a.run(ctx, os.Args[1:])
 }

@@ -192,6 +192,8 @@ func TestUsageErrors(t *testing.T) {
 		{"pub ns/c t --count -1", `--count "-1": want a whole number, 0 or more`},
 		{"pub ns/c t --raw --count 2", "--raw"},
 		{"pub ns/c t --linger -1s", "--linger"},
+		{"pub ns/c t --wait-subscribers -1", "--wait-subscribers -1"},
+		{"pub ns/c t --history -1", "--history -1"},
 		{"sub ns/c t --timeout -1s", "--timeout"},
 		{"sub ns/c t extra", "3 arguments"},
 		{"snapshot endpoints", "1 argument: want"},

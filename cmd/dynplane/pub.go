@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -20,6 +21,9 @@ type pubOptions struct {
 	rate   float64
 	linger time.Duration
 	ready  string
+
+	waitSubscribers int
+	history         int
 }
 
 func newPubCommand(a *app) *cobra.Command {
@@ -31,13 +35,15 @@ func newPubCommand(a *app) *cobra.Command {
 in JSON; with --raw, publish all of stdin as one payload of bytes. Blank lines are
 skipped. A line that is not JSON ends the command with an error.
 
-Delivery is at most once: a subscriber that is not connected yet misses the event.
-Over ZMQ, subscribers connect a moment after the channel is registered; to publish
-only then, write to stdin after --ready-file exists and the subscribers are ready,
-or use --rate. At the end of stdin, or after --count events, queued events are sent,
+A subscriber that is not connected yet misses the event, unless it requests the
+history (sub --from-start). Over ZMQ without brokers, --wait-subscribers delays the
+first event until so many subscribers receive it; over NATS and brokers, subscribers
+cannot be counted, and the command fails. While a NATS server cannot be reached,
+events wait in the history. At the end of stdin, or after --count events, queued events are sent,
 and the channel stays registered for another --linger.`,
 		Example: `  echo '{"n":1}' | dynplane pub dynamo/backend/generate kv-events
   seq 1000 | dynplane pub dynamo/backend/generate counter --rate 100 --linger 1s
+  seq 1000 | dynplane pub dynamo/backend/generate counter --wait-subscribers 2
   dynplane pub dynamo/backend/generate blobs --raw < blob.bin`,
 		Args: argCount(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -56,6 +62,8 @@ and the channel stays registered for another --linger.`,
 	flags.Uint64Var(&o.count, "count", 0, "number of events after which to exit before the end of stdin; 0 means no limit")
 	flags.Float64Var(&o.rate, "rate", 0, "events per second; 0 means no limit")
 	flags.DurationVar(&o.linger, "linger", 0, "time to keep the channel registered after the last event")
+	flags.IntVar(&o.waitSubscribers, "wait-subscribers", 0, "number of subscribers to wait for before the first event")
+	flags.IntVar(&o.history, "history", eventplane.DefaultHistory, "number of events to keep for subscribers that missed them; 0 keeps none")
 	flags.StringVar(&o.ready, "ready-file", "", "`FILE` to create when the channel is registered")
 	a.pprofFlag(cmd)
 	return cmd
@@ -67,6 +75,12 @@ func (o pubOptions) validate() error {
 	}
 	if o.linger < 0 {
 		return usagef("--linger %v: want 0 or more", o.linger)
+	}
+	if o.waitSubscribers < 0 {
+		return usagef("--wait-subscribers %d: want 0 or more", o.waitSubscribers)
+	}
+	if o.history < 0 {
+		return usagef("--history %d: want 0 or more", o.history)
 	}
 	if o.raw && o.count > 1 {
 		return usagef("--count %d: want at most 1 with --raw, which publishes one payload", o.count)
@@ -83,7 +97,11 @@ func (a *app) pub(ctx context.Context, scope discovery.Scope, topic string, o pu
 	return a.withPlane(ctx, always, func(plane *eventplane.Client) error {
 		opening, cancel := context.WithTimeout(ctx, opTimeout)
 		defer cancel()
-		p, err := plane.Publisher(opening, scope, topic)
+		options := eventplane.PublisherOptions{History: o.history}
+		if o.history == 0 {
+			options.History = -1
+		}
+		p, err := plane.PublisherWithOptions(opening, scope, topic, options)
 		if err != nil {
 			return err
 		}
@@ -91,16 +109,42 @@ func (a *app) pub(ctx context.Context, scope discovery.Scope, topic string, o pu
 		if err := writeReadyFile(o.ready, p.Registration().Instance().ID().Path()); err != nil {
 			return err
 		}
-		if o.raw {
+		err = a.waitForSubscribers(ctx, p, o.waitSubscribers)
+		switch {
+		case err != nil:
+		case o.raw:
 			err = a.pubRaw(ctx, p)
-		} else {
+		default:
 			err = a.pubLines(ctx, p, o)
 		}
-		if err != nil {
-			return err
+		if err == nil {
+			err = wait.Sleep(ctx, o.linger)
 		}
-		return wait.Sleep(ctx, o.linger)
+		return errors.Join(err, a.endPub(ctx, p))
 	})
+}
+
+// waitForSubscribers waits for the first n subscribers.
+func (a *app) waitForSubscribers(ctx context.Context, p *eventplane.Publisher, n int) error {
+	if n == 0 {
+		return nil
+	}
+	if a.stderrTerminal {
+		_, _ = fmt.Fprintf(a.stderr, "dynplane: waiting for %d subscribers\n", n)
+	}
+	return p.WaitSubscribers(ctx, n)
+}
+
+// endPub shuts p down, so that no event is pending, and prints how many were sent.
+func (a *app) endPub(ctx context.Context, p *eventplane.Publisher) error {
+	err := a.shutdown(ctx, p)
+	s := p.Stats()
+	if lost := s.Lost + s.Failed; lost > 0 {
+		_, _ = fmt.Fprintf(a.stderr, "dynplane: sent %d events, lost %d before they could be sent\n", s.Sent, lost)
+	} else if a.stderrTerminal {
+		_, _ = fmt.Fprintf(a.stderr, "dynplane: sent %d events\n", s.Sent)
+	}
+	return err
 }
 
 // waitForBrokers waits until the brokers, if there are any, are connected: events
