@@ -39,14 +39,19 @@ that were lost just before this one. A msgpack payload is printed as JSON, with 
 integers; note that a single byte below 0x80 is a msgpack integer. A payload that was
 sent as bytes is printed as JSON only if it is a JSON object or array. Any other
 payload is printed as payload_base64 instead. Messages that are not events are
-reported on stderr and counted. With --gaps, lost events are also a line of their own,
-before that of the next event; first and last are sequences:
+reported on stderr and counted. With --gaps, lost events are also a line of their own;
+first and last are sequences:
 
   {"gap":{"publisher_id","first","last","recovered"}}
 
+With --recover, missing events are requested from their publishers, which keep the last
+ones. Recovered events are printed in their place, and then the line of their gap. With
+--from-start, the events that publishers keep are printed first.
+
 If nothing arrives for two seconds and no publisher is connected, sub prints on stderr what it waits for and what is announced nearby.`,
 		Example: `  dynplane sub dynamo/backend/generate kv-events
-  dynplane sub dynamo/backend/generate kv-events --count 10 --timeout 5s -o json`,
+  dynplane sub dynamo/backend/generate kv-events --count 10 --timeout 5s -o json
+  dynplane sub dynamo/backend/generate kv-events --from-start --gaps`,
 		Args: argCount(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			scope, topic, err := parseChannel(args)
@@ -70,6 +75,8 @@ If nothing arrives for two seconds and no publisher is connected, sub prints on 
 	flags := cmd.Flags()
 	flags.Uint64Var(&o.count, "count", 0, "number of events after which to exit; 0 means no limit")
 	flags.BoolVar(&o.events.Gaps, "gaps", false, "print a line for each gap in the sequences of a publisher")
+	flags.BoolVar(&o.events.Recover, "recover", false, "request missing events from their publishers")
+	flags.BoolVar(&o.events.FromStart, "from-start", false, "begin with the events that publishers keep; implies --recover")
 	flags.IntVar(&o.events.QueueSize, "queue", 0, "number of `EVENTS` that wait to be printed; 0 means 65536")
 	flags.StringVar(&o.full, "overflow", eventplane.DropOldest.String(), "drop-oldest, drop-newest or block, when that many wait")
 	flags.DurationVar(&o.timeout, "timeout", 0, "time after which to exit with code 124; 0 means no limit")
@@ -77,6 +84,9 @@ If nothing arrives for two seconds and no publisher is connected, sub prints on 
 	a.pprofFlag(cmd)
 	return cmd
 }
+
+// statusInterval is how often sub looks for changes that it reports on a terminal.
+const statusInterval = time.Second
 
 var errTimeout = errors.New("--timeout expired")
 
@@ -89,7 +99,7 @@ func (a *app) sub(ctx context.Context, scope discovery.Scope, topic string, o su
 		ctx, cancel = context.WithTimeoutCause(ctx, o.timeout, errTimeout)
 		defer cancel()
 	}
-	err := a.withPlane(ctx, findsPublishers, func(plane *eventplane.Client) error {
+	err := a.withPlane(ctx, o.needsDiscovery, func(plane *eventplane.Client) error {
 		opening, cancel := context.WithTimeout(ctx, opTimeout)
 		defer cancel()
 		s, err := plane.SubscriberWithOptions(opening, scope, topic, o.events)
@@ -97,6 +107,7 @@ func (a *app) sub(ctx context.Context, scope discovery.Scope, topic string, o su
 			return err
 		}
 		defer a.summarize(s)
+		defer a.reportPublishers(ctx, s)()
 		quiet, stop := context.WithCancel(ctx)
 		explained := make(chan struct{})
 		go func() {
@@ -121,6 +132,32 @@ func (a *app) sub(ctx context.Context, scope discovery.Scope, topic string, o su
 // findsPublishers reports whether subscribers find their peers by discovery.
 func findsPublishers(cfg eventplane.Config) bool {
 	return cfg.Transport == discovery.TransportZMQ && len(cfg.Broker.XPub) == 0
+}
+
+// needsDiscovery reports whether publishers, or the addresses at which they replay
+// events, are found by discovery.
+func (o subOptions) needsDiscovery(cfg eventplane.Config) bool {
+	return findsPublishers(cfg) || o.events.FromStart || o.events.Recover && cfg.Transport == discovery.TransportZMQ
+}
+
+// reportPublishers prints on a terminal from how many publishers s receives, each time
+// that it has changed, until the function that it returns is called.
+func (a *app) reportPublishers(ctx context.Context, s *eventplane.Subscriber) (stop func()) {
+	if !a.stderrTerminal {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for before := 0; wait.Sleep(ctx, statusInterval) == nil; {
+			if n := len(s.Stats().LastProof); n != before {
+				before = n
+				_, _ = fmt.Fprintf(a.stderr, "dynplane: receiving from %d publishers\n", n)
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
 }
 
 // receive prints events until --count, the end of ctx, or an error. It calls first
@@ -192,14 +229,19 @@ func (a *app) warner() func(error) {
 	}
 }
 
-// summarize prints the counters if events were lost or messages were malformed.
+// summarize prints the counters if events were lost or recovered, or messages were
+// malformed, and always on a terminal.
 func (a *app) summarize(s *eventplane.Subscriber) {
 	st := s.Stats()
-	if st.Missed+st.Dropped+st.DecodeErrors == 0 {
+	if st.Missed+st.Dropped+st.DecodeErrors+st.Recovered == 0 && !a.stderrTerminal {
 		return
 	}
-	_, _ = fmt.Fprintf(a.stderr, "dynplane: received %d events, missed %d in %d gaps (%d dropped here), rejected %d messages\n",
-		st.Received, st.Missed, st.Gaps, st.Dropped, st.DecodeErrors)
+	recovered := ""
+	if st.Recovered > 0 {
+		recovered = fmt.Sprintf(", recovered %d", st.Recovered)
+	}
+	_, _ = fmt.Fprintf(a.stderr, "dynplane: received %d events%s, missed %d in %d gaps (%d dropped here), rejected %d messages\n",
+		st.Received, recovered, st.Missed, st.Gaps, st.Dropped, st.DecodeErrors)
 }
 
 func (a *app) showJSON(ev eventplane.Event) error {
@@ -209,6 +251,14 @@ func (a *app) showJSON(ev eventplane.Event) error {
 	return a.writeJSON(newEventLine(ev))
 }
 
+// gapName is shown in place of a payload.
+func gapName(g eventplane.Gap) string {
+	if g.Recovered {
+		return "recovered"
+	}
+	return "gap"
+}
+
 // showTable returns a function that prints events as rows, with ids in hex, as in
 // paths.
 func (a *app) showTable() func(eventplane.Event) error {
@@ -216,7 +266,7 @@ func (a *app) showTable() func(eventplane.Event) error {
 	t.row("PUBLISHED", "PUBLISHER", "SEQUENCE", "MISSED", "PAYLOAD")
 	return func(ev eventplane.Event) error {
 		if g := ev.Gap; g != nil {
-			t.row("-", strconv.FormatUint(g.PublisherID, 16), fmt.Sprintf("%d-%d", g.First, g.Last), strconv.FormatUint(g.Last-g.First+1, 10), "gap")
+			t.row("-", strconv.FormatUint(g.PublisherID, 16), fmt.Sprintf("%d-%d", g.First, g.Last), strconv.FormatUint(g.Last-g.First+1, 10), gapName(*g))
 			return t.Flush()
 		}
 		l := newEventLine(ev)
