@@ -322,7 +322,8 @@ func TestLastEvents(t *testing.T) {
 	}
 }
 
-// TestServerRestartUnderEvents: the event that follows a loss on NATS counts it.
+// TestServerRestartUnderEvents: events that are published while the server is away
+// wait for it, and none is lost unnoticed.
 func TestServerRestartUnderEvents(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
@@ -331,17 +332,11 @@ func TestServerRestartUnderEvents(t *testing.T) {
 	introduce(t, p, c)
 	received := c.received(p.ID())
 	server.Stop()
-	const lost = 7
-	for failed := 0; failed < lost; {
-		if err := p.Publish(t.Context(), kvEvent{}); err != nil {
-			failed++
-		}
-	}
+	const buffered = 7
+	publish(t, p, buffered)
 	server.Start()
-	waittest.Eventually(t, "events flow again", func() bool {
-		return p.Publish(t.Context(), kvEvent{Worker: p.ID()}) == nil && c.received(p.ID()) > received
+	// The publisher may have reconnected before the subscriber.
+	waittest.Eventually(t, "the events that were published meanwhile are received or missed", func() bool {
+		return p.Publish(t.Context(), kvEvent{Worker: p.ID()}) == nil && c.received(p.ID())-received+int(c.missed(p.ID())) > buffered
 	})
-	if missed := c.missed(p.ID()); missed < lost {
-		t.Errorf("missed %d, want at least the %d that failed", missed, lost)
-	}
 }
