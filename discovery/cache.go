@@ -41,8 +41,29 @@ const cacheRing = 1024
 
 // cacheRun is one call of Run.
 type cacheRun struct {
-	synced chan struct{} // closed at the end of the first listing
-	ended  chan struct{} // closed when the state changes no more
+	synced   chan struct{} // closed at the end of the first listing
+	ended    chan struct{} // closed when the state changes no more
+	prompter Prompter      // the watcher, or nil if it is none; set before synced is closed
+	proof    atomic.Pointer[cacheProof]
+}
+
+// cacheProof is that the state has everything that was registered at a time.
+type cacheProof struct {
+	at   time.Time
+	next chan struct{} // closed once there is a later one
+}
+
+func newCacheRun() *cacheRun {
+	run := &cacheRun{synced: make(chan struct{}), ended: make(chan struct{})}
+	run.proof.Store(&cacheProof{next: make(chan struct{})})
+	return run
+}
+
+func (r *cacheRun) prove(at time.Time) {
+	if last := r.proof.Load(); at.After(last.at) {
+		r.proof.Store(&cacheProof{at, make(chan struct{})})
+		close(last.next)
+	}
 }
 
 // NewCache returns a cache of all registrations that match one of the queries, or
@@ -125,21 +146,27 @@ func (c *Cache) Run(ctx context.Context) error {
 		return errors.New("discovery: run of a cache: it is running already")
 	}
 	defer c.busy.Store(false)
-	watcher, err := c.client.store.Watch(ctx, c.cover)
+	watcher, err := c.client.openStore(ctx, c.cover)
 	if err != nil {
 		return watchError(ctx, c.cover, err)
 	}
+	c.client.UseCache(c)
+	defer c.client.dropCache(c)
+	run := newCacheRun()
+	c.running.Store(run)
+	defer close(run.ended)
+	defer c.running.Store(nil)
+	return c.follow(ctx, run, watcher)
+}
+
+// follow keeps the state up to date by a watcher, and closes that.
+func (c *Cache) follow(ctx context.Context, run *cacheRun, watcher Watcher) error {
 	defer c.client.closeWatcher(watcher)
 	if c.rec == nil {
 		c.rec = newReconciler(c.matches)
 	}
 	c.rec.use(watcher)
-	c.client.UseCache(c)
-	defer c.client.dropCache(c)
-	run := &cacheRun{synced: make(chan struct{}), ended: make(chan struct{})}
-	c.running.Store(run)
-	defer close(run.ended)
-	defer c.running.Store(nil)
+	run.prompter, _ = watcher.(Prompter)
 	return c.client.reconcile(ctx, c.cover, watcher, c.rec, func(ch Change, events []Event) bool {
 		c.apply(run, ch, events)
 		return true
@@ -172,6 +199,9 @@ func (c *Cache) apply(run *cacheRun, ch Change, events []Event) {
 	}
 	if ch.Op == OpSynced && !isClosed(run.synced) {
 		close(run.synced)
+	}
+	if ch.Op == OpProgress && !c.rec.listing {
+		run.prove(ch.AliveSince)
 	}
 	c.prove(ch)
 }
@@ -214,6 +244,15 @@ func (c *Cache) prove(ch Change) {
 	if at.After(*c.alive.Load()) {
 		c.alive.Store(&at)
 	}
+}
+
+// changes returns those that lead from one state to a later one, or from the entries
+// that match q to the later ones.
+func (c *Cache) changes(q Query, from, to *cacheState) []cacheChange {
+	if changes, ok := c.since(from, to); ok {
+		return changes
+	}
+	return differences(q, from, to)
 }
 
 // since returns the changes that lead from one state to a later one, or false if

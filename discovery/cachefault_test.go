@@ -37,7 +37,9 @@ func TestCacheHoldsRemovals(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				client := NewClient(&script{steps: c.steps}, Options{})
+				// Later watches list nothing until ctx is done, which is a moment after the
+				// end of the cache.
+				client := NewClient(&script{steps: c.steps, later: steps(after(time.Hour, play(OpReset)))}, Options{})
 				cache := NewCache(client, Query{Kind: KindEndpoint})
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()

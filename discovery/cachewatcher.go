@@ -33,7 +33,16 @@ func (c *Client) openWatch(ctx context.Context, q Query) (Watcher, error) {
 	if cache, run := c.runningCache(q); cache != nil {
 		return &cacheWatcher{client: c, cache: cache, run: run, query: q}, nil
 	}
-	return c.store.Watch(ctx, q)
+	return c.openStore(ctx, q)
+}
+
+func (c *Client) openStore(ctx context.Context, q Query) (Watcher, error) {
+	watcher, err := c.store.Watch(ctx, q)
+	if err == nil {
+		_, prompts := watcher.(Prompter)
+		c.watches.unfit.Store(!prompts)
+	}
+	return watcher, err
 }
 
 // Next implements Watcher.
@@ -109,10 +118,7 @@ func (w *cacheWatcher) list() {
 }
 
 func (w *cacheWatcher) advance(now *cacheState) {
-	changes, ok := w.cache.since(w.at, now)
-	if !ok {
-		changes = differences(w.query, w.at, now)
-	}
+	changes := w.cache.changes(w.query, w.at, now)
 	w.at, w.queued = now, nil
 	for _, change := range changes {
 		step := cacheStep{more: change.more}

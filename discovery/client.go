@@ -28,6 +28,7 @@ type Client struct {
 	bad       atomic.Uint64
 	snapshots atomic.Uint64 // made so far
 	views     modelViews
+	watches   sharedWatches
 	caches    atomic.Pointer[[]*Cache]
 	closed    chan struct{} // closed when Shutdown begins
 	closing   sync.Once
@@ -121,20 +122,21 @@ func (c *Client) List(ctx context.Context, q Query) ([]Instance, error) {
 		}
 	}
 	found := map[ID]Instance{}
-	for ev, err := range c.Watch(ctx, q) {
-		if err != nil {
-			return nil, err
-		}
-		if ev.Type == Synced {
-			break
-		}
+	err := c.watchStore(ctx, q, newReconciler(q.Match), func(ev Event) bool {
 		// An instance that changes during the listing is delivered twice, or
 		// removed again.
-		if id := ev.Instance.ID(); ev.Type == Added {
-			found[id] = ev.Instance
-		} else {
+		switch id := ev.Instance.ID(); ev.Type {
+		case Synced:
+			return false
+		case Removed:
 			delete(found, id)
+		default:
+			found[id] = ev.Instance
 		}
+		return true
+	})
+	if err != nil {
+		return nil, err
 	}
 	return sortedByID(found), nil
 }
@@ -178,7 +180,8 @@ func (c *Client) warnBad(key string, err error) {
 // wraps ErrClosed.
 func (c *Client) Shutdown(ctx context.Context) error {
 	c.closing.Do(func() { close(c.closed) })
-	c.views.close() // while the store can release what they occupy
+	c.watches.close() // while the store can release what they occupy, as of the views
+	c.views.close()   // while the store can release what they occupy
 	if err := c.store.Shutdown(ctx); err != nil {
 		return fmt.Errorf("discovery: shutdown: %w", err)
 	}

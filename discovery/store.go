@@ -233,6 +233,16 @@ type Confirmer interface {
 	Present(ctx context.Context, ids []ID) ([]ID, error)
 }
 
+// Prompter is implemented by a Watcher that can be prompted for an OpProgress. Such a
+// Watcher is shared: while one watch of a query is open, the Client makes the later
+// ones of the same query, and their Synced, from one other Watcher.
+type Prompter interface {
+	// Prompt makes Next deliver an OpProgress whose AliveSince is not before the
+	// call, as soon as Next has delivered everything that was registered at the
+	// call. It does not block, and may be called in any goroutine.
+	Prompt()
+}
+
 // Op is the kind of a Change.
 type Op uint8
 

@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"time"
@@ -85,16 +86,61 @@ func (c *Client) WatchWithOptions(ctx context.Context, q Query, o WatchOptions) 
 
 // watch returns nil once emit has returned false.
 func (c *Client) watch(ctx context.Context, q Query, o WatchOptions, emit func(Event) bool) error {
-	watcher, err := c.openWatch(ctx, q)
+	shaped := func(ev Event) bool { return emit(o.shape(ev)) }
+	if cache, run := c.runningCache(q); cache != nil {
+		f := &cacheFollower{client: c, cache: cache, run: run, query: q}
+		if err := f.follow(ctx, shaped); !errors.Is(err, errRunEnded) {
+			return followError(ctx, q, err)
+		}
+		return c.watchStore(ctx, q, f.reconciler(), shaped)
+	}
+	for begun := time.Now(); ; {
+		again, err := c.watchShared(ctx, q, begun, shaped)
+		if !again {
+			return err
+		}
+	}
+}
+
+// watchShared watches by the feed of the query, if there is one. It returns again if
+// that failed before it delivered anything, and was opened before the watch: the
+// store may accept a watch now.
+func (c *Client) watchShared(ctx context.Context, q Query, begun time.Time, emit func(Event) bool) (again bool, err error) {
+	shared := c.watches.enter(c, q)
+	defer c.watches.leave(q, shared)
+	if shared == nil {
+		return false, c.watchStore(ctx, q, newReconciler(q.Match), emit)
+	}
+	f := &cacheFollower{client: c, cache: shared.cache, run: shared.run, query: q, since: begun}
+	err = f.follow(ctx, emit)
+	if errors.Is(err, errRunEnded) && !c.isClosed() {
+		again = f.at == nil && shared.opened.Before(begun) || errors.Is(shared.err, errUnfit)
+		return again, shared.err
+	}
+	return false, followError(ctx, q, err)
+}
+
+func followError(ctx context.Context, q Query, err error) error {
+	if errors.Is(err, errRunEnded) {
+		err = ErrClosed
+	}
+	if err != nil {
+		err = watchError(ctx, q, err)
+	}
+	return err
+}
+
+// watchStore watches by a watcher of the store.
+func (c *Client) watchStore(ctx context.Context, q Query, rec *reconciler, emit func(Event) bool) error {
+	watcher, err := c.openStore(ctx, q)
 	if err != nil {
 		return watchError(ctx, q, err)
 	}
 	defer c.closeWatcher(watcher)
-	rec := newReconciler(q.Match)
 	rec.use(watcher)
 	return c.reconcile(ctx, q, watcher, rec, func(_ Change, events []Event) bool {
 		for _, ev := range events {
-			if !emit(o.shape(ev)) {
+			if !emit(ev) {
 				return false
 			}
 		}

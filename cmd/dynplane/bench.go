@@ -20,7 +20,7 @@ func newBenchCommand(a *app) *cobra.Command {
 
 // benchOptions are the load of bench discovery.
 type benchOptions struct {
-	owners, entries, clients, watchers, parallel int
+	owners, entries, clients, watchers, watcherClients, parallel int
 
 	kill     float64 // share of the clients
 	rest     time.Duration
@@ -37,8 +37,8 @@ func newBenchDiscoveryCommand(a *app) *cobra.Command {
 		Long: `Measure registrations, watches and removals in NATS.
 
 Owners register endpoints in a namespace of their own, spread over some connections.
-Watchers, each on a connection of its own, begin at the same time and follow all of
-these entries. After a time at rest, a share of the owners' connections is closed
+Watchers, each on a connection of its own unless --watcher-clients is given, begin at
+the same time and follow all of these entries. After a time at rest, a share of the owners' connections is closed
 without unregistering, and the watchers wait for the removals. At the end the other
 owners unregister.
 
@@ -57,6 +57,9 @@ and stderr the progress.`,
 			if o.clients == 0 {
 				o.clients = (o.owners + 99) / 100
 			}
+			if o.watcherClients == 0 {
+				o.watcherClients = o.watchers
+			}
 			if !cmd.Flags().Changed("rest") {
 				o.rest = a.ttl
 			}
@@ -74,6 +77,7 @@ and stderr the progress.`,
 	flags.IntVar(&o.entries, "entries", 3, "number of entries of each owner")
 	flags.IntVar(&o.clients, "clients", 0, "number of connections that the owners share (default one for 100 owners)")
 	flags.IntVar(&o.watchers, "watchers", 10, "number of watchers")
+	flags.IntVar(&o.watcherClients, "watcher-clients", 0, "number of connections that the watchers share (default one for each)")
 	flags.IntVar(&o.parallel, "parallel", 64, "number of registrations at once")
 	flags.Float64Var(&o.kill, "kill", 0.1, "share of the owners' connections to close without unregistering: 0 to 1")
 	flags.DurationVar(&o.rest, "rest", 0, "time at rest (default --ttl)")
@@ -96,6 +100,8 @@ func (o benchOptions) check() error {
 	switch {
 	case o.watchers < 0:
 		return usagef("--watchers %d: want 0 or more", o.watchers)
+	case o.watcherClients < 0 || o.watcherClients > o.watchers:
+		return usagef("--watcher-clients %d: want at most one for each of the %d watchers", o.watcherClients, o.watchers)
 	case o.clients > o.owners:
 		return usagef("--clients %d: want at most one for each of the %d owners", o.clients, o.owners)
 	case !(o.kill >= 0 && o.kill <= 1): // NaN included

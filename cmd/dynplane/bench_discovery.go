@@ -32,6 +32,7 @@ type bench struct {
 	warnings  *warningCounter
 
 	workers   []*benchClient // of the owners
+	readers   []*benchClient // of the watchers
 	leases    []benchLease   // by entry
 	followers []*benchWatcher
 	result    benchResult
@@ -242,7 +243,7 @@ func (b *bench) await(ctx context.Context, what string, state func(*benchWatcher
 
 // dial opens the connections of all clients and watchers.
 func (b *bench) dial(ctx context.Context) error {
-	all := make([]*benchClient, b.clients+b.watchers)
+	all := make([]*benchClient, b.clients+b.watcherClients)
 	err := inParallel(ctx, len(all), b.parallel, func(ctx context.Context, i int) error {
 		c := &benchClient{}
 		log := slog.New(warningHandler{b.warnings, func() bool { return c.killedAt.Load() == nil }})
@@ -270,10 +271,16 @@ func (b *bench) dial(ctx context.Context) error {
 		case i < b.clients:
 			b.workers = append(b.workers, c)
 		default:
-			b.followers = append(b.followers, newBenchWatcher(c))
+			b.readers = append(b.readers, c)
 		}
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	for i := range b.watchers {
+		b.followers = append(b.followers, newBenchWatcher(b.readers[i%len(b.readers)]))
+	}
+	return nil
 }
 
 func (b *bench) register(ctx context.Context) error {
@@ -304,9 +311,9 @@ func (b *bench) checkLeases() {
 }
 
 func (b *bench) closeWatchers(ctx context.Context) error {
-	return inParallel(context.WithoutCancel(ctx), len(b.followers), b.parallel, func(ctx context.Context, i int) error {
-		defer b.followers[i].nc.Close()
-		return b.app.shutdown(ctx, b.followers[i].client)
+	return inParallel(context.WithoutCancel(ctx), len(b.readers), b.parallel, func(ctx context.Context, i int) error {
+		defer b.readers[i].nc.Close()
+		return b.app.shutdown(ctx, b.readers[i].client)
 	})
 }
 

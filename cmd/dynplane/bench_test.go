@@ -42,6 +42,10 @@ func TestBenchDiscovery(t *testing.T) {
 	s := natstest.Run(t)
 	r := runBench(t, map[string]string{"NATS_SERVER": s.URL()},
 		"--clients", "4", "--kill", "0.25", "--ttl", "2s", "--rest", "100ms", "--rtt", "20ms")
+	// The watchers of one connection read it once for the first, and once for the others.
+	if shared := runBench(t, map[string]string{"NATS_SERVER": s.URL()}, "--watcher-clients", "1", "--kill", "0", "--rest", "100ms"); shared.Messages == nil || shared.Messages.Max >= 3*40 {
+		t.Errorf("3 watchers on one connection received %+v messages", shared.Messages)
+	}
 	if phases(r) != "register sync rest removal unregister" || r.Killed != 1 || r.Clients != 4 || r.Server != s.URL() {
 		t.Errorf("%+v", r)
 	}
@@ -83,6 +87,7 @@ func TestBenchDiscoveryUsage(t *testing.T) {
 	for args, want := range map[string]string{
 		"--owners 0":                           "--owners 0: want 1 or more",
 		"--owners 3 --clients 4":               "want at most one for each of the 3 owners",
+		"--watchers 2 --watcher-clients 3":     "want at most one for each of the 2 watchers",
 		"--watchers -1":                        "--watchers -1: want 0 or more",
 		"--kill 1.5":                           "--kill 1.5: want 0 to 1",
 		"--kill NaN":                           "--kill NaN: want 0 to 1",
@@ -118,11 +123,11 @@ func TestBenchCountsRemovals(t *testing.T) {
 	}
 	w := newBenchWatcher(nil)
 	b.followers = []*benchWatcher{w}
-	w.removed(b, 0) // not killed yet
+	w.removed(b, 0, b.killedEntries()) // not killed yet
 	now := time.Now()
 	b.workers[0].killedAt.Store(&now)
 	for owner := range 4 {
-		w.removed(b, owner)
+		w.removed(b, owner, b.killedEntries())
 	}
 	select {
 	case <-w.gone:

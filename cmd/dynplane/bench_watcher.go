@@ -9,8 +9,8 @@ import (
 	"github.com/dynplane/dynplane/discovery"
 )
 
-// benchWatcher follows the entries of a bench. Each has a connection of its own,
-// as if it were a process of its own.
+// benchWatcher follows the entries of a bench. By default each has a connection of
+// its own, as if it were a process of its own.
 type benchWatcher struct {
 	*benchClient
 
@@ -40,6 +40,7 @@ func newBenchWatcher(c *benchClient) *benchWatcher {
 // follow watches until ctx is done.
 func (w *benchWatcher) follow(ctx context.Context, b *bench) {
 	defer close(w.done)
+	killed := b.killedEntries()
 	begun := time.Now()
 	for ev, err := range w.client.Watch(ctx, discovery.Query{Kind: discovery.KindEndpoint, Scope: discovery.Scope{Namespace: b.namespace}}) {
 		w.mu.Lock()
@@ -48,7 +49,7 @@ func (w *benchWatcher) follow(ctx context.Context, b *bench) {
 			w.err = err
 		case err != nil:
 		case ev.Type == discovery.Removed:
-			w.removed(b, int(ev.Instance.InstanceID)-1)
+			w.removed(b, int(ev.Instance.InstanceID)-1, killed)
 		case ev.Type == discovery.Synced:
 			w.took = time.Since(begun)
 			w.messages, w.bytes = w.nc.Stats().InMsgs, w.nc.Stats().InBytes
@@ -60,15 +61,15 @@ func (w *benchWatcher) follow(ctx context.Context, b *bench) {
 	}
 }
 
-// removed requires w.mu.
-func (w *benchWatcher) removed(b *bench, owner int) {
+// removed requires w.mu. The watcher is done after the removal of all killed entries.
+func (w *benchWatcher) removed(b *bench, owner, killed int) {
 	at := b.workers[b.clientOf(owner)].killedAt.Load()
 	if at == nil {
 		w.wrong++
 		return
 	}
 	w.removals = append(w.removals, time.Since(*at))
-	if len(w.removals) == b.killedEntries() {
+	if len(w.removals) == killed {
 		close(w.gone)
 	}
 }

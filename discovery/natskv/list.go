@@ -34,10 +34,10 @@ func (w *watcher) list(ctx context.Context) error {
 		return err
 	}
 	defer end()
-	w.consumer = newConsumerName()
 	w.reconnects = w.store.nc.Stats().Reconnects
 	requested := time.Now()
-	info, err := w.createConsumer(ctx)
+	var info *jetstream.ConsumerInfo
+	w.consumer, info, err = w.createConsumer(ctx, w.consumerConfig())
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		w.admitted.release()
 		return w.noBucket(requested)
@@ -56,7 +56,7 @@ func (w *watcher) list(ctx context.Context) error {
 		return err
 	}
 	w.unsubscribeCreated()
-	w.last, w.pending = 0, info.NumPending
+	w.last, w.lastStream, w.pending, w.provesSince = 0, 0, info.NumPending, time.Time{}
 	// The entries of a bucket that was created meanwhile are changes. A listing would
 	// mark a fault, after which removals are held.
 	w.listing = !w.absent || w.found
@@ -68,16 +68,14 @@ func (w *watcher) list(ctx context.Context) error {
 	return w.pull()
 }
 
-func newConsumerName() string { return "dynplane-" + crand.Text() }
-
 // createConsumer ends with ctx, but the request does not: the server may execute a
 // deletion before a creation that was requested earlier, so that a consumer can
 // only be deleted after the answer.
-func (w *watcher) createConsumer(ctx context.Context) (*jetstream.ConsumerInfo, error) {
+func (w *watcher) createConsumer(ctx context.Context, config jetstream.ConsumerConfig) (name string, info *jetstream.ConsumerInfo, err error) {
 	s := w.store
 	_, end, err := s.begin(ctx)
 	if err != nil {
-		return nil, err
+		return config.Name, nil, err
 	}
 	type outcome struct {
 		name string
@@ -85,7 +83,7 @@ func (w *watcher) createConsumer(ctx context.Context) (*jetstream.ConsumerInfo, 
 		err  error
 	}
 	created := make(chan outcome)
-	config, reconnects := w.consumerConfig(), w.reconnects
+	name, reconnects := config.Name, w.reconnects
 	go func() {
 		defer end()
 		lingering, cancel := s.linger(ctx)
@@ -99,16 +97,15 @@ func (w *watcher) createConsumer(ctx context.Context) (*jetstream.ConsumerInfo, 
 	}()
 	select {
 	case c := <-created:
-		w.consumer = c.name
-		return c.info, c.err
+		return c.name, c.info, c.err
 	case <-ctx.Done():
-		return nil, stopped(ctx, nil)
+		return name, nil, stopped(ctx, nil)
 	}
 }
 
 func (w *watcher) consumerConfig() jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
-		Name:              w.consumer,
+		Name:              newConsumerName(),
 		DeliverPolicy:     jetstream.DeliverLastPerSubjectPolicy,
 		AckPolicy:         jetstream.AckNonePolicy,
 		FilterSubject:     w.store.opt.readSubject(keyFilter(w.query)),
@@ -117,6 +114,8 @@ func (w *watcher) consumerConfig() jetstream.ConsumerConfig {
 		InactiveThreshold: consumerThreshold,
 	}
 }
+
+func newConsumerName() string { return "dynplane-" + crand.Text() }
 
 // requestConsumer waits for the server for as long as the connection lasts. In a
 // cluster, a request without an answer is repeated under another name: the consumer
@@ -192,6 +191,8 @@ func (w *watcher) awaitCreation(ctx context.Context) error {
 	for {
 		select {
 		case <-w.msgs: // the bucket was created
+			return nil
+		case <-w.prompts:
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()

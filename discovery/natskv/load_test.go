@@ -59,16 +59,15 @@ func TestCanceledListsLeaveNoConsumers(t *testing.T) {
 	}
 }
 
-// watchMany begins n watches, and returns once they are synced.
+// watchMany begins n watches, which share nothing, and returns once they are synced.
 func watchMany(t *testing.T, s *Store, n int) {
 	t.Helper()
-	client := discovery.NewClient(s, discovery.Options{})
 	synced := make(chan struct{}, n)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for range n {
 		wg.Go(func() {
-			for ev, err := range client.Watch(ctx, everyEndpoint) {
+			for ev, err := range discovery.NewClient(s, discovery.Options{}).Watch(ctx, everyEndpoint) {
 				if err == nil && ev.Type == discovery.Synced {
 					synced <- struct{}{}
 				}

@@ -50,12 +50,16 @@ type watcher struct {
 	pulledAt   time.Time // when it was sent
 	pulled     int       // messages that it has delivered
 	last       uint64    // consumer sequence
+	lastStream uint64    // stream sequence
 	pending    uint64    // messages still to come in the listing
 	listing    bool
 	admitted   admittedListing // the listing, if it is large
 	crowded    bool            // the next listing waits for admission first
 
-	uncertainUntil time.Time // in the server's time: leases that expire earlier may have living owners
+	prompts        chan struct{} // of capacity one
+	proves         uint64        // the stream sequence that proves everything before provesSince
+	provesSince    time.Time     // zero if no proof is under way
+	uncertainUntil time.Time     // in the server's time: leases that expire earlier may have living owners
 }
 
 const (
@@ -93,6 +97,7 @@ func (s *Store) Watch(_ context.Context, q discovery.Query) (discovery.Watcher, 
 	}
 	return &watcher{
 		store: s, query: q, prefix: s.opt.readSubject(""), patience: leastPatience,
+		prompts: make(chan struct{}, 1),
 		backoff: wait.Backoff{Min: 50 * time.Millisecond, Max: 5 * time.Second},
 	}, nil
 }
@@ -189,6 +194,9 @@ func (w *watcher) receive(ctx context.Context) error {
 			return ctx.Err()
 		case <-w.store.life.Done():
 			return discovery.ErrClosed
+		case <-w.prompts:
+			w.prove(ctx)
+			return nil
 		case <-overdue.C:
 			return w.overdue(ctx)
 		case <-closed.C:
@@ -212,12 +220,14 @@ func (w *watcher) take(ctx context.Context, msg *nats.Msg) error {
 		return fmt.Errorf("message %d of the consumer after %d", meta.Sequence.Consumer, w.last)
 	}
 	w.last++
+	w.lastStream = meta.Sequence.Stream
 	w.queued = append(w.queued, w.change(msg, meta))
 	if w.pending > 0 {
 		w.pending--
 	}
 	// Markers expire during the listing, so that counting alone might never end.
 	w.finishListing(w.pending == 0 || meta.NumPending == 0)
+	w.finishProof()
 	if w.pulled++; w.pulled == pullBatch {
 		return w.pull()
 	}
