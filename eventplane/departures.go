@@ -90,8 +90,8 @@ func (d *departures) leave(publisher uint64) {
 
 // enter is called when a publisher is registered.
 func (d *departures) enter(publisher uint64, replayAddress string) {
-	d.listed.Store(publisher, replayAddress)
 	d.mu.Lock()
+	d.listed.Store(publisher, replayAddress) // forget, which holds mu, may be about to delete the entry of its last life
 	delete(d.left, publisher)
 	d.mu.Unlock()
 	d.discover(publisher)
@@ -120,6 +120,8 @@ func (d *departures) forget() {
 	for id, before := range d.left {
 		p := d.sequencer.peers[id]
 		switch {
+		case p == nil && (!idle || !before.looked): // its first events may wait for the reader
+			d.left[id] = departure{looked: idle}
 		case p == nil:
 			delete(d.left, id)
 			d.listed.Delete(id)

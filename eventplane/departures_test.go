@@ -1,6 +1,7 @@
 package eventplane
 
 import (
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -68,6 +69,67 @@ func TestDepartedPublishersAreForgotten(t *testing.T) {
 		remain(3*leaveDelay, 2)
 		if s.stampBytes != 2*8*minStamps || d.left != nil || d.timer != nil {
 			t.Errorf("%d bytes, %d departures remain: want those of 2 publishers", s.stampBytes, len(d.left))
+		}
+	})
+}
+
+// The first events of a publisher that has left already may wait for a reader that is
+// busy.
+func TestDepartedPublishersAreListedWhileTheReaderIsBusy(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		queued := 100
+		d := &departures{queued: func() int { return queued }}
+		d.attach(newSequencer(false), &mu)
+		defer d.end()
+		d.enter(7, "")
+		d.leave(7)
+		for _, tc := range []struct {
+			queued int
+			after  time.Duration
+			listed bool
+		}{
+			{100, 10 * leaveDelay, true},
+			{0, leaveDelay, true},
+			{0, 2 * leaveDelay, false},
+		} {
+			mu.Lock()
+			queued = tc.queued
+			mu.Unlock()
+			if err := wait.Sleep(t.Context(), tc.after); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if d.lists(7) != tc.listed {
+				t.Errorf("%d messages wait, %v later: listed is %v", tc.queued, tc.after, !tc.listed)
+			}
+		}
+	})
+}
+
+// A publisher may be registered again while its departure is being forgotten.
+func TestPublisherReturnsWhileItIsForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		d := &departures{queued: func() int { return 0 }}
+		d.attach(newSequencer(false), &mu)
+		defer d.end()
+		d.enter(7, "")
+		d.leave(7)
+		d.left[7] = departure{looked: true}
+		d.mu.Lock() // look is running
+		entered := make(chan struct{})
+		go func() { d.enter(7, ""); close(entered) }()
+		for range 1000 {
+			runtime.Gosched() // enter does all that it can do without the mutex
+		}
+		d.forget()
+		d.mu.Unlock()
+		<-entered
+		if !d.lists(7) {
+			t.Error("publisher 7 is registered, but not listed")
 		}
 	})
 }
