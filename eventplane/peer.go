@@ -15,6 +15,7 @@ type peer struct {
 	held      []*heldEvent
 	heldBytes int
 	multipath bool          // an event has arrived twice
+	announces bool          // a Ready or Tick message has arrived
 	proof     time.Duration // on the clock, of the last event or tick that arrived; 0 if none has
 
 	ahead    uint64 // the events before this sequence were published, as a tick or a discarded event shows

@@ -135,7 +135,7 @@ func (s *sequencer) request(p *peer, first, last uint64) bool {
 	s.recoverer.active++
 	e := &p.epoch
 	sl := &slice{
-		peer: p, first: first, last: last, next: first, answered: r.answered,
+		peer: p, first: first, last: last, next: first, answered: r.answered, announced: p.announces,
 		overlap: e.started && e.at != missing && first > 0 && first == e.expected(),
 	}
 	if sl.overlap && last-first == driver.MaxReplay-1 {

@@ -55,7 +55,7 @@ func newRecovery(history bool) recovery {
 	return recovery{joined: math.MaxUint64, history: history, wide: history, unplanned: true}
 }
 
-// slice is a range of events that is requested of a publisher. The first eight
+// slice is a range of events that is requested of a publisher. The first nine
 // fields do not change; the others belong to the sequencer.
 type slice struct {
 	peer        *peer
@@ -63,6 +63,7 @@ type slice struct {
 	overlap     bool // the event before first is requested too: it shows a restart
 	probe       bool // the events have been delivered, unless there was a restart
 	answered    bool // the publisher had replayed events before
+	announced   bool // the publisher had announced what it has sent
 	context     context.Context
 	cancel      context.CancelFunc
 

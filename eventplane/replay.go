@@ -92,12 +92,15 @@ func (c *replayClient) close() {
 	c.running.Wait()
 }
 
-// request requests a slice until it is complete, or repeating it is in vain.
+// request requests a slice until it is complete, or repeating it is in vain. A
+// publisher of another library does not replay; one of this library may have come
+// so recently that a NATS cluster does not have its subscription everywhere yet.
 func (c *replayClient) request(sl *slice) error {
-	r := &replayRequest{client: c, slice: sl, next: sl.first}
+	r := &replayRequest{client: c, slice: sl, next: sl.first, ours: sl.announced}
 	if sl.overlap {
 		r.next--
 	}
+	start := r.next
 	pause := wait.Backoff{Min: replayMinPause, Max: replayMaxPause}
 	for attempt := 1; ; attempt++ {
 		before := r.next
@@ -105,7 +108,7 @@ func (c *replayClient) request(sl *slice) error {
 		switch {
 		case err == nil || sl.context.Err() != nil:
 			return err
-		case left, errors.Is(err, driver.ErrNoReplay) && !sl.answered && r.next == sl.first:
+		case left, errors.Is(err, driver.ErrNoReplay) && !sl.answered && r.next == start && (!r.ours || attempt > 1):
 			return err
 		case r.next != before:
 			attempt = 1
@@ -125,6 +128,7 @@ type replayRequest struct {
 	client *replayClient
 	slice  *slice
 	next   uint64 // first sequence to request
+	ours   bool   // the publisher announces what it has sent, or where it replays
 }
 
 // try requests the rest of the slice once. It reports whether the publisher is no
@@ -142,6 +146,7 @@ func (r *replayRequest) try() (left bool, err error) {
 	stalled := time.AfterFunc(replayTimeout, func() { cancel(errNoProgress) })
 	defer stalled.Stop()
 	address, left := c.address(sl.peer.id)
+	r.ours = r.ours || address != ""
 	request := driver.ReplayRequest{PublisherID: sl.peer.id, Address: address, First: r.next, Last: sl.last}
 	err = c.source.Replay(ctx, request, func(m *driver.Message) {
 		stalled.Stop() // while the reader is busy

@@ -102,7 +102,7 @@ func (s *sequencer) control(id, next uint64) {
 		}
 		p = s.peer(id)
 	}
-	p.proof = max(s.clock, 1)
+	p.proof, p.announces = max(s.clock, 1), true
 	r := &p.recovery
 	switch {
 	case !p.epoch.started && !p.epoch.known && !r.history:
