@@ -23,8 +23,7 @@ type Client struct {
 
 	codecWarning sync.Once
 
-	once sync.Once
-	err  error // of Shutdown
+	closeTransport sync.Once
 
 	mu      sync.Mutex
 	closed  bool
@@ -193,21 +192,24 @@ func (c *Client) remove(s shutdowner) {
 // Subscriber that are in progress fail with ErrClosed. A connection of the
 // caller stays open; see Config.NATSConn.
 //
-// ctx bounds the unregistering of publishers. Everything else is released in any
-// case. Shutdown is idempotent; later calls return the first result.
+// They are shut down at the same time. ctx bounds the unregistering and the sending
+// of publishers; everything else is released in any case. Shutdown is idempotent.
+// After an error, a later call unregisters the publishers that are still registered.
 func (c *Client) Shutdown(ctx context.Context) error {
-	c.once.Do(func() {
-		c.cancelCalls()
-		var errs []error
-		for _, s := range c.all() {
-			errs = append(errs, s.Shutdown(ctx))
-		}
+	c.cancelCalls()
+	open := c.all()
+	errs := make([]error, len(open), len(open)+1)
+	var closing sync.WaitGroup
+	for i, s := range open {
+		closing.Go(func() { errs[i] = s.Shutdown(ctx) })
+	}
+	closing.Wait()
+	c.closeTransport.Do(func() {
 		if err := c.transport.close(); err != nil {
 			errs = append(errs, fmt.Errorf("eventplane: %w", err))
 		}
-		c.err = errors.Join(errs...)
 	})
-	return c.err
+	return errors.Join(errs...)
 }
 
 // compareTransports looks once for publishers of a route that use another

@@ -3,7 +3,9 @@ package eventplane
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/eventplane/driver"
@@ -56,4 +58,44 @@ func TestShutdownEndsWhatIsBeingOpened(t *testing.T) {
 			}
 		})
 	}
+}
+
+// flakyShutdown fails until its context is not done.
+type flakyShutdown struct {
+	client  *Client
+	running *sync.WaitGroup // all of them have begun
+}
+
+func (f *flakyShutdown) Shutdown(ctx context.Context) error {
+	f.running.Done()
+	f.running.Wait()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	f.client.remove(f)
+	return nil
+}
+
+func TestShutdownOfManyRunsAtOnceAndCanBeRepeated(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) { // which fails if they wait for each other in turn
+		c := &Client{transport: stuckTransport{}, open: map[shutdowner]struct{}{}}
+		var running sync.WaitGroup
+		for range 10 {
+			c.add(&flakyShutdown{c, &running})
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		running.Add(10)
+		if err := c.Shutdown(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("shutdown with a context that is done: got %v, want its error", err)
+		}
+		running.Add(10)
+		if err := c.Shutdown(t.Context()); err != nil {
+			t.Errorf("shutdown again: %v", err)
+		}
+		if err := c.Shutdown(t.Context()); err != nil || len(c.all()) != 0 {
+			t.Errorf("shutdown once more: %v, with %d left", err, len(c.all()))
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -342,5 +343,27 @@ func TestSliceIsWhatWasSent(t *testing.T) {
 			t.Errorf("%d events that have not been sent, want none", len(got))
 		}
 		f.unblock()
+	})
+}
+
+func TestCloseReportsEventsThatWereRefused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakePublisher()
+		b := newOutbox(7, &pubConn{Publisher: f, blocks: true, subject: "s"}, &historyBudget{max: 1 << 30}, Config{HistoryBytes: 1 << 30}, PublisherOptions{})
+		f.block()
+		for range 2 {
+			if err := b.publishBytes(t.Context(), 10); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.finish()
+		f.mu.Lock()
+		f.err = errors.New("refused")
+		close(f.open)
+		f.mu.Unlock()
+		if err := b.close(t.Context()); err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("close of an outbox whose events were refused: got %v, want the refusal", err)
+		}
 	})
 }

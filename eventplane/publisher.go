@@ -58,8 +58,7 @@ type Publisher struct {
 
 	payloads sync.Pool // of *[]byte
 
-	once sync.Once
-	err  error // of Shutdown
+	closeOutbox sync.Once
 }
 
 // newPublisher opens the transport first, since only then a ZMQ endpoint has a
@@ -222,19 +221,22 @@ func (p *Publisher) Stats() PublisherStats { return p.outbox.stats() }
 // closes the transport. ctx bounds all of it; without a deadline, Shutdown gives up
 // sending after five seconds without progress. Events that have not been sent are an
 // error, and PublisherStats.Lost counts them.
-// Shutdown is idempotent; later calls return the first result.
+//
+// Shutdown is idempotent. After an error, a later call unregisters what is still
+// registered.
 func (p *Publisher) Shutdown(ctx context.Context) error {
-	p.once.Do(func() {
-		p.outbox.finish()
-		var err error
-		if p.source != nil {
-			err = p.source.Unregister(ctx)
-		}
-		err = errors.Join(err, p.reg.Unregister(ctx), p.outbox.close(ctx))
+	p.outbox.finish()
+	var err error
+	if p.source != nil {
+		err = p.source.Unregister(ctx)
+	}
+	err = errors.Join(err, p.reg.Unregister(ctx))
+	if err == nil {
 		p.client.remove(p)
-		if err != nil {
-			p.err = fmt.Errorf("eventplane: shutdown of the publisher of %s: %w", p.topic, err)
-		}
-	})
-	return p.err
+	}
+	p.closeOutbox.Do(func() { err = errors.Join(err, p.outbox.close(ctx)) })
+	if err != nil {
+		return fmt.Errorf("eventplane: shutdown of the publisher of %s: %w", p.topic, err)
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package eventplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -159,7 +160,7 @@ func (b *outbox) send(ctx context.Context, batch []driver.Message) {
 	if sent > 0 {
 		b.progress = time.Now()
 	}
-	if failure != nil && !b.closed {
+	if failure != nil && (!b.closed || batch[0].Kind == driver.Event) {
 		b.failure = fmt.Errorf("an earlier event could not be sent: %w", failure)
 	}
 	if batch[0].Kind == driver.Tick {
@@ -207,7 +208,7 @@ func (b *outbox) close(ctx context.Context) error {
 	select {
 	case <-b.done:
 		if err == nil {
-			err = b.err
+			err = errors.Join(b.err, b.lastFailure())
 		}
 	case <-time.After(tickRest):
 	}
@@ -216,6 +217,13 @@ func (b *outbox) close(ctx context.Context) error {
 		err = fmt.Errorf("%w, and %d events were not sent", err, lost)
 	}
 	return err
+}
+
+// lastFailure returns the error of an event that no publish has returned.
+func (b *outbox) lastFailure() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.failure
 }
 
 // drain blocks until the sender has ended. It returns the error of ctx, or another one
