@@ -193,7 +193,7 @@ func (f *follower) update(id discovery.ID, state channelState) {
 	case present:
 		f.departures.leave(id.Instance)
 	}
-	state.endpoints = f.connect(id, state.endpoints)
+	state.endpoints = f.connect(id, state)
 	f.release(old.endpoints)
 	f.incompatible.Add(asInt(state.incompatible) - asInt(old.incompatible))
 	if !state.matches {
@@ -212,12 +212,16 @@ func asInt(b bool) int64 {
 
 // connect connects the endpoints and returns those for which it succeeded. ZMQ
 // connects in the background, so an error means that the endpoint is malformed,
-// and a retry would fail too.
-func (f *follower) connect(id discovery.ID, endpoints []string) []string {
-	connected := endpoints[:0]
-	for _, endpoint := range endpoints {
+// and a retry would fail too. Only publishers of this module replay events.
+func (f *follower) connect(id discovery.ID, state channelState) []string {
+	connected := state.endpoints[:0]
+	for _, endpoint := range state.endpoints {
 		if f.refs[endpoint] == 0 {
-			if err := f.to.Connect(endpoint); err != nil {
+			connect := f.to.Connect
+			if to, ok := f.to.(driver.ProvingConnector); ok && state.replay != "" {
+				connect = to.ConnectProving
+			}
+			if err := connect(endpoint); err != nil {
 				f.log.Warn("eventplane: connect to channel failed", "channel", id.Path(), "endpoint", endpoint, "error", err)
 				continue
 			}

@@ -134,6 +134,15 @@ type Connector interface {
 	Disconnect(endpoint string) error
 }
 
+// ProvingConnector is implemented by subscribers that can wait for a proof of a peer.
+type ProvingConnector interface {
+	Connector
+
+	// ConnectProving is like Connect, for a publisher of this module: it proves that
+	// it has the subscription, and Ready waits for that.
+	ConnectProving(endpoint string) error
+}
+
 // History has the events that a publisher sent last. The event plane implements
 // it, drivers serve it.
 type History interface {

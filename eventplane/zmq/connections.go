@@ -30,6 +30,12 @@ type connections struct {
 	// fourfold of the time that the handshake took, in which it makes three trips.
 	assumeAfter time.Duration
 
+	// renew makes proofs that have been sent so far count no more; nil unless for a
+	// subscriber. A connection that ends without one may have one that is unread, and
+	// the next connection may have the same descriptor.
+	renew func()
+	stale bool // renew must be called before a connection is proved
+
 	byEndpoint   map[string]*connection
 	byAddress    map[string]*connection // once a name is resolved, the monitor reports addresses
 	byDescriptor map[int]*connection
@@ -42,13 +48,16 @@ type connections struct {
 type connection struct {
 	endpoint   string
 	ipv6       bool // libzmq prefers the IPv6 addresses of its name
+	proves     bool // the peer is certain to prove the subscription: never assumed
 	proved     bool // the subscription is in effect
+	assumed    bool // proved is an assumption
 	warned     bool
-	descriptor int       // of the last connection
-	openedAt   time.Time // when it was connected, before the handshake
-	assumeAt   time.Time // in connections.unproved; zero for never
-	brokenAt   time.Time // zero unless in connections.broken
-	closeAt    time.Time // zero unless in connections.closing
+	descriptor int           // of the last connection
+	openedAt   time.Time     // when it was connected, before the handshake
+	assumeAt   time.Time     // in connections.unproved; zero for never
+	patience   time.Duration // how long before assumeAt the wait began
+	brokenAt   time.Time     // zero unless in connections.broken
+	closeAt    time.Time     // zero unless in connections.closing
 }
 
 // connectionEvents are those that connections handle.
@@ -59,6 +68,13 @@ const connectionEvents = rawzmq.Connected | rawzmq.HandshakeSucceeded | rawzmq.H
 // It also limits the work that a peer causes which violates the protocol on
 // every connection.
 const reconnectDelay = 100 * time.Millisecond
+
+// A peer that is certain to answer is requested to answer again after minProofWait, then with pauses
+// that double up to maxProofWait: libzmq drops the answer if there is no room for it.
+const (
+	minProofWait = time.Second
+	maxProofWait = 30 * time.Second
+)
 
 // closeDelay is how long a subscriber stays connected to an endpoint after
 // Disconnect. A publisher that shuts down unregisters first, and its last
@@ -77,12 +93,13 @@ func newConnections(socket *rawzmq.Socket, log *slog.Logger) *connections {
 
 var errScheme = errors.New("want tcp://host:port or ipc://path")
 
-func (c *connections) connect(endpoint string, ipv6 bool) error {
+func (c *connections) connect(endpoint string, ipv6, proves bool) error {
 	if k := c.byEndpoint[endpoint]; k != nil {
+		k.proves = k.proves || proves
 		c.cancelDisconnect(k)
 		return nil
 	}
-	k := &connection{endpoint: endpoint, ipv6: ipv6}
+	k := &connection{endpoint: endpoint, ipv6: ipv6, proves: proves}
 	if err := c.dial(k); err != nil {
 		return err
 	}
@@ -208,15 +225,24 @@ func (c *connections) lookup(e rawzmq.Event) *connection {
 // subscription.
 func (c *connections) opened(k *connection, now time.Time) {
 	c.revoke(k)
+	if c.stale && c.renew != nil {
+		c.renew()
+	}
+	c.stale = false
 	k.assumeAt = time.Time{}
 	if c.assumeAfter > 0 {
-		k.assumeAt = now.Add(c.assumeAfter + 4*now.Sub(k.openedAt))
+		k.patience = c.assumeAfter + 4*now.Sub(k.openedAt)
+		if k.proves {
+			k.patience = max(k.patience, minProofWait)
+		}
+		k.assumeAt = now.Add(k.patience)
 	}
 	c.unproved = append(c.unproved, k)
 }
 
 // closed is called after the end of a connection.
 func (c *connections) closed(k *connection) {
+	c.stale = c.stale || k.assumed || slices.Contains(c.unproved, k)
 	c.revoke(k)
 	if c.byDescriptor[k.descriptor] == k {
 		delete(c.byDescriptor, k.descriptor)
@@ -229,7 +255,7 @@ func (c *connections) revoke(k *connection) {
 	if k.proved && k.closeAt.IsZero() {
 		c.pending++
 	}
-	k.proved = false
+	k.proved, k.assumed = false, false
 }
 
 func (c *connections) prove(fd int) {
@@ -275,8 +301,8 @@ func (c *connections) nextDeadline() (next time.Time) {
 	return next
 }
 
-// runDue reconnects and disconnects the connections whose deadline has passed, and
-// assumes that of the others the subscription is in effect.
+// runDue reconnects and disconnects the connections whose deadline has passed. Of the
+// others it assumes that the subscription is in effect, or requests another answer.
 func (c *connections) runDue(now time.Time) {
 	c.reconnect(now)
 	for len(c.closing) > 0 && !now.Before(c.closing[0].closeAt) {
@@ -285,11 +311,22 @@ func (c *connections) runDue(now time.Time) {
 			c.log.Debug("zmq: disconnect failed", "endpoint", k.endpoint, "error", err)
 		}
 	}
+	again := false
 	for _, k := range slices.Clone(c.unproved) {
-		if !k.assumeAt.IsZero() && !now.Before(k.assumeAt) {
+		switch {
+		case k.assumeAt.IsZero() || now.Before(k.assumeAt):
+		case k.proves:
+			k.patience = min(2*k.patience, maxProofWait)
+			k.assumeAt = now.Add(k.patience)
+			again = true
+		default:
 			c.setProved(k)
+			k.assumed = true
 			c.log.Debug("zmq: peer did not answer, assuming that it has the subscription", "endpoint", k.endpoint)
 		}
+	}
+	if again && c.renew != nil {
+		c.renew()
 	}
 }
 

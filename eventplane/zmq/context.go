@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -112,13 +113,19 @@ func (c *Context) directPublisher(host, subject string) (*Publisher, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := newPublisher(c, socket, subject, &arrivals{}, rawzmq.HandshakeSucceeded)
+	p, err := newPublisher(c, socket, subject, &arrivals{}, rawzmq.Accepted|rawzmq.HandshakeSucceeded|rawzmq.Disconnected)
 	if err != nil {
 		return nil, err
 	}
-	if p.endpoint, err = listen(socket, host); err != nil {
+	err = socket.Set(rawzmq.ReceiveBuffer, floodBuffer)
+	if err == nil {
+		p.endpoint, err = listen(socket, host)
+	}
+	if err != nil {
 		return nil, errors.Join(err, p.loop.close())
 	}
+	port, _ := strconv.Atoi(p.endpoint[strings.LastIndexByte(p.endpoint, ':')+1:]) // libzmq's
+	p.loop.guard = newFloodGuard(port, p.loop.collect, c.opts.Logger)
 	return p, nil
 }
 

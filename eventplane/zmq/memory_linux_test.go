@@ -3,6 +3,7 @@
 package zmq_test
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"math"
@@ -12,8 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dynplane/dynplane/eventplane/driver"
 	"github.com/dynplane/dynplane/eventplane/drivertest"
 	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
+	"github.com/dynplane/dynplane/internal/waittest"
 	"github.com/dynplane/dynplane/internal/zmtptest"
 )
 
@@ -33,6 +36,45 @@ func TestIdlePublisherForgetsSubscribers(t *testing.T) {
 		}
 		if got := resident(t) - before; got > limit {
 			t.Errorf("%d subscribers that are gone cost %d MiB, want at most %d", subscribers, got>>20, limit>>20)
+		}
+	})
+}
+
+// TestFloodOfSubscriptions has a peer that subscribes and unsubscribes without end. It
+// is disconnected: libzmq would not return from a call while it goes on.
+func TestFloodOfSubscriptions(t *testing.T) {
+	t.Parallel()
+	zmtptest.InChild(t, func() {
+		zc := open(t, zmqdriver.Options{})
+		pub, sub := directPublisher(t, zc), subscribe(t, zc, "kv-events")
+		before, limit := resident(t), 400<<20
+		hostile := zmtptest.Dial(t, pub.Endpoint(), "SUB")
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			frames := bytes.Repeat([]byte{0, 2, 1, 'x', 0, 2, 0, 'x'}, 1000)
+			for {
+				if _, err := hostile.Write(frames); err != nil {
+					return
+				}
+			}
+		}()
+		_ = hostile.SetReadDeadline(time.Now().Add(waittest.Patience))
+		if _, err := io.Copy(io.Discard, hostile); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error("the peer is not disconnected")
+		}
+		_ = hostile.Close()
+		<-ended
+		if err := sub.ConnectProving(pub.Endpoint()); err != nil {
+			t.Fatal(err)
+		}
+		awaitReady(t, sub)
+		publish(t, pub, driver.Message{PublisherID: 1, Sequence: 3})
+		if m := nextKind(t, sub, driver.Event); m.Sequence != 3 {
+			t.Errorf("got event %d, want 3", m.Sequence)
+		}
+		if got := resident(t) - before; got > limit {
+			t.Errorf("a flood costs %d MiB, want at most %d", got>>20, limit>>20)
 		}
 	})
 }

@@ -25,7 +25,7 @@ type prober struct {
 
 	// The lock of the subscriber's loop protects the following.
 	endpoints map[string]struct{}
-	changes   int // of endpoints
+	changes   int // of endpoints, and of the topic
 	started   bool
 }
 
@@ -100,18 +100,18 @@ func (p *prober) needed(ctx context.Context) error {
 // have changed.
 func (p *prober) prove(ctx context.Context) (err error) {
 	s := p.subscriber
-	pub, err := s.zc.BrokerPublisher(s.probe)
+	s.loop.mu.Lock()
+	endpoints, changes, topic := slices.Collect(maps.Keys(p.endpoints)), p.changes, s.probe
+	s.loop.mu.Unlock()
+	pub, err := s.zc.BrokerPublisher(topic)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, pub.Close()) }()
-	s.loop.mu.Lock()
-	endpoints, changes := slices.Collect(maps.Keys(p.endpoints)), p.changes
-	s.loop.mu.Unlock()
 	for _, endpoint := range endpoints {
 		err = errors.Join(err, pub.Connect(endpoint)) // one that is malformed must not stop the others
 	}
-	m := driver.Message{Subject: s.probe, PublisherID: noPublisher, Body: s.zc.opts.ControlBody(nil, noPublisher, 0)}
+	m := driver.Message{Subject: topic, PublisherID: noPublisher, Body: s.zc.opts.ControlBody(nil, noPublisher, 0)}
 	for pause := minProbePause; ; pause = min(2*pause, maxProbePause) {
 		if failed := pub.Publish(ctx, &m); failed != nil {
 			return failed

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/dynplane/dynplane/eventplane/driver"
 	"github.com/dynplane/dynplane/internal/rawzmq"
@@ -23,7 +24,6 @@ type Publisher struct {
 
 	// The lock of the loop protects the following.
 	subscriptions subscriptions
-	unread        bool          // there may be subscriptions that have not been read
 	matched       []int         // reused: connections of the matching subscriptions that are being read
 	head          []byte        // reused: all of a message but its body
 	control       []byte        // reused: the body of a control message
@@ -39,6 +39,7 @@ func newPublisher(c *Context, socket *rawzmq.Socket, subject string, p peers, mo
 	if err != nil {
 		return nil, err
 	}
+	loop.senders = true
 	pub := &Publisher{zc: c, loop: loop, subscriptions: subscriptions{subject: subject, probes: map[string]int{}}}
 	if err := socket.Set(rawzmq.XPubVerboser, 1); err != nil {
 		return nil, errors.Join(err, loop.close())
@@ -69,11 +70,8 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	}
 	p.loop.mu.Lock()
 	defer p.loop.mu.Unlock()
-	if p.loop.stopped {
+	if p.loop.stopped.Load() {
 		return driver.ErrClosed
-	}
-	if p.unread {
-		p.readSubscriptions()
 	}
 	var err error
 	if m.Kind == driver.Event {
@@ -82,7 +80,7 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	} else {
 		err = p.send(tickTopic+m.Subject, m.PublisherID, m.Sequence, p.controlBody(m.PublisherID, m.Sequence))
 	}
-	p.loop.checkSoon()
+	p.loop.sent()
 	if err != nil {
 		return fmt.Errorf("zmq: publish to %q: %w", m.Subject, err)
 	}
@@ -114,7 +112,7 @@ func (p *Publisher) Connect(endpoint string) error {
 	if p.connections == nil {
 		return fmt.Errorf("zmq: connect to %q: %w", endpoint, errListens)
 	}
-	return p.loop.connect(p.connections, endpoint)
+	return p.loop.connect(p.connections, endpoint, false)
 }
 
 // Disconnect removes the XSUB endpoint of a broker.
@@ -162,13 +160,11 @@ func (p *Publisher) WaitSubscribers(ctx context.Context, n int) error {
 	})
 }
 
-// readBatches limits how long a peer that never stops subscribing delays a message.
-const readBatches = 10
+// readTime limits how long subscriptions that do not cease delay a message.
+const readTime = time.Millisecond
 
 // readSubscriptions reads subscriptions without waiting, and reports whether there
-// may be more. The caller holds the lock of the loop. libzmq keeps unread ones in a
-// list without a bound, to which also sending moves them: while some are left,
-// Publish reads as well.
+// may be more. The caller holds the lock of the loop.
 //
 // Subscriptions must also be read while nothing is published. libzmq keeps 11 KiB
 // for each subscriber that has gone until the socket is used. And once
@@ -177,12 +173,11 @@ const readBatches = 10
 // connection every few seconds, and aborts the process when the subscriptions are
 // read at last: libzmq issue 3937.
 func (p *Publisher) readSubscriptions() (more bool) {
-	for range readBatches {
-		if more = p.loop.receiver.Each(p.handleSubscription); !more {
+	for began := time.Now(); ; {
+		if more = p.loop.receiver.Each(p.handleSubscription); !more || time.Since(began) > readTime {
 			break
 		}
 	}
-	p.unread = more
 	p.loop.prove(p.matched...)
 	p.matched = p.matched[:0]
 	if more {

@@ -26,8 +26,14 @@ func (s *Subscriber) receive() (more bool) {
 		return true
 	}
 	more = s.loop.receiver.Each(s.enqueue)
-	s.loop.prove(s.proved...)
-	s.proved = s.proved[:0]
+	if len(s.proved) > 0 {
+		probe := s.probe
+		s.loop.readMonitor() // may renew the probe
+		if s.probe == probe {
+			s.loop.prove(s.proved...)
+		}
+		s.proved = s.proved[:0]
+	}
 	return more
 }
 

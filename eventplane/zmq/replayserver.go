@@ -97,7 +97,7 @@ func (p *Publisher) ServeReplay(publisherID uint64, h driver.History) (address s
 	}
 	p.loop.mu.Lock()
 	defer p.loop.mu.Unlock()
-	if p.loop.stopped {
+	if p.loop.stopped.Load() {
 		return "", errors.Join(driver.ErrClosed, r.close())
 	}
 	p.replay = r

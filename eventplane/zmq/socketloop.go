@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dynplane/dynplane/eventplane/driver"
@@ -20,23 +22,30 @@ import (
 //
 // libzmq signals that it has something new for a socket, and the next use of the
 // socket consumes the signal. So code that uses it and does not read all that there is
-// must call checkNow or checkSoon afterwards.
+// must call checkNow or sent afterwards.
 type socketLoop struct {
 	socket   *rawzmq.Socket
 	receiver *rawzmq.Receiver
 	monitor  *rawzmq.Monitor
 	waiter   *rawzmq.Waiter     // for socket
 	events   *rawzmq.Waiter     // for monitor
+	guard    *floodGuard        // nil unless subscribers connect to the socket
+	senders  bool               // there may be callers of sent
 	pause    func()             // called without mu before read; nil for none
 	read     func() (more bool) // reads a bounded number of messages without waiting
 	running  sync.WaitGroup     // the goroutines
 	close    func() error
 
+	stopped   atomic.Bool // set with mu held
+	delegated atomic.Bool // the next sender is to read
+
+	monitoring sync.Mutex // protects monitor and reported; locked after mu
+	reported   []rawzmq.Event
+
 	mu       sync.Mutex
 	peers    peers
-	checkAt  time.Time // when to read although no signal may come; zero for never
-	deadline time.Time // of waiter
-	stopped  bool
+	checkAt  time.Time     // when to read although no signal may come; zero for never
+	deadline time.Time     // of waiter
 	awaiting int           // calls of await
 	changed  chan struct{} // closed when the calls of await must look again
 }
@@ -94,23 +103,27 @@ func newSocketLoop(socket *rawzmq.Socket, p peers, monitored rawzmq.EventKind) (
 func (l *socketLoop) start(read func() (more bool)) {
 	l.read = read
 	l.running.Go(func() {
-		for !l.ended() {
-			// It fails only when it is closed. After a deadline it has not called step.
-			_ = l.waiter.Wait(l.step)
+		for !l.stopped.Load() {
+			if errors.Is(l.waiter.Wait(l.step), os.ErrDeadlineExceeded) && l.delegate() {
+				continue
+			}
 			l.step()
 		}
 	})
 	l.running.Go(func() {
-		for !l.ended() {
-			_ = l.events.Wait(l.follow)
+		for !l.stopped.Load() {
+			_ = l.events.Wait(l.follow) // it fails only when it is closed
 		}
 	})
 }
 
-func (l *socketLoop) ended() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.stopped
+// delegate leaves it to the next sender to read, so that senders do not wait for the loop
+// every checkDelay. It reports false if none has done so since it was called last.
+func (l *socketLoop) delegate() bool {
+	if !l.senders || l.delegated.Swap(true) {
+		return false
+	}
+	return l.waiter.SetDeadline(time.Now().Add(checkDelay)) == nil
 }
 
 // step reads once, and reports whether it must be called again without a signal.
@@ -118,13 +131,33 @@ func (l *socketLoop) step() (again bool) {
 	if l.pause != nil {
 		l.pause()
 	}
+	if l.guard != nil {
+		l.guard.begin()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.stopped {
-		return true
+	return l.stopped.Load() || l.work()
+}
+
+// sent is called with mu held after a message has been sent.
+func (l *socketLoop) sent() {
+	if l.delegated.Load() {
+		l.work()
 	}
+	if l.checkAt.IsZero() {
+		l.checkAt = time.Now().Add(checkDelay)
+		l.schedule()
+	}
+}
+
+// work is step, with mu held.
+func (l *socketLoop) work() (again bool) {
+	l.delegated.Store(false)
 	l.checkAt = time.Time{}
 	again = l.read()
+	if !again && l.guard != nil {
+		l.guard.end()
+	}
 	if due := l.peers.nextDeadline(); !due.IsZero() {
 		if now := time.Now(); !now.Before(due) {
 			l.drain()
@@ -132,30 +165,54 @@ func (l *socketLoop) step() (again bool) {
 			l.broadcast()
 		}
 	}
-	if !again {
-		l.schedule()
+	if again {
+		l.checkAt = time.Now()
 	}
+	l.schedule()
 	return again
 }
 
 // follow reads the events of the monitor, and reports whether the loop has ended.
 func (l *socketLoop) follow() bool {
+	l.collect()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.stopped {
-		l.readMonitor()
-		l.schedule()
+	if l.stopped.Load() {
+		return true
 	}
-	return l.stopped
+	l.readMonitor()
+	l.schedule()
+	return false
+}
+
+// collect reads the events of the monitor. mu may be held by another goroutine, which
+// libzmq does not return to during a flood.
+func (l *socketLoop) collect() {
+	l.monitoring.Lock()
+	defer l.monitoring.Unlock()
+	if l.monitor == nil {
+		return
+	}
+	l.monitor.Each(func(e rawzmq.Event) {
+		l.reported = append(l.reported, e)
+		if l.guard != nil {
+			l.guard.handleEvent(e)
+		}
+	})
 }
 
 // readMonitor applies the events of the monitor. Like all methods below, up to
 // await, it is called with mu held.
 func (l *socketLoop) readMonitor() {
-	l.monitor.Each(func(e rawzmq.Event) {
+	l.collect()
+	l.monitoring.Lock()
+	events := l.reported
+	l.reported = nil
+	l.monitoring.Unlock()
+	for _, e := range events {
 		l.peers.handleEvent(e, time.Now())
 		l.broadcast()
-	})
+	}
 }
 
 // prove passes on that a subscription is in effect, after all that libzmq has
@@ -196,14 +253,6 @@ func (l *socketLoop) checkNow() {
 	l.schedule()
 }
 
-// checkSoon makes the loop read within checkDelay.
-func (l *socketLoop) checkSoon() {
-	if l.checkAt.IsZero() {
-		l.checkAt = time.Now().Add(checkDelay)
-		l.schedule()
-	}
-}
-
 // broadcast makes the calls of await look again.
 func (l *socketLoop) broadcast() {
 	if l.awaiting > 0 {
@@ -216,7 +265,7 @@ func (l *socketLoop) broadcast() {
 func (l *socketLoop) use(f func() error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.stopped {
+	if l.stopped.Load() {
 		return driver.ErrClosed
 	}
 	err := f()
@@ -226,9 +275,9 @@ func (l *socketLoop) use(f func() error) error {
 }
 
 // connect connects to an endpoint. It does not hold mu.
-func (l *socketLoop) connect(c *connections, endpoint string) error {
+func (l *socketLoop) connect(c *connections, endpoint string, proves bool) error {
 	ipv6 := needsIPv6(endpoint, net.DefaultResolver.LookupNetIP)
-	if err := l.use(func() error { return c.connect(endpoint, ipv6) }); err != nil {
+	if err := l.use(func() error { return c.connect(endpoint, ipv6, proves) }); err != nil {
 		return fmt.Errorf("zmq: connect to %q: %w", endpoint, err)
 	}
 	return nil
@@ -240,7 +289,7 @@ func (l *socketLoop) await(ctx context.Context, done func() bool) error {
 	defer l.mu.Unlock()
 	l.awaiting++
 	defer func() { l.awaiting-- }()
-	for !l.stopped {
+	for !l.stopped.Load() {
 		if done() {
 			return nil
 		}
@@ -261,7 +310,7 @@ func (l *socketLoop) await(ctx context.Context, done func() bool) error {
 // stop ends the goroutines and the calls of await, and waits for the goroutines.
 func (l *socketLoop) stop() {
 	l.mu.Lock()
-	l.stopped = true
+	l.stopped.Store(true)
 	l.broadcast()
 	past := time.Now()
 	_, _ = l.waiter.SetDeadline(past), l.events.SetDeadline(past)
@@ -282,8 +331,14 @@ func (l *socketLoop) closeAll() error {
 			errs = append(errs, w.Close())
 		}
 	}
+	if l.guard != nil {
+		l.guard.end()
+	}
+	l.monitoring.Lock()
+	defer l.monitoring.Unlock()
 	if l.monitor != nil {
 		errs = append(errs, l.monitor.Close())
+		l.monitor = nil
 	}
 	if l.receiver != nil {
 		l.receiver.Close()

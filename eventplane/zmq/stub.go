@@ -48,6 +48,9 @@ type unconnected struct{}
 // Connect returns an error that wraps errors.ErrUnsupported.
 func (unconnected) Connect(string) error { return errUnsupported }
 
+// ConnectProving returns an error that wraps errors.ErrUnsupported.
+func (*Subscriber) ConnectProving(string) error { return errUnsupported }
+
 // Disconnect returns an error that wraps errors.ErrUnsupported.
 func (unconnected) Disconnect(string) error { return errUnsupported }
 

@@ -20,7 +20,7 @@ import (
 type Subscriber struct {
 	zc          *Context
 	subject     string
-	probe       string // topic of this subscriber only
+	probe       string // topic of this subscriber only; protected by the lock of the loop
 	queue       *driver.Queue[item]
 	blocks      bool // while the queue is full
 	loop        *socketLoop
@@ -45,6 +45,7 @@ func newSubscriber(c *Context, socket *rawzmq.Socket, subject string, queue driv
 		zc: c, subject: subject, probe: newProbe(), queue: driver.NewQueue[item](queue),
 		blocks: queue.Overflow == driver.Block, loop: loop, connections: connections,
 	}
+	connections.renew = s.renewProbe
 	s.prober, s.replays = newProber(s), newReplayClient(c)
 	s.close = sync.OnceValue(s.closeAll)
 	for _, topic := range []string{subject, s.probe, tickTopic + subject} {
@@ -92,7 +93,29 @@ func (s *Subscriber) Queued() int { return s.queue.Len() }
 // Connect adds the endpoint of a publisher, or the XPUB endpoint of a broker.
 // It only blocks to look up a name, for a second at most: libzmq connects, and
 // reconnects when the connection breaks, in the background.
-func (s *Subscriber) Connect(endpoint string) error { return s.loop.connect(s.connections, endpoint) }
+func (s *Subscriber) Connect(endpoint string) error {
+	return s.loop.connect(s.connections, endpoint, false)
+}
+
+// ConnectProving is like Connect, for a publisher of DirectPublisher: Ready never
+// assumes that it has the subscription, but waits until it answers.
+func (s *Subscriber) ConnectProving(endpoint string) error {
+	return s.loop.connect(s.connections, endpoint, true)
+}
+
+// renewProbe replaces the topic of the probe on all connections, so that answers to
+// the former one count no more. The loop calls it with its lock held.
+func (s *Subscriber) renewProbe() {
+	probe := newProbe()
+	if err := s.loop.socket.Subscribe(probe); err != nil {
+		s.zc.opts.Logger.Debug("zmq: renewing the probe failed", "error", err)
+		return
+	}
+	_ = s.loop.socket.Unsubscribe(s.probe) // it was subscribed to
+	s.probe = probe
+	s.prober.changes++
+	s.loop.checkNow()
+}
 
 // Disconnect removes an endpoint. Messages that its peer has already sent are
 // not lost: the connection ends a second later, or when the peer ends it.
@@ -109,8 +132,8 @@ func (s *Subscriber) Disconnect(endpoint string) error {
 // Without endpoints it returns at once. After a connection was lost and opened again,
 // the peer has to prove anew that it has the subscription.
 //
-// A publisher of this module answers the subscription. One of another library does
-// not; it is assumed to have the subscription 100 ms after the handshake, or later if
+// A publisher of this module answers the subscription. If it is not known to be one,
+// see ConnectProving, and does not answer, it is assumed to have the subscription 100 ms after the handshake, or later if
 // the handshake was slow. Brokers do not answer either: see ConnectProbe.
 func (s *Subscriber) Ready(ctx context.Context) error {
 	return s.loop.await(ctx, s.connections.settled)

@@ -20,6 +20,7 @@ type EventKind uint16
 
 // The changes that a Monitor reports.
 const (
+	Accepted                EventKind = C.ZMQ_EVENT_ACCEPTED
 	Connected               EventKind = C.ZMQ_EVENT_CONNECTED
 	HandshakeSucceeded      EventKind = C.ZMQ_EVENT_HANDSHAKE_SUCCEEDED
 	HandshakeFailedProtocol EventKind = C.ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -31,7 +32,7 @@ const (
 // Event is a change of one connection of a monitored socket.
 type Event struct {
 	Kind     EventKind
-	Value    int    // of Connected and Disconnected: the descriptor of the connection
+	Value    int    // of Accepted, Connected and Disconnected: the descriptor of the connection
 	Endpoint string // as given to Connect, or with its name resolved
 }
 

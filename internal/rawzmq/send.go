@@ -46,8 +46,8 @@ static int send_joined(void *socket, const unsigned char *head, size_t head_size
 }
 
 // send_message sends four frames, the last of which is the fourth argument and
-// the tail.
-static int send_message(void *socket, const unsigned char *a, size_t a_size, const unsigned char *b, size_t b_size,
+// the tail. The type of socket is one that cgo need not check.
+static int send_message(unsigned char *socket, const unsigned char *a, size_t a_size, const unsigned char *b, size_t b_size,
 		const unsigned char *c, size_t c_size, const unsigned char *d, size_t d_size,
 		const unsigned char *tail, size_t tail_size) {
 	if (send_frame(socket, a, a_size, ZMQ_SNDMORE) < 0)
@@ -92,7 +92,7 @@ func (s *Socket) Send(frames *[MaxFrames][]byte, tail []byte) error {
 	c, cSize := pointer(frames[2])
 	d, dSize := pointer(frames[3])
 	t, tSize := pointer(tail)
-	if rc, err := C.send_message(s.ptr, a, aSize, b, bSize, c, cSize, d, dSize, t, tSize); rc < 0 {
+	if rc, err := C.send_message((*C.uchar)(s.ptr), a, aSize, b, bSize, c, cSize, d, dSize, t, tSize); rc < 0 {
 		return failure(err)
 	}
 	return nil

@@ -125,10 +125,15 @@ func (s *Socket) LastEndpoint() (string, error) {
 }
 
 // Subscribe adds a subscription of a SUB socket.
-func (s *Socket) Subscribe(prefix string) error {
+func (s *Socket) Subscribe(prefix string) error { return s.setPrefix(C.ZMQ_SUBSCRIBE, prefix) }
+
+// Unsubscribe removes a subscription of a SUB socket.
+func (s *Socket) Unsubscribe(prefix string) error { return s.setPrefix(C.ZMQ_UNSUBSCRIBE, prefix) }
+
+func (s *Socket) setPrefix(option C.int, prefix string) error {
 	c := C.CString(prefix)
 	defer C.free(unsafe.Pointer(c))
-	if rc, err := C.zmq_setsockopt(s.ptr, C.ZMQ_SUBSCRIBE, unsafe.Pointer(c), C.size_t(len(prefix))); rc != 0 {
+	if rc, err := C.zmq_setsockopt(s.ptr, option, unsafe.Pointer(c), C.size_t(len(prefix))); rc != 0 {
 		return failure(err)
 	}
 	return nil

@@ -65,15 +65,11 @@ func (s *Socket) NewWaiter() (*Waiter, error) {
 	return w, nil
 }
 
-// Wait calls ready, and again after each signal of libzmq, until it returns true or
-// the deadline has passed. Before it returns false, ready must have used the socket
+// Wait calls ready, and again after each signal of libzmq, until it returns true, or
+// the deadline has passed and the error is os.ErrDeadlineExceeded. Before it returns false, ready must have used the socket
 // until it had nothing more. Wait must be called by one goroutine at a time.
 func (w *Waiter) Wait(ready func() bool) error {
-	err := w.conn.Read(func(uintptr) bool { return ready() })
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil
-	}
-	return err
+	return w.conn.Read(func(uintptr) bool { return ready() })
 }
 
 // SetDeadline makes Wait return at t, which may be in the past; zero is never. It
