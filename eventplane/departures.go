@@ -128,7 +128,7 @@ func (d *departures) forget() {
 		case !idle || len(p.held) > 0 || len(p.recovery.slices) > 0 || !before.looked || before.last != p.epoch.last:
 			d.left[id] = departure{last: p.epoch.last, looked: idle}
 		default:
-			d.sequencer.evict(p)
+			d.sequencer.retire(p)
 			delete(d.left, id)
 			d.listed.Delete(id)
 		}

@@ -133,3 +133,40 @@ func TestPublisherReturnsWhileItIsForgotten(t *testing.T) {
 		}
 	})
 }
+
+// A broker that was away delivers events of a publisher that has left meanwhile.
+func TestDepartedPublishersAreNotDeliveredTwice(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, mu := newSequencer(true), &sync.Mutex{}
+		d := &departures{queued: func() int { return 0 }}
+		defer d.end()
+		d.attach(s, mu)
+		d.enter(1, "")
+		deliver := func() (n int) {
+			mu.Lock()
+			defer mu.Unlock()
+			for seq := range uint64(100) {
+				s.add(arrival(1, seq, seq), 8)
+				if _, ok := s.next(); ok {
+					n++
+				}
+			}
+			return n
+		}
+		if n := deliver(); n != 100 {
+			t.Fatalf("%d events were delivered: want 100", n)
+		}
+		d.leave(1)
+		if err := wait.Sleep(t.Context(), 10*leaveDelay); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if s.stampBytes != 0 || d.lists(1) {
+			t.Errorf("%d bytes of the publisher remain, listed: %v", s.stampBytes, d.lists(1))
+		}
+		if n := deliver(); n != 0 || s.stats.duplicates != 100 {
+			t.Errorf("%d events were delivered twice, %d are duplicates: want 0 and 100", n, s.stats.duplicates)
+		}
+	})
+}

@@ -87,6 +87,18 @@ func (s *sequencer) peer(id uint64) *peer {
 	return p
 }
 
+// retire forgets a publisher that has left. On several paths, what was delivered is
+// kept until others need the room: a broker that was away may deliver it again, however
+// much later.
+func (s *sequencer) retire(p *peer) {
+	if !s.multipath {
+		s.evict(p)
+		return
+	}
+	s.stampBytes -= 8 * len(p.epoch.stamps)
+	p.epoch.stamps = nil
+}
+
 // evict removes the state of a peer, after it has delivered the events held.
 func (s *sequencer) evict(p *peer) {
 	s.cancel(p)

@@ -124,8 +124,8 @@ type Stats struct {
 
 	// Publishers maps the id of each publisher to the sequence of the last
 	// event that was delivered or lost. It contains the 65,536 publishers whose events arrived last. On ZMQ
-	// without a broker, and wherever gaps are recovered, publishers that are no longer
-	// registered are removed after a few seconds.
+	// without a broker, and on NATS where gaps are recovered, publishers that are no
+	// longer registered are removed after a few seconds.
 	Publishers map[uint64]uint64
 
 	// LastProof maps the id of each publisher to the time since its last event or
