@@ -83,7 +83,7 @@ natsversions: deps ## Run the tests of leases on released NATS servers, which th
 	$(call gotest,integration/natsversions,./...,-parallel 12 $(RACE))
 
 .PHONY: soak
-soak: deps ## Test discovery under random faults for DURATION, 10m by default (SEED=7 repeats a plan, RUN=TestFaults/file)
+soak: deps ## Test discovery and events under random faults for DURATION, 10m by default (SEED=7 repeats a plan, RUN=TestFaults/file)
 	CGO_ENABLED=1 $(GO) test -vet=off -race -timeout 0 -count 1 -v ./integration/soak -run '$(or $(RUN),.)' \
 		-args -duration $(or $(DURATION),10m) -seed $(or $(SEED),0) $(TESTFLAGS)
 

@@ -26,5 +26,12 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if child, err := serveChild(); child {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "child:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	goleak.VerifyTestMain(m, natstest.IgnoreServer())
 }
