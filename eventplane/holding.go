@@ -7,8 +7,8 @@ import (
 )
 
 // hold holds an event until the gap before it is filled or lost. If there is no
-// room, the event is discarded and recovered later, or else, without recovery, the
-// event that has waited longest is released.
+// room, the event is discarded and recovered later, unless the publisher does not
+// answer, or else, without recovery, the event that has waited longest is released.
 func (s *sequencer) hold(p *peer, ev Event, size int) {
 	at, found := p.search(ev.Sequence)
 	if found {
@@ -28,7 +28,7 @@ func (s *sequencer) hold(p *peer, ev Event, size int) {
 		}
 	}
 	recovers := s.recovers(p)
-	if recovers && s.held.fullWith(p, size) {
+	if recovers && s.held.fullWith(p, size) && !s.makeRoom(p) {
 		after := max(ev.Sequence, ev.Sequence+1) // does not wrap around
 		p.ahead, p.due, p.doubtful = max(p.ahead, after), max(p.due, after), false
 		p.recovery.unplanned = p.recovery.unplanned || len(p.recovery.slices) == 0
@@ -38,6 +38,16 @@ func (s *sequencer) hold(p *peer, ev Event, size int) {
 	for !recovers && s.held.full() && s.held.oldest != nil {
 		s.release(s.held.oldest)
 	}
+}
+
+// makeRoom ends what the events of p are held for, if it is in vain.
+func (s *sequencer) makeRoom(p *peer) bool {
+	if !p.recovery.unanswered() {
+		return false
+	}
+	s.giveUp(p)
+	s.backOff(p)
+	return true
 }
 
 // insert adds an event to those of p that are held. A gap before it that is new has

@@ -138,6 +138,9 @@ func (s *sequencer) request(p *peer, first, last uint64) bool {
 		peer: p, first: first, last: last, next: first, answered: r.answered, announced: p.announces,
 		overlap: e.started && e.at != missing && first > 0 && first == e.expected(),
 	}
+	if r.silences > 0 {
+		sl.reply.Store(unreplied)
+	}
 	if sl.overlap && last-first == driver.MaxReplay-1 {
 		sl.last-- // one answer has no more
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"math"
 	"slices"
+	"sync/atomic"
+	"time"
 )
 
 // recoverer has what the recoveries of all publishers share. The zero value
@@ -18,6 +20,10 @@ import (
 // round; if maxRoundsBehind rounds in succession have not become smaller, the
 // events discarded are lost. Gaps of that publisher are then not recovered until the
 // reader has read all that waits.
+//
+// Nothing is discarded for a publisher that does not answer. When there is no room,
+// its recovery is given up, and what is held is delivered. After each recovery
+// without an answer in succession its gaps are not recovered for longer.
 type recoverer struct {
 	start     func(*slice) // begins a request; nil unless gaps are recovered
 	fromStart bool
@@ -45,6 +51,8 @@ type recovery struct {
 	behind              int  // rounds in succession that have not become smaller
 	slow                bool // gaps are not recovered while drained is slowSince
 	slowSince           uint64
+	silences            int           // recoveries in succession that were not answered
+	silentUntil         time.Duration // gaps are not recovered before, on the sequencer's clock
 
 	any      bool   // events were recovered that have not been reported:
 	from, to uint64 // their sequences
@@ -72,7 +80,16 @@ type slice struct {
 	done     bool
 	canceled bool
 	refused  bool // there was no room: the rest is requested again
+
+	reply atomic.Int32 // one of those below; changed by the replayClient too
 }
+
+// What has been received of a slice.
+const (
+	awaited   = iota
+	unreplied // nothing, for replayPatience or since the last attempt
+	replied
+)
 
 // covers reports whether a sequence need not be requested, and the last one of
 // which that is so too.
@@ -88,7 +105,19 @@ func (sl *slice) covers(seq uint64) (last uint64, ok bool) {
 func (s *sequencer) recovers(p *peer) bool {
 	r := &p.recovery
 	return s.recoverer.enabled() && (p.epoch.started || p.epoch.known || r.history) &&
-		(!r.slow || r.slowSince != s.recoverer.drained)
+		(!r.slow || r.slowSince != s.recoverer.drained) && s.clock >= r.silentUntil
+}
+
+// unanswered reports whether a slice is requested in vain.
+func (r *recovery) unanswered() bool {
+	return slices.ContainsFunc(r.slices, func(sl *slice) bool { return !sl.done && sl.reply.Load() == unreplied })
+}
+
+// backOff is called when a recovery has ended without an answer.
+func (s *sequencer) backOff(p *peer) {
+	r := &p.recovery
+	r.silentUntil = s.clock + min(minSilence<<r.silences, maxSilence)
+	r.silences = min(r.silences+1, 16)
 }
 
 // discover requests the history of a publisher that is registered.
@@ -106,7 +135,8 @@ func (s *sequencer) replayed(sl *slice, ev Event, size int) {
 	}
 	p := sl.peer
 	r := &p.recovery
-	r.answered = true
+	r.answered, r.silences = true, 0
+	sl.reply.Store(replied)
 	switch {
 	case sl.overlap && ev.Sequence == sl.first-1:
 		if p.epoch.last == ev.Sequence && p.epoch.at != missing && p.epoch.at != ev.PublishedAt {
@@ -184,6 +214,9 @@ func (s *sequencer) finish(sl *slice, failed bool) {
 	switch {
 	case failed:
 		s.giveUp(p)
+		if sl.reply.Load() == unreplied {
+			s.backOff(p)
+		}
 	case !sl.found && sl.last == math.MaxUint64:
 		r.open = false
 	case !sl.found && p.doubtful && p.ahead > sl.last && !p.holdsFrom(sl.first):

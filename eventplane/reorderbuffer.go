@@ -17,6 +17,8 @@ const (
 	maxSlices        = 256 // of all publishers
 	maxRoundsBehind  = 3
 	minRoundsCounted = maxHeldEventsOf
+	minSilence       = time.Second // without recovery
+	maxSilence       = time.Minute
 )
 
 // staleAfter is the time in milliseconds that no event waits on its way unless a

@@ -23,6 +23,10 @@ const (
 	maxReplays     = 8
 )
 
+// A publisher that has not answered a request for replayPatience is treated as one
+// that does not answer where events would be discarded for it otherwise.
+const replayPatience = 100 * time.Millisecond
+
 var replayQueue = driver.QueueOptions{Size: 2 * driver.MaxReplay, Bytes: maxHeldBytesOf, Overflow: driver.Block}
 
 // errNoProgress is the cause of a request that has been canceled.
@@ -109,10 +113,15 @@ func (c *replayClient) request(sl *slice) error {
 		case err == nil || sl.context.Err() != nil:
 			return err
 		case left, errors.Is(err, driver.ErrNoReplay) && !sl.answered && r.next == start && (!r.ours || attempt > 1):
+			if r.next == before {
+				sl.reply.Store(unreplied)
+			}
 			return err
 		case r.next != before:
 			attempt = 1
 			pause.Reset()
+		default:
+			sl.reply.Store(unreplied)
 		}
 		if attempt == replayAttempts {
 			return err
@@ -145,6 +154,7 @@ func (r *replayRequest) try() (left bool, err error) {
 	defer cancel(nil)
 	stalled := time.AfterFunc(replayTimeout, func() { cancel(errNoProgress) })
 	defer stalled.Stop()
+	defer time.AfterFunc(replayPatience, func() { sl.reply.CompareAndSwap(awaited, unreplied) }).Stop()
 	address, left := c.address(sl.peer.id)
 	r.ours = r.ours || address != ""
 	request := driver.ReplayRequest{PublisherID: sl.peer.id, Address: address, First: r.next, Last: sl.last}
@@ -168,6 +178,7 @@ func (r *replayRequest) deliver(m *driver.Message) {
 		return
 	}
 	r.next = env.Sequence + 1
+	sl.reply.Store(replied)
 	r.client.results.Push(replayResult{slice: sl, event: Event{Envelope: env}, size: len(m.Body)}, len(m.Body))
 	r.client.wake()
 }

@@ -1,6 +1,7 @@
 package eventplane
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,4 +40,70 @@ func TestPublishersThatDoNotReplayAreNotAskedAgain(t *testing.T) {
 			})
 		})
 	}
+}
+
+// readAll reads until nothing has come for a minute, and returns the number of events,
+// of those that were missed before them, and the longest time without an event.
+func readAll(t *testing.T, s *Subscriber) (received, missed uint64, stall time.Duration) {
+	t.Helper()
+	for {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		before := time.Now()
+		ev, err := s.Next(ctx)
+		cancel()
+		if err != nil {
+			return received, missed, stall
+		}
+		received, missed, stall = received+1, missed+ev.Missed, max(stall, time.Since(before))
+	}
+}
+
+// Nothing that has arrived is lost because a publisher cannot be reached for replay:
+// one event in 50,000 does not arrive at 20,000 a second.
+func TestUnansweredRecoveryLosesNothingThatArrived(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, s := newRecoveryTest(t, SubscriberOptions{}, 0)
+		r.delay = time.Hour
+		const sent, lost = 200_000, 4
+		go func() {
+			for seq := range uint64(sent) {
+				if seq%50_000 != 100 {
+					r.events(1, seq)
+				}
+				time.Sleep(50 * time.Microsecond)
+			}
+		}()
+		received, missed, stall := readAll(t, s)
+		if received != sent-lost || missed != lost || stall > time.Second {
+			t.Errorf("%d events, %d missed, none for %v: want %d and %d", received, missed, stall, sent-lost, lost)
+		}
+	})
+}
+
+// The gaps of a publisher that does not answer hold its events ever less often, and
+// are recovered again once it answers.
+func TestUnansweredRecoveriesBackOff(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, s := newRecoveryTest(t, SubscriberOptions{}, 10_000)
+		r.delay = time.Hour
+		const gaps = 400
+		go func() {
+			for i := range uint64(gaps) {
+				r.events(1, 2*i)
+				time.Sleep(100 * time.Millisecond)
+			}
+		}()
+		received, missed, _ := readAll(t, s)
+		if n := len(r.requests); received != gaps || missed != gaps-1 || n > 6*replayAttempts {
+			t.Errorf("%d events, %d missed, %d requests: want %d, %d and few", received, missed, n, gaps, gaps-1)
+		}
+		r.delay = time.Millisecond
+		r.events(1, 2*gaps)
+		received, missed, _ = readAll(t, s)
+		if received != 2 || missed != 0 {
+			t.Errorf("%d events, %d missed: want 2 and none", received, missed)
+		}
+	})
 }
