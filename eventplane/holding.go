@@ -34,7 +34,7 @@ func (s *sequencer) hold(p *peer, ev Event, size int) {
 		p.recovery.unplanned = p.recovery.unplanned || len(p.recovery.slices) == 0
 		return
 	}
-	s.insert(p, at, &heldEvent{peer: p, event: ev, size: size}, s.paths(p))
+	s.insert(p, at, &heldEvent{peer: p, event: ev, size: size}, s.paths(p) || s.probing(p))
 	for !recovers && s.held.full() && s.held.oldest != nil {
 		s.release(s.held.oldest)
 	}
@@ -42,11 +42,15 @@ func (s *sequencer) hold(p *peer, ev Event, size int) {
 
 // makeRoom ends what the events of p are held for, if it is in vain.
 func (s *sequencer) makeRoom(p *peer) bool {
-	if !p.recovery.unanswered() {
+	switch {
+	case s.probing(p):
+		s.cancel(p)
+	case p.recovery.unanswered():
+		s.giveUp(p)
+		s.backOff(p)
+	default:
 		return false
 	}
-	s.giveUp(p)
-	s.backOff(p)
 	return true
 }
 
@@ -61,10 +65,15 @@ func (s *sequencer) insert(p *peer, at int, h *heldEvent, waits bool) {
 }
 
 // advance sets the clock, and ends the wait of the events whose deadlines have
-// passed.
+// passed, unless a probe may still be answered.
 func (s *sequencer) advance(to time.Duration) {
 	s.clock = to
 	for h := s.held.oldest; h != nil && h.deadline <= to; h = s.held.oldest {
+		if p := h.peer; !h.tick && s.probing(p) && to < p.recovery.slices[0].began+probeTimeout {
+			s.held.unlist(h)
+			s.held.list(h, to)
+			continue
+		}
 		s.release(h)
 	}
 }
@@ -80,12 +89,15 @@ func (s *sequencer) flush() {
 	}
 }
 
-// release ends the wait of an event or tick for another path: the gaps before it are
-// recovered, or lost.
+// release ends the wait of an event or tick for another path, or for a probe: the
+// gaps before it are recovered, or lost.
 func (s *sequencer) release(h *heldEvent) {
 	p := h.peer
 	switch {
 	case !h.tick:
+		if s.probing(p) {
+			s.cancel(p)
+		}
 		s.held.unlist(h)
 		s.discardStale(p)
 	case s.peers[p.id] != p:

@@ -116,7 +116,8 @@ func (s *sequencer) probe(p *peer, seq uint64) {
 }
 
 // probing reports whether events of p are held until a restart is confirmed. On
-// several paths a probe is more likely to be in vain.
+// several paths a probe is more likely to be in vain. An event waits for a probe no
+// longer than advance allows.
 func (s *sequencer) probing(p *peer) bool {
 	sl := p.recovery.slices
 	return len(sl) > 0 && sl[0].probe && !sl[0].done && !s.paths(p)
@@ -135,7 +136,7 @@ func (s *sequencer) request(p *peer, first, last uint64) bool {
 	s.recoverer.active++
 	e := &p.epoch
 	sl := &slice{
-		peer: p, first: first, last: last, next: first, answered: r.answered, announced: p.announces,
+		peer: p, first: first, last: last, next: first, answered: r.answered, announced: p.announces, began: s.clock,
 		overlap: e.started && e.at != missing && first > 0 && first == e.expected(),
 	}
 	if r.silences > 0 {

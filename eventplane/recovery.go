@@ -78,13 +78,14 @@ type slice struct {
 	next     uint64 // events before are resolved: delivered, held or no longer kept
 	found    bool   // any event is still kept
 	done     bool
+	began    time.Duration // on the sequencer's clock
 	canceled bool
 	refused  bool // there was no room: the rest is requested again
 
 	reply atomic.Int32 // one of those below; changed by the replayClient too
 }
 
-// What has been received of a slice.
+// States of the answer to a slice.
 const (
 	awaited   = iota
 	unreplied // nothing, for replayPatience or since the last attempt
@@ -213,7 +214,9 @@ func (s *sequencer) finish(sl *slice, failed bool) {
 	r := &p.recovery
 	switch {
 	case failed:
-		s.giveUp(p)
+		if !sl.probe {
+			s.giveUp(p)
+		}
 		if sl.reply.Load() == unreplied {
 			s.backOff(p)
 		}

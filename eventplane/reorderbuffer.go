@@ -19,6 +19,7 @@ const (
 	minRoundsCounted = maxHeldEventsOf
 	minSilence       = time.Second // without recovery
 	maxSilence       = time.Minute
+	probeTimeout     = 100 * time.Millisecond // that events are held for a probe
 )
 
 // staleAfter is the time in milliseconds that no event waits on its way unless a
@@ -53,9 +54,13 @@ func (b *reorderBuffer) add(h *heldEvent, now time.Duration, waits bool) {
 	b.events++
 	b.bytes += h.size
 	h.peer.heldBytes += h.size
-	if !waits {
-		return
+	if waits {
+		b.list(h, now)
 	}
+}
+
+// list appends an event to those that wait.
+func (b *reorderBuffer) list(h *heldEvent, now time.Duration) {
 	h.listed, h.deadline, h.prev = true, now+b.timeout, b.newest
 	if h.prev == nil {
 		b.oldest = h
