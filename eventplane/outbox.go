@@ -225,6 +225,7 @@ type PublisherStats struct {
 	Lost      uint64 // events dropped before they could be sent
 	Failed    uint64 // events that the transport did not accept
 	Refused   uint64 // calls of Publish that failed before the event had a sequence
+	Dropped   uint64 // of those sent, events that ZMQ dropped while subscribers did not read
 
 	Kept      uint64 // events in the history
 	KeptBytes uint64 // their size
@@ -235,9 +236,13 @@ func (b *outbox) stats() PublisherStats {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	h := &b.history
+	var dropped uint64
+	if d, ok := b.conn.Publisher.(driver.DropCounter); ok {
+		dropped = d.Dropped()
+	}
 	return PublisherStats{
 		Published: h.next, Sent: b.sent, Pending: h.next - h.cursor + uint64(b.inflight), Lost: h.lost,
-		Failed: b.failed, Refused: b.refused,
+		Failed: b.failed, Refused: b.refused, Dropped: dropped,
 		Kept: h.next - h.first, KeptBytes: uint64(h.bytes), Replayed: b.replayed,
 	}
 }

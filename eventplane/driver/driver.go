@@ -96,6 +96,13 @@ type SubscriberWaiter interface {
 	WaitSubscribers(ctx context.Context, n int) error
 }
 
+// DropCounter is implemented by publishers that drop events while peers do not read.
+type DropCounter interface {
+	// Dropped returns the number of events for which Publish returned nil, and which
+	// it sent to no peer. It is safe for concurrent use.
+	Dropped() uint64
+}
+
 // Subscriber receives the messages of one subject.
 type Subscriber interface {
 	// Next fills m with the next message, of any kind. It blocks until a message arrives,

@@ -343,6 +343,19 @@ func (c *connections) reconnect(now time.Time) {
 	}
 }
 
+// connectAgain connects to a peer again, and discards what waits for it. libzmq itself
+// keeps the queue when it connects again.
+func (c *connections) connectAgain(k *connection, now time.Time) {
+	c.closed(k)
+	c.clearBroken(k)
+	c.deleteAddresses(k)
+	if err := errors.Join(c.socket.Disconnect(k.endpoint), c.dial(k)); err != nil {
+		c.log.Debug("zmq: reconnect failed", "endpoint", k.endpoint, "error", err)
+		k.brokenAt = now
+		c.broken = append(c.broken, k)
+	}
+}
+
 // warn logs the first problem of a connection as a warning, and later ones for
 // debugging.
 func (c *connections) warn(k *connection, text string) {

@@ -4,6 +4,8 @@ package zmq
 
 import (
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,6 +57,13 @@ func (g *floodGuard) handleEvent(e rawzmq.Event) {
 	case rawzmq.Disconnected:
 		delete(g.accepted, e.Value)
 	}
+}
+
+// descriptors returns those of the connections.
+func (g *floodGuard) descriptors() []int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Collect(maps.Keys(g.accepted))
 }
 
 // begin is called before subscriptions are read, and end when there are no more.

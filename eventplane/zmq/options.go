@@ -21,6 +21,13 @@ type Options struct {
 	// 100,000.
 	HWM int
 
+	// MaxQueued bounds the events of 1 KiB or more that wait in a Publisher, by the
+	// sum of their bytes; 0 means 128 MiB. An event that waits for several
+	// subscribers counts once, and one event may exceed the bound. While half of it
+	// stays exceeded, the publisher disconnects the slowest peer every tenth of a second (on
+	// Linux). At the bound it drops events for all; see Publisher.Dropped.
+	MaxQueued int
+
 	// QueueSize is the number of received messages that a Subscriber queues
 	// for Next before it drops some; 0 means 65,536. libzmq queues at
 	// most 1,000 messages of each peer before it.
@@ -63,6 +70,8 @@ const (
 	assumeBrokerAfter = time.Second
 )
 
+const defaultMaxQueued = 128 << 20
+
 // MaxIOThreads is the largest number of threads for Options.IOThreads.
 const MaxIOThreads = rawzmq.MaxIOThreads
 
@@ -79,6 +88,7 @@ func (o Options) withDefaults() (Options, error) {
 	}{
 		{"IOThreads", &o.IOThreads, 1},
 		{"HWM", &o.HWM, rawzmq.DefaultHWM},
+		{"MaxQueued", &o.MaxQueued, defaultMaxQueued},
 		{"QueueSize", &o.QueueSize, driver.DefaultQueueSize},
 		{"QueueBytes", &o.QueueBytes, driver.DefaultQueueBytes},
 	} {

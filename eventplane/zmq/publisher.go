@@ -29,6 +29,7 @@ type Publisher struct {
 	control       []byte        // reused: the body of a control message
 	replay        *replayServer // nil unless ServeReplay was called
 	id, next      uint64        // publisher id, and sequence of the next event
+	backlog       backlog
 }
 
 var errListens = errors.New("the publisher listens: want one that BrokerPublisher opened")
@@ -60,7 +61,8 @@ func (p *Publisher) Check(size int) error {
 	return nil
 }
 
-// Publish sends m. It never blocks: subscribers that are too slow miss m.
+// Publish sends m. It never blocks: subscribers that are too slow miss m. While
+// Options.MaxQueued bytes wait for some, no subscriber receives large events.
 func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -76,6 +78,9 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	var err error
 	if m.Kind == driver.Event {
 		p.id, p.next = m.PublisherID, m.Sequence+1
+		if !p.admit(len(m.Body)) {
+			return nil
+		}
 		err = p.send(m.Subject, m.PublisherID, m.Sequence, m.Body)
 	} else {
 		err = p.send(tickTopic+m.Subject, m.PublisherID, m.Sequence, p.controlBody(m.PublisherID, m.Sequence))

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"math/bits"
 	"net"
 	"slices"
 	"strings"
@@ -21,11 +20,17 @@ import (
 )
 
 const (
-	// Of a ROUTER: the requests that wait on a connection, and the events. The latter
-	// are fewer if they are large: replayQueueBytes for each client.
-	requestHWM       = 16
-	replayHWM        = 2048
-	replayQueueBytes = 8 << 20
+	// Of a ROUTER: the requests that wait on a connection, and the messages of
+	// answers. The mark must stay the same while there are connections: the reading
+	// side of a queue acknowledges only every half of its mark, so that the queue
+	// would count as full for ever under a much lower one.
+	requestHWM = 16
+	replayHWM  = 2048
+
+	// Large events are bounded by their bytes: those that wait for one client, and
+	// for all. They are exceeded by a batch at most.
+	maxReplayQueue  = 8 << 20
+	maxReplayQueues = 64 << 20
 
 	// maxRequests is the number of requests of one client that are answered in turn.
 	// Two are enough to keep a connection busy.
@@ -57,18 +62,20 @@ type replayServer struct {
 	stopped bool
 
 	// Of the goroutine.
-	clients []*replayPeer // those with requests, in turn
-	byID    map[string]*replayPeer
+	clients []*replayPeer          // those with requests, or with events that wait for them, in turn
+	byID    map[string]*replayPeer // the same
+	queued  int                    // bytes of large events that wait for clients
 	refused uint64
-	hwm     int
 	events  []driver.Message // reused
 	batch   rawzmq.Batch     // reused
 	head    []byte           // reused: id, sequence and header of an event
 }
 
-// replayPeer is a client whose requests have not been answered completely.
+// replayPeer is a client whose requests have not been answered completely, or which
+// has not read the answers.
 type replayPeer struct {
 	id       string
+	queue    rawzmq.Queue
 	requests []replayAnswer
 	pause    time.Duration // before the next attempt; 0 if it reads
 	retryAt  time.Time
@@ -121,7 +128,7 @@ func (r *replayServer) open(c *Context, host string) (err error) {
 	if r.socket, err = c.socket(rawzmq.ROUTER, rawzmq.Options{ReceiveHWM: requestHWM, MaxFrame: rawzmq.MaxSubscription}); err != nil {
 		return err
 	}
-	if err := r.setHWM(replayHWM); err != nil {
+	if err := r.socket.Set(rawzmq.SendHWM, replayHWM); err != nil {
 		return err
 	}
 	if r.endpoint, err = listen(r.socket, host); err != nil {
@@ -132,14 +139,6 @@ func (r *replayServer) open(c *Context, host string) (err error) {
 	}
 	r.waiter, err = r.socket.NewWaiter()
 	return err
-}
-
-func (r *replayServer) setHWM(n int) error {
-	if n == r.hwm {
-		return nil
-	}
-	r.hwm = n
-	return r.socket.Set(rawzmq.SendHWM, n)
 }
 
 // close ends the goroutine. libzmq still sends for a second.
@@ -161,6 +160,9 @@ func (r *replayServer) close() error {
 	}
 	if r.socket != nil {
 		errs = append(errs, r.socket.Close())
+	}
+	for _, c := range r.clients {
+		c.queue.Release()
 	}
 	if r.refused > 0 {
 		r.log.Debug("zmq: requests for replay were refused", "publisher_id", r.publisherID, "count", r.refused)
@@ -187,16 +189,27 @@ func (r *replayServer) ended() bool {
 // called again without a signal.
 func (r *replayServer) step() (again bool) {
 	now := time.Now()
+	r.queued = 0
+	for _, c := range r.clients {
+		r.queued += c.queue.Bytes()
+	}
 	r.clients = slices.DeleteFunc(r.clients, func(c *replayPeer) bool {
-		if c.retryAt.After(now) || r.serve(c, now) {
+		if !c.retryAt.After(now) && len(c.requests) > 0 && !r.serve(c, now) {
+			c.requests, c.stalled = nil, time.Time{}
+		}
+		if len(c.requests) > 0 || c.queue.Bytes() > 0 {
 			return false
 		}
+		c.queue.Release()
 		delete(r.byID, c.id)
 		return true
 	})
 	again = r.receiver.Each(r.accept)
 	var next time.Time
 	for _, c := range r.clients {
+		if len(c.requests) == 0 {
+			continue
+		}
 		again = again || !c.retryAt.After(now)
 		if next.IsZero() || c.retryAt.Before(next) {
 			next = c.retryAt
@@ -229,7 +242,12 @@ func (r *replayServer) accept(m *rawzmq.Message) {
 		r.refuse("last sequence before the first")
 		return
 	case c == nil:
-		c = &replayPeer{id: string(m.Frames[0])}
+		queue, err := rawzmq.NewQueue()
+		if err != nil {
+			r.refuse(err.Error())
+			return
+		}
+		c = &replayPeer{id: string(m.Frames[0]), queue: queue}
 		r.byID[c.id] = c
 		r.clients = append(r.clients, c)
 	case len(c.requests) == maxRequests:
@@ -247,6 +265,9 @@ func (r *replayServer) refuse(reason string) {
 
 // serve sends the next batch to a client, and reports whether it has more requests.
 func (r *replayServer) serve(c *replayPeer, now time.Time) (more bool) {
+	if c.queue.Bytes() >= maxReplayQueue || r.queued >= maxReplayQueues {
+		return c.wait(now)
+	}
 	a := &c.requests[0]
 	most := math.MaxInt
 	if c.pause > 0 {
@@ -259,7 +280,8 @@ func (r *replayServer) serve(c *replayPeer, now time.Time) (more bool) {
 	} else {
 		r.encodeEnd(a)
 	}
-	sent, err := r.socket.SendRouted([]byte(c.id), &r.batch)
+	sent, err := r.socket.SendRouted([]byte(c.id), &r.batch, c.queue)
+	r.queued += r.batch.Size()
 	if sent > 0 {
 		c.pause, c.retryAt, c.stalled = 0, time.Time{}, time.Time{}
 		if len(r.events) == 0 {
@@ -273,24 +295,27 @@ func (r *replayServer) serve(c *replayPeer, now time.Time) (more bool) {
 		return true
 	case !errors.Is(err, syscall.EAGAIN): // EHOSTUNREACH, or the process is short of memory
 		return false
-	case c.stalled.IsZero():
+	}
+	return c.wait(now)
+}
+
+// wait makes the next attempt later, and reports whether there is one: not after
+// replayStall.
+func (c *replayPeer) wait(now time.Time) bool {
+	if c.stalled.IsZero() {
 		c.stalled = now
-	case now.Sub(c.stalled) > replayStall:
-		return false
 	}
 	c.pause = min(max(2*c.pause, minReplayPause), maxReplayPause)
 	c.retryAt = now.Add(c.pause)
-	return true
+	return now.Sub(c.stalled) <= replayStall
 }
 
 func (r *replayServer) encodeEvents(engine bool) {
-	largest := 0
 	if r.batch.Reset(4); engine {
 		r.batch.Reset(3)
 	}
 	for i := range r.events {
 		m := &r.events[i]
-		largest = max(largest, len(m.Body))
 		r.head = binary.BigEndian.AppendUint64(r.head[:0], r.publisherID)
 		r.head = binary.BigEndian.AppendUint64(r.head, m.Sequence)
 		r.head = appendHeader(r.head, len(m.Body))
@@ -304,8 +329,6 @@ func (r *replayServer) encodeEvents(engine bool) {
 		r.batch.Append(r.head[idSize : 2*idSize])
 		r.batch.Append(r.head[2*idSize:], m.Body)
 	}
-	// Powers of two, so that it rarely changes. It fails only without memory.
-	_ = r.setHWM(min(max(replayQueueBytes>>bits.Len(uint(largest)), 2), replayHWM))
 }
 
 // encodeEnd encodes the end of an answer, which has no event: a sequence that none

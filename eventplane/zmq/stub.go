@@ -72,6 +72,9 @@ func (*Publisher) Check(int) error { return errUnsupported }
 // Publish returns an error that wraps errors.ErrUnsupported.
 func (*Publisher) Publish(context.Context, *driver.Message) error { return errUnsupported }
 
+// Dropped returns 0.
+func (*Publisher) Dropped() uint64 { return 0 }
+
 // WaitSubscribers returns an error that wraps errors.ErrUnsupported.
 func (*Publisher) WaitSubscribers(context.Context, int) error { return errUnsupported }
 

@@ -64,6 +64,10 @@ const (
 	// process if the system cannot start as many as it should.
 	MaxIOThreads = 64
 
+	// LargeFrame is the size of the smallest frame that a Queue counts, in bytes. A
+	// high-water mark bounds the memory of smaller ones.
+	LargeFrame = 1 << 10
+
 	// MaxFrames is the number of frames of an event. A Receiver keeps no more
 	// of any message.
 	MaxFrames = 4

@@ -37,6 +37,10 @@ const (
 	// abort the process while a peer disconnects: libzmq issue 3442.
 	sendLinger = 200 * time.Millisecond
 
+	// brokenLinger is how long libzmq keeps what is queued for a peer whose
+	// connection has ended, which it cannot send any more.
+	brokenLinger = 10 * time.Millisecond
+
 	// routerLinger is the same for a ROUTER, whose peers wait for what is queued.
 	routerLinger = time.Second
 
@@ -99,6 +103,7 @@ func (s *Socket) set(kind Kind, o Options) error {
 		options[routerMandatory] = 1
 		options[lingerTime] = int(routerLinger.Milliseconds())
 	}
+	s.linger = options[lingerTime]
 	errs := []error{s.setMaxFrame(o.MaxFrame), s.refuseOldPeers()}
 	for option, value := range options {
 		errs = append(errs, s.Set(option, value))

@@ -9,10 +9,8 @@ package rawzmq
 #cgo nocallback send_frame
 #cgo noescape send_routed
 #cgo nocallback send_routed
-#include <errno.h>
-#include <stdint.h>
 #include <string.h>
-#include <zmq.h>
+#include "queue.h"
 
 static int send_frame(void *socket, const unsigned char *data, size_t size, int flags) {
 	int rc;
@@ -22,12 +20,13 @@ static int send_frame(void *socket, const unsigned char *data, size_t size, int 
 	return rc;
 }
 
-// send_joined sends head and tail as one frame, the last of its message.
-static int send_joined(void *socket, const unsigned char *head, size_t head_size,
-		const unsigned char *tail, size_t tail_size) {
+// send_joined sends head and tail as one frame, which q counts if it is large.
+static int send_joined(void *socket, struct queue *q, const unsigned char *head, size_t head_size,
+		const unsigned char *tail, size_t tail_size, int flags) {
 	int rc;
 	zmq_msg_t frame;
-	if (zmq_msg_init_size(&frame, head_size + tail_size) < 0)
+	size_t size = head_size + tail_size;
+	if ((size < LARGE_FRAME ? zmq_msg_init_size(&frame, size) : init_counted(&frame, q, size)) < 0)
 		return -1;
 	unsigned char *data = zmq_msg_data(&frame);
 	if (head_size > 0)
@@ -35,7 +34,7 @@ static int send_joined(void *socket, const unsigned char *head, size_t head_size
 	if (tail_size > 0)
 		memcpy(data + head_size, tail, tail_size);
 	do
-		rc = zmq_msg_send(&frame, socket, ZMQ_DONTWAIT);
+		rc = zmq_msg_send(&frame, socket, flags | ZMQ_DONTWAIT);
 	while (rc < 0 && zmq_errno() == EINTR);
 	if (rc < 0) {
 		int error = zmq_errno();
@@ -47,14 +46,14 @@ static int send_joined(void *socket, const unsigned char *head, size_t head_size
 
 // send_message sends four frames, the last of which is the fourth argument and
 // the tail. The type of socket is one that cgo need not check.
-static int send_message(unsigned char *socket, const unsigned char *a, size_t a_size, const unsigned char *b, size_t b_size,
+static int send_message(unsigned char *socket, struct queue *q, const unsigned char *a, size_t a_size, const unsigned char *b, size_t b_size,
 		const unsigned char *c, size_t c_size, const unsigned char *d, size_t d_size,
 		const unsigned char *tail, size_t tail_size) {
 	if (send_frame(socket, a, a_size, ZMQ_SNDMORE) < 0)
 		return -1;
 	if (send_frame(socket, b, b_size, ZMQ_SNDMORE) >= 0 &&
 			send_frame(socket, c, c_size, ZMQ_SNDMORE) >= 0 &&
-			send_joined(socket, d, d_size, tail, tail_size) >= 0)
+			send_joined(socket, q, d, d_size, tail, tail_size, 0) >= 0)
 		return 0;
 	// An empty frame ends the message: else the next message would continue it.
 	int error = zmq_errno();
@@ -65,13 +64,13 @@ static int send_message(unsigned char *socket, const unsigned char *a, size_t a_
 
 // send_routed sends messages to one peer of a ROUTER, and returns how many: fewer
 // than count if it failed.
-static size_t send_routed(void *socket, const unsigned char *peer, size_t peer_size, const unsigned char *data,
+static size_t send_routed(void *socket, struct queue *q, const unsigned char *peer, size_t peer_size, const unsigned char *data,
 		const uint32_t *sizes, size_t frames, size_t count) {
 	for (size_t sent = 0; sent < count; sent++) {
 		if (send_frame(socket, peer, peer_size, ZMQ_SNDMORE) < 0)
 			return sent;
 		for (size_t i = 0; i < frames; i++) {
-			if (send_frame(socket, data, sizes[i], i + 1 < frames ? ZMQ_SNDMORE : 0) < 0)
+			if (send_joined(socket, q, data, sizes[i], NULL, 0, i + 1 < frames ? ZMQ_SNDMORE : 0) < 0)
 				return sent;
 			data += sizes[i];
 		}
@@ -85,14 +84,14 @@ import "C"
 import "unsafe"
 
 // Send sends a message of MaxFrames frames without waiting. The last frame is
-// that of frames, followed by tail. All of them are copied.
+// that of frames, followed by tail. All of them are copied. Queued counts it.
 func (s *Socket) Send(frames *[MaxFrames][]byte, tail []byte) error {
 	a, aSize := pointer(frames[0])
 	b, bSize := pointer(frames[1])
 	c, cSize := pointer(frames[2])
 	d, dSize := pointer(frames[3])
 	t, tSize := pointer(tail)
-	if rc, err := C.send_message((*C.uchar)(s.ptr), a, aSize, b, bSize, c, cSize, d, dSize, t, tSize); rc < 0 {
+	if rc, err := C.send_message((*C.uchar)(s.ptr), s.queue.ptr, a, aSize, b, bSize, c, cSize, d, dSize, t, tSize); rc < 0 {
 		return failure(err)
 	}
 	return nil
@@ -120,14 +119,14 @@ func (b *Batch) Append(parts ...[]byte) {
 // Size returns the number of bytes of all frames.
 func (b *Batch) Size() int { return len(b.data) }
 
-// SendRouted sends messages of a ROUTER to one peer without waiting. It returns how
-// many it has sent, and why it has not sent the others: EAGAIN if the peer has no
-// room, EHOSTUNREACH if it is not connected.
-func (s *Socket) SendRouted(peer []byte, b *Batch) (sent int, err error) {
+// SendRouted sends messages of a ROUTER to one peer without waiting, and counts them
+// in q. It returns how many it has sent, and why it has not sent the others: EAGAIN
+// if the peer has no room, EHOSTUNREACH if it is not connected.
+func (s *Socket) SendRouted(peer []byte, b *Batch, q Queue) (sent int, err error) {
 	count := len(b.sizes) / b.frames
 	p, pSize := pointer(peer)
 	data, _ := pointer(b.data)
-	n, err := C.send_routed(s.ptr, p, pSize, data, (*C.uint32_t)(unsafe.SliceData(b.sizes)), C.size_t(b.frames), C.size_t(count))
+	n, err := C.send_routed(s.ptr, q.ptr, p, pSize, data, (*C.uint32_t)(unsafe.SliceData(b.sizes)), C.size_t(b.frames), C.size_t(count))
 	if int(n) == count {
 		return count, nil
 	}

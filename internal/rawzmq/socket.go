@@ -31,8 +31,11 @@ const (
 // Socket is a socket of libzmq. It is not safe for concurrent use, and must
 // not be used after Close.
 type Socket struct {
-	ctx *Context
-	ptr unsafe.Pointer
+	ctx   *Context
+	ptr   unsafe.Pointer
+	queue Queue
+
+	linger int // milliseconds; see set
 }
 
 // Socket opens a socket that communicates with peers of a network.
@@ -52,7 +55,11 @@ func (c *Context) open(kind C.int) (*Socket, error) {
 	if ptr == nil {
 		return nil, fmt.Errorf("open a socket: %w", failure(err))
 	}
-	return &Socket{ctx: c, ptr: ptr}, nil
+	s := &Socket{ctx: c, ptr: ptr}
+	if s.queue, err = NewQueue(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
 // pairEnd opens one end of a connection inside of this process. It has no high-water mark: the monitor of a
@@ -72,8 +79,13 @@ func (c *Context) pairEnd(endpoint string, attach func(*Socket, string) error) (
 // Pointer returns libzmq's handle, for code in C that works on the socket.
 func (s *Socket) Pointer() unsafe.Pointer { return s.ptr }
 
+// Queued returns the size of the large frames that Send has sent and libzmq has not
+// freed, in bytes.
+func (s *Socket) Queued() int { return s.queue.Bytes() }
+
 // Close closes the socket. Queued messages are still sent for the linger time.
 func (s *Socket) Close() error {
+	defer s.queue.Release()
 	if rc, err := C.zmq_close(s.ptr); rc != 0 {
 		return fmt.Errorf("close a socket: %w", failure(err))
 	}
@@ -85,6 +97,13 @@ func (s *Socket) Close() error {
 func (s *Socket) Bind(endpoint string) error {
 	c := C.CString(endpoint)
 	defer C.free(unsafe.Pointer(c))
+	if s.linger > 0 {
+		// The connections inherit it. That of the socket still applies when it is closed.
+		if err := s.Set(lingerTime, int(brokenLinger.Milliseconds())); err != nil {
+			return err
+		}
+		defer func() { _ = s.Set(lingerTime, s.linger) }() // it fails for no such value
+	}
 	if rc, err := C.zmq_bind(s.ptr, c); rc != 0 {
 		return failure(err)
 	}
