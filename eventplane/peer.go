@@ -99,6 +99,24 @@ func (s *sequencer) retire(p *peer) {
 	p.epoch.stamps = nil
 }
 
+// announced finds the state of a publisher that a control message names, or creates it
+// as the least recently used: such messages are easily forged, and must not evict the
+// state of a publisher whose events arrive.
+func (s *sequencer) announced(id uint64) *peer {
+	p, oldest := s.peers[id], s.recent.prev
+	switch {
+	case p != nil:
+		return p
+	case s.multipath && !s.recoverer.enabled(), len(s.peers) >= s.limit && oldest.epoch.started:
+		return nil
+	}
+	p = s.peer(id)
+	p.prev.next, p.next.prev = p.next, p.prev
+	p.prev, p.next = s.recent.prev, &s.recent
+	p.prev.next, p.next.prev = p, p
+	return p
+}
+
 // evict removes the state of a peer, after it has delivered the events held.
 func (s *sequencer) evict(p *peer) {
 	s.cancel(p)

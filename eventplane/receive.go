@@ -136,6 +136,9 @@ func (s *Subscriber) receive(ctx context.Context, wait time.Duration) error {
 	}
 	switch {
 	case err == nil && s.msg.Kind != driver.Event:
+		if s.onlyListed && !s.conn.departures.lists(s.msg.PublisherID) {
+			return nil
+		}
 		s.sequencer.control(s.msg.PublisherID, s.msg.Sequence)
 		return nil
 	case err == nil:

@@ -95,12 +95,9 @@ func (s *sequencer) duplicate(p *peer) {
 // control processes a Ready or Tick message: the events of a publisher before next
 // have been sent.
 func (s *sequencer) control(id, next uint64) {
-	p := s.peers[id]
+	p := s.announced(id)
 	if p == nil {
-		if !s.recoverer.enabled() {
-			return
-		}
-		p = s.peer(id)
+		return
 	}
 	p.proof, p.announces = max(s.clock, 1), true
 	r := &p.recovery
@@ -108,7 +105,7 @@ func (s *sequencer) control(id, next uint64) {
 	case !p.epoch.started && !p.epoch.known && !r.history:
 		// A broker that was away may deliver an old one, which must not become the
 		// subscriber's starting point.
-		if s.recoverer.enabled() && !s.paths(p) {
+		if !s.paths(p) {
 			p.epoch.floor, p.epoch.known = next, true
 			r.joined = min(r.joined, next)
 		}

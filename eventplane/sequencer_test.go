@@ -225,3 +225,37 @@ func BenchmarkSequencer(b *testing.B) {
 		})
 	}
 }
+
+// A control message is the starting point of a publisher's events, also without replay.
+func TestFirstEventsOfAnnouncedPublisherAreCounted(t *testing.T) {
+	t.Parallel()
+	s := newSequencer(false)
+	s.control(1, 5)
+	s.add(arrival(1, 90, 1000), 8)
+	s.add(arrival(2, 90, 1000), 8)
+	if got, want := drain(s), []string{"90(85)", "90"}; !slices.Equal(got, want) {
+		t.Errorf("delivered %v: want %v", got, want)
+	}
+}
+
+func TestControlMessagesEvictNoPublisherThatHasStarted(t *testing.T) {
+	t.Parallel()
+	for _, multipath := range []bool{false, true} {
+		s := newSequencer(multipath)
+		s.recoverer.start = func(*slice) {}
+		s.limit = 10
+		s.add(arrival(1, 0, 1000), 8)
+		s.add(arrival(2, 0, 1000), 8)
+		for id := range uint64(100) {
+			s.control(100+id, 5)
+		}
+		s.add(arrival(3, 0, 1000), 8)
+		for id := range uint64(100) {
+			s.control(300+id, 5)
+		}
+		last, _ := s.publishers(0)
+		if len(last) != 3 || len(s.peers) != s.limit {
+			t.Errorf("multipath %v: %d of %d publishers have started: want 3 of %d", multipath, len(last), len(s.peers), s.limit)
+		}
+	}
+}

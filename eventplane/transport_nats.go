@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/dynplane/dynplane/codec"
 	"github.com/dynplane/dynplane/discovery"
 	"github.com/dynplane/dynplane/eventplane/driver"
 	natsdriver "github.com/dynplane/dynplane/eventplane/nats"
@@ -103,11 +104,21 @@ func (n *natsTransport) subscriber(ctx context.Context, r route, queue driver.Qu
 	if err != nil {
 		return nil, err
 	}
-	sub, err := natsdriver.SubscribeWith(nc, subject, natsdriver.Options{Queue: queue, Logger: n.config.Logger})
+	sub, err := natsdriver.SubscribeWith(nc, subject, natsdriver.Options{Queue: queue, Identity: identityOf(r.topic), Logger: n.config.Logger})
 	if err != nil {
 		return nil, err
 	}
 	return &subConn{Subscriber: sub, subject: subject}, nil
+}
+
+// identityOf returns a function that decodes the publisher and the sequence of an
+// event of a topic.
+func identityOf(topic string) func(body []byte) (publisher, sequence uint64, ok bool) {
+	return func(body []byte) (publisher, sequence uint64, ok bool) {
+		env := codec.Envelope{Topic: topic} // Decode allocates only for another topic
+		err := env.Decode(body)
+		return env.PublisherID, env.Sequence, err == nil && env.Topic == topic
+	}
 }
 
 // close leaves a connection of the caller open. Its subscriptions have been removed

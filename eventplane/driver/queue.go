@@ -72,14 +72,15 @@ type Queue[T any] struct {
 	closed  chan struct{}
 	once    sync.Once
 
-	mu      sync.Mutex
-	items   []sized[T] // circular
-	first   int        // index in items
-	count   int
-	bytes   int
-	dropped uint64
-	end     error // of End
-	err     error // of Close
+	mu        sync.Mutex
+	items     []sized[T] // circular
+	first     int        // index in items
+	count     int
+	bytes     int
+	dropped   uint64
+	announced announcements[T]
+	end       error // of End
+	err       error // of Close
 }
 
 type sized[T any] struct {
@@ -123,21 +124,36 @@ func (q *Queue[T]) Push(item T, size int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for q.options.Overflow == DropOldest && q.full(size) {
-		if !q.remove().control {
+		it := q.remove()
+		q.announced.add(&q.announced.early, it.item)
+		if !it.control {
 			q.dropped++
 		}
 	}
+	q.appendLate()
 	q.append(sized[T]{item, size, false})
 }
 
+// appendLate adds the announcements of items that were dropped after those in the
+// queue, before the next one. The caller holds mu.
+func (q *Queue[T]) appendLate() {
+	for publisher, control := range q.announced.late {
+		delete(q.announced.late, publisher)
+		q.append(sized[T]{control, 0, true})
+	}
+}
+
 // PushControl adds an item that is not counted if it is dropped, and that no other is
-// dropped for: a queue that is full drops the new one.
+// dropped for: a queue that is full drops the new one, but announces its publisher.
 func (q *Queue[T]) PushControl(item T) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !q.full(0) {
-		q.append(sized[T]{item, 0, true})
+	if q.full(0) {
+		q.announced.add(&q.announced.late, item)
+		return
 	}
+	q.appendLate()
+	q.append(sized[T]{item, 0, true})
 }
 
 // append adds an item. The caller holds mu.
@@ -228,6 +244,12 @@ func (q *Queue[T]) TryPop() (item T, ok bool, err error) {
 	switch {
 	case q.err != nil:
 		return item, false, q.err
+	case len(q.announced.early) > 0:
+		item, ok = q.announced.take(q.announced.early)
+		return item, ok, nil
+	case q.count == 0 && len(q.announced.late) > 0:
+		item, ok = q.announced.take(q.announced.late)
+		return item, ok, nil
 	case q.count > 0:
 		item = q.remove().item
 		if q.options.Overflow == Block {
@@ -242,7 +264,7 @@ func (q *Queue[T]) TryPop() (item T, ok bool, err error) {
 func (q *Queue[T]) Len() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.count
+	return q.count + q.announced.len()
 }
 
 // Dropped returns the number of items that were dropped.
@@ -267,7 +289,7 @@ func (q *Queue[T]) Close(err error) {
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		q.err = err
-		q.items, q.first, q.count, q.bytes = nil, 0, 0, 0
+		q.items, q.first, q.count, q.bytes, q.announced = nil, 0, 0, 0, announcements[T]{}
 		close(q.closed)
 		signal(q.ready)
 	})

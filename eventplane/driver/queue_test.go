@@ -193,3 +193,60 @@ func TestControlItemsAreNotCounted(t *testing.T) {
 		t.Errorf("%d dropped, want 1", got)
 	}
 }
+
+// A queue announces the first item that it drops of each publisher: before all others,
+// or in the place of those that were not admitted. An item is its publisher times 100
+// and its sequence; the announcement is its negative.
+func TestQueueAnnouncesPublishersOfDroppedItems(t *testing.T) {
+	t.Parallel()
+	for overflow, want := range map[driver.Overflow][]int{
+		driver.DropOldest: {-201, -100, 102, 103, 203, -300, 104},
+		driver.DropNewest: {100, 101, 201, -300, -202, -102, 104},
+	} {
+		t.Run(overflow.String(), func(t *testing.T) {
+			t.Parallel()
+			q := driver.NewQueue[int](driver.QueueOptions{Size: 3, Bytes: 100, Overflow: overflow})
+			q.Announce(func(item int) (publisher uint64, control int, ok bool) {
+				return uint64(max(item, -item)) / 100, -max(item, -item), true
+			})
+			var got []int
+			take := func(want int) {
+				for range want {
+					item, ok, err := q.TryPop()
+					if !ok || err != nil {
+						t.Fatalf("after %v: %v, %v", got, ok, err)
+					}
+					got = append(got, item)
+				}
+			}
+			push := func(items ...int) {
+				for _, item := range items {
+					if q.Admit(1) {
+						q.Push(item, 1)
+					} else {
+						q.Rejected(item)
+					}
+				}
+			}
+			push(100, 101, 201, 202, 102, 103, 203)
+			q.PushControl(-300) // full: announced behind the others
+			if overflow == driver.DropOldest {
+				take(5)
+			} else {
+				take(3)
+			}
+			push(104)
+			n := q.Len()
+			take(n)
+			sorted := func(s []int, from, to int) []int { slices.Sort(s[from:to]); return s }
+			if overflow == driver.DropOldest {
+				got = sorted(got, 0, 2)
+			} else {
+				got = sorted(got, 3, min(6, len(got)))
+			}
+			if !slices.Equal(got, want) || q.Len() != 0 {
+				t.Errorf("%v, and %d: want %v", got, q.Len(), want)
+			}
+		})
+	}
+}

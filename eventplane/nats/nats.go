@@ -74,6 +74,10 @@ type Options struct {
 	// dropped.
 	Queue driver.QueueOptions
 
+	// Identity returns the publisher and the sequence of the envelope in body. With it,
+	// a subscriber announces the publishers whose first event it drops.
+	Identity func(body []byte) (publisher, sequence uint64, ok bool)
+
 	// Logger receives a warning if the server does not permit ticks, or if requests
 	// for replay are malformed; nil is silent.
 	Logger *slog.Logger

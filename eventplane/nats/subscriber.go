@@ -47,6 +47,19 @@ type item struct {
 	malformed             *driver.FrameError
 }
 
+// announce returns a control message that announces a dropped item.
+func (it item) announce(identity func([]byte) (uint64, uint64, bool)) (publisher uint64, control item, ok bool) {
+	switch {
+	case it.malformed != nil:
+		return 0, item{}, false
+	case it.kind == driver.Event:
+		it.publisherID, it.sequence, ok = identity(it.body)
+	default:
+		ok = true
+	}
+	return it.publisherID, item{kind: driver.Ready, subject: it.subject, publisherID: it.publisherID, sequence: it.sequence}, ok
+}
+
 var _ driver.Subscriber = (*Subscriber)(nil)
 
 // Subscribe subscribes to subject on nc. The caller keeps nc open until the
@@ -66,6 +79,11 @@ func SubscribeWith(nc *nats.Conn, subject string, o Options) (*Subscriber, error
 		return nil, fmt.Errorf("nats: subscribe to %.100q: %w", subject, err)
 	}
 	s := &Subscriber{nc: nc, subject: subject, log: o.logger(), queue: driver.NewQueue[item](queue), errors: newErrorLog(nc)}
+	if o.Identity != nil {
+		s.queue.Announce(func(it item) (publisher uint64, control item, ok bool) {
+			return it.announce(o.Identity)
+		})
+	}
 	if err := s.subscribe(); err != nil {
 		return nil, errors.Join(fmt.Errorf("nats: subscribe to %q: %w", subject, err), s.unsubscribe())
 	}
@@ -112,8 +130,11 @@ func (s *Subscriber) pump() {
 		msg, err := s.sub.NextMsg(nextTimeout)
 		switch {
 		case err == nil:
-			if s.queue.Admit(len(msg.Data)) {
-				s.queue.Push(item{subject: msg.Subject, body: msg.Data}, len(msg.Data))
+			it := item{subject: msg.Subject, body: msg.Data}
+			if s.queue.Admit(len(it.body)) {
+				s.queue.Push(it, len(it.body))
+			} else {
+				s.queue.Rejected(it)
 			}
 			s.pumped.Add(1)
 		case s.closed.Load():
@@ -154,7 +175,7 @@ func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
 	}
 	*m = driver.Message{
 		Kind: it.kind, Subject: it.subject, Body: it.body,
-		PublisherID: it.publisherID, Sequence: it.sequence, HasIdentity: it.kind == driver.Tick,
+		PublisherID: it.publisherID, Sequence: it.sequence, HasIdentity: it.kind != driver.Event,
 	}
 	return nil
 }

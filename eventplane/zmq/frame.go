@@ -60,6 +60,11 @@ type item struct {
 	malformed             *driver.FrameError
 }
 
+// announce returns a control message that announces a dropped item.
+func (it item) announce() (publisher uint64, control item, ok bool) {
+	return it.publisherID, item{kind: driver.Ready, publisherID: it.publisherID, sequence: it.sequence}, it.malformed == nil
+}
+
 // decode decodes the frames after the topic, without copying the body. If the
 // message is malformed, reason is not empty and the item has no body.
 func decode(m *rawzmq.Message) (it item, reason string) {

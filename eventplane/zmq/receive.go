@@ -55,10 +55,14 @@ func (s *Subscriber) enqueue(m *rawzmq.Message) {
 		return
 	}
 	it, reason := decode(m)
-	if !s.queue.Admit(len(it.body)) {
+	admitted := s.queue.Admit(len(it.body))
+	switch {
+	case !admitted && reason != "":
 		return
-	}
-	if reason != "" {
+	case !admitted:
+		s.queue.Rejected(it)
+		return
+	case reason != "":
 		it.malformed = &driver.FrameError{Subject: s.subject, Reason: reason}
 	}
 	it.body = copyOf(it.body)

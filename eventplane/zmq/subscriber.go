@@ -46,6 +46,7 @@ func newSubscriber(c *Context, socket *rawzmq.Socket, subject string, queue driv
 		blocks: queue.Overflow == driver.Block, loop: loop, connections: connections,
 	}
 	connections.renew = s.renewProbe
+	s.queue.Announce(item.announce)
 	s.prober, s.replays = newProber(s), newReplayClient(c)
 	s.close = sync.OnceValue(s.closeAll)
 	for _, topic := range []string{subject, s.probe, tickTopic + subject} {
