@@ -22,7 +22,7 @@ func (s *sequencer) plan(p *peer) (changed bool) {
 	if s.paths(p) {
 		limit = min(limit, p.due)
 	}
-	for r.requested() == 0 || len(r.slices) < maxSlicesOf && r.answered && !r.wide && !s.held.full() {
+	for r.requested() == 0 || len(r.slices) < maxSlicesOf && r.answered && !r.wide && !r.serial && !s.held.full() {
 		first, last, ok := p.missing(limit)
 		if !ok {
 			break

@@ -46,6 +46,7 @@ type recovery struct {
 	answered  bool // the publisher has replayed events
 	wide      bool // the first event that the publisher still has is not known
 	waits     bool // in recoverer.waiting
+	serial    bool // slices are requested one by one, each with the event before it
 
 	roundEnd, roundSize uint64
 	behind              int  // rounds in succession that have not become smaller
@@ -77,6 +78,7 @@ type slice struct {
 
 	next     uint64 // events before are resolved: delivered, held or no longer kept
 	found    bool   // any event is still kept
+	matched  bool   // the event before first is the one that was delivered
 	done     bool
 	began    time.Duration // on the sequencer's clock
 	canceled bool
@@ -142,6 +144,8 @@ func (s *sequencer) replayed(sl *slice, ev Event, size int) {
 	case sl.overlap && ev.Sequence == sl.first-1:
 		if p.epoch.last == ev.Sequence && p.epoch.at != missing && p.epoch.at != ev.PublishedAt {
 			s.beginAgain(p, ev)
+		} else {
+			sl.matched = true
 		}
 		return
 	case sl.probe:
@@ -149,8 +153,13 @@ func (s *sequencer) replayed(sl *slice, ev Event, size int) {
 			s.beginAgain(p, ev)
 		}
 		return
-	case p.epoch.excludes(ev.PublishedAt) || p.holdsEarlier(&ev):
-		s.giveUp(p)
+	case s.contradicts(sl, &ev):
+		if r.serial || sl.overlap {
+			s.giveUp(p)
+		} else {
+			s.cancel(p)
+			r.serial, r.unplanned = true, true
+		}
 		s.settle(p)
 		return
 	}
@@ -186,6 +195,17 @@ func (s *sequencer) beginAgain(p *peer, ev Event) {
 	s.restart(p, ev.PublishedAt)
 	s.announce(p, next)
 	p.doubtful = next > ev.Sequence+1
+}
+
+// contradicts reports whether the time of a replayed event is not one of p's epoch. On
+// one path the clock of the publisher may have gone back instead, as is certain if
+// the event before the slice is of the epoch.
+func (s *sequencer) contradicts(sl *slice, ev *Event) bool {
+	p := sl.peer
+	if s.paths(p) || p.epoch.hasEarlier {
+		return p.epoch.excludes(ev.PublishedAt) || p.holdsEarlier(ev)
+	}
+	return !sl.matched && p.holdsEarlier(ev)
 }
 
 // holdsEarlier reports whether a later event is held that was published before ev:
@@ -256,7 +276,7 @@ func (s *sequencer) cancel(p *peer) {
 func (s *sequencer) endRecovery(p *peer) {
 	r := &p.recovery
 	p.ahead = 0
-	r.roundEnd, r.behind = 0, 0
+	r.roundEnd, r.behind, r.serial = 0, 0, false
 	r.slices = slices.DeleteFunc(r.slices, func(sl *slice) bool { return sl.done })
 	if r.open = r.open && r.joined == math.MaxUint64; r.open {
 		s.plan(p)

@@ -29,8 +29,11 @@ const replayPatience = 100 * time.Millisecond
 
 var replayQueue = driver.QueueOptions{Size: 2 * driver.MaxReplay, Bytes: maxHeldBytesOf, Overflow: driver.Block}
 
-// errNoProgress is the cause of a request that has been canceled.
-var errNoProgress = errors.New("no progress")
+// Causes of requests that have been canceled.
+var (
+	errNoProgress = errors.New("no progress")
+	errRestarted  = errors.New("the publisher was restarted")
+)
 
 // replayClient requests slices from publishers, each in a goroutine, and queues the
 // events for Next.
@@ -112,7 +115,7 @@ func (c *replayClient) request(sl *slice) error {
 		switch {
 		case err == nil || sl.context.Err() != nil:
 			return err
-		case left, errors.Is(err, driver.ErrNoReplay) && !sl.answered && r.next == start && (!r.ours || attempt > 1):
+		case left, errors.Is(err, errRestarted), errors.Is(err, driver.ErrNoReplay) && !sl.answered && r.next == start && (!r.ours || attempt > 1):
 			if r.next == before {
 				sl.reply.Store(unreplied)
 			}
@@ -137,6 +140,7 @@ type replayRequest struct {
 	client *replayClient
 	slice  *slice
 	next   uint64 // first sequence to request
+	last   uint64 // time of publishing of the event before next, or 0 if none was delivered
 	ours   bool   // the publisher announces what it has sent, or where it replays
 }
 
@@ -158,27 +162,40 @@ func (r *replayRequest) try() (left bool, err error) {
 	address, left := c.address(sl.peer.id)
 	r.ours = r.ours || address != ""
 	request := driver.ReplayRequest{PublisherID: sl.peer.id, Address: address, First: r.next, Last: sl.last}
+	if r.last > 0 {
+		request.First--
+	}
 	err = c.source.Replay(ctx, request, func(m *driver.Message) {
 		stalled.Stop() // while the reader is busy
 		if c.results.Wait(ctx) == nil && ctx.Err() == nil {
-			r.deliver(m)
+			if !r.deliver(m) {
+				cancel(errRestarted)
+			}
 		}
 		stalled.Reset(replayTimeout)
 	})
+	if context.Cause(ctx) == errRestarted {
+		err = errRestarted
+	}
 	return left, err
 }
 
 // deliver queues an event of the slice. Messages that are none are ignored, so that
-// the event counts as no longer kept.
-func (r *replayRequest) deliver(m *driver.Message) {
+// the event counts as no longer kept. It reports false if the publisher was restarted
+// since the last one.
+func (r *replayRequest) deliver(m *driver.Message) bool {
 	sl := r.slice
 	env := codec.Envelope{Topic: r.client.topic}
-	if env.Decode(m.Body) != nil || env.Topic != r.client.topic || env.PublisherID != sl.peer.id ||
-		env.Sequence < r.next || env.Sequence > sl.last {
-		return
+	if env.Decode(m.Body) != nil || env.Topic != r.client.topic || env.PublisherID != sl.peer.id || env.Sequence > sl.last {
+		return true
 	}
+	if env.Sequence < r.next {
+		return r.last == 0 || env.Sequence != r.next-1 || env.PublishedAt == r.last
+	}
+	r.last = env.PublishedAt
 	r.next = env.Sequence + 1
 	sl.reply.Store(replied)
 	r.client.results.Push(replayResult{slice: sl, event: Event{Envelope: env}, size: len(m.Body)}, len(m.Body))
 	r.client.wake()
+	return true
 }
