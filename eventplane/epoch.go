@@ -77,6 +77,14 @@ func (e *epoch) lose(through uint64) uint64 {
 	return n
 }
 
+// recall makes seq, which was lost after the last event delivered, the expected one,
+// and returns the number of events that are no longer lost.
+func (e *epoch) recall(seq uint64) uint64 {
+	n := e.last - seq + 1
+	e.last, e.at = seq-1, missing
+	return n
+}
+
 // excludes reports whether an event published at the given time is of an earlier
 // epoch.
 func (e *epoch) excludes(at uint64) bool {
@@ -89,6 +97,7 @@ type verdict int
 const (
 	fresh     verdict = iota // to be delivered, in the order of sequences
 	duplicate                // delivered before
+	recalled                 // counted as lost, but to be delivered, since no later one was
 	late                     // of a time before the last event delivered, but not delivered
 	restart                  // the first of another epoch
 )
@@ -109,7 +118,9 @@ func (e *epoch) compare(seq, at uint64, multipath bool) verdict {
 		return late
 	case !e.started:
 		return restart
-	case multipath && seq > e.delivered: // lost, as a tick on the other path showed
+	case seq > e.delivered && (at == e.lastAt || multipath && at > e.lastAt): // lost, as a tick showed that was forged or faster
+		return recalled
+	case multipath && seq > e.delivered:
 		return late
 	case at > e.lastAt:
 		return restart

@@ -139,6 +139,10 @@ func (s *Subscriber) receive(ctx context.Context, wait time.Duration) error {
 		if s.onlyListed && !s.conn.departures.lists(s.msg.PublisherID) {
 			return nil
 		}
+		if s.msg.Kind == driver.Dropped {
+			s.sequencer.dropped(s.msg.PublisherID, s.msg.Sequence)
+			return nil
+		}
 		s.sequencer.control(s.msg.PublisherID, s.msg.Sequence)
 		return nil
 	case err == nil:

@@ -61,12 +61,18 @@ func (s *sequencer) add(ev Event, size int) {
 	e := &p.epoch
 	switch verdict := e.compare(ev.Sequence, ev.PublishedAt, s.paths(p)); {
 	case verdict == duplicate:
-		s.duplicate(p)
+		if ev.Sequence <= e.delivered {
+			s.duplicate(p)
+		} else {
+			s.stats.duplicates++
+		}
 		return
 	case verdict == late, // it has been counted as missed, and delivering it now would break the order
 		verdict == restart && p.recovery.history && ev.Sequence < e.first && ev.PublishedAt-1 < e.firstAt: // replay was faster
 		s.stats.outOfOrder++
 		return
+	case verdict == recalled:
+		s.recall(p, ev.Sequence)
 	case verdict == restart:
 		s.restart(p, ev.PublishedAt)
 	}
@@ -95,11 +101,22 @@ func (s *sequencer) duplicate(p *peer) {
 // control processes a Ready or Tick message: the events of a publisher before next
 // have been sent.
 func (s *sequencer) control(id, next uint64) {
-	p := s.announced(id)
-	if p == nil {
-		return
+	if p := s.announced(id); p != nil {
+		p.announces = true
+		s.sent(p, next)
 	}
-	p.proof, p.announces = max(s.clock, 1), true
+}
+
+// dropped processes a Dropped message.
+func (s *sequencer) dropped(id, first uint64) {
+	if p := s.announced(id); p != nil {
+		s.sent(p, first)
+	}
+}
+
+// sent records that the events of p before next have been sent.
+func (s *sequencer) sent(p *peer, next uint64) {
+	p.proof = max(s.clock, 1)
 	r := &p.recovery
 	switch {
 	case !p.epoch.started && !p.epoch.known && !r.history:
@@ -204,6 +221,22 @@ func (s *sequencer) lose(p *peer, through uint64) {
 	p.lost = addSaturating(p.lost, n)
 	s.stats.missed = addSaturating(s.stats.missed, n)
 	s.report(Gap{PublisherID: p.id, First: first, Last: through})
+}
+
+// recall takes back that events of p from seq on are lost.
+func (s *sequencer) recall(p *peer, seq uint64) {
+	s.cancel(p)
+	n := p.epoch.recall(seq)
+	end := seq
+	if n := len(p.held); n > 0 {
+		end = p.held[n-1].event.Sequence // its wait may have ended
+	}
+	p.due, p.gone = min(p.due, end), min(p.gone, end)
+	p.recovery.unplanned = true
+	s.stats.missed -= min(s.stats.missed, n)
+	if p.lost -= min(p.lost, n); p.lost == 0 {
+		s.stats.gaps--
+	}
 }
 
 // report appends a gap to the events to deliver, if gaps are requested, or extends

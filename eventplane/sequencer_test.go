@@ -231,10 +231,15 @@ func TestFirstEventsOfAnnouncedPublisherAreCounted(t *testing.T) {
 	t.Parallel()
 	s := newSequencer(false)
 	s.control(1, 5)
+	s.dropped(3, 8)
 	s.add(arrival(1, 90, 1000), 8)
 	s.add(arrival(2, 90, 1000), 8)
-	if got, want := drain(s), []string{"90(85)", "90"}; !slices.Equal(got, want) {
+	s.add(arrival(3, 90, 1000), 8)
+	if got, want := drain(s), []string{"90(85)", "90", "90(82)"}; !slices.Equal(got, want) {
 		t.Errorf("delivered %v: want %v", got, want)
+	}
+	if !s.peers[1].announces || s.peers[3].announces {
+		t.Error("publisher 1 announces its events, 3 does not: want that to be known")
 	}
 }
 
@@ -256,6 +261,29 @@ func TestControlMessagesEvictNoPublisherThatHasStarted(t *testing.T) {
 		last, _ := s.publishers(0)
 		if len(last) != 3 || len(s.peers) != s.limit {
 			t.Errorf("multipath %v: %d of %d publishers have started: want 3 of %d", multipath, len(last), len(s.peers), s.limit)
+		}
+	}
+}
+
+// A forged tick, or one of an earlier epoch, does not end the life of a publisher.
+func TestEventsAfterAForgedTickAreDelivered(t *testing.T) {
+	t.Parallel()
+	for _, multipath := range []bool{false, true} {
+		s := newSequencer(multipath)
+		s.add(arrival(1, 0, 1000), 8)
+		s.add(arrival(1, 1, 1001), 8)
+		s.control(1, 1<<60)
+		s.advance(s.clock + reorderTimeout)
+		const last = 10_000
+		for seq := uint64(3); seq <= last; seq++ {
+			s.add(arrival(1, seq, 1001+seq/10), 8)
+			if seq == 3 {
+				s.advance(s.clock + reorderTimeout)
+			}
+		}
+		got := drain(s)
+		if n := len(got); n != last || got[2] != "3(1)" || s.stats.missed != 1 || s.stats.gaps != 1 || s.stats.restarts != 0 {
+			t.Errorf("multipath %v: %d events delivered, stats %+v: want %d, with 1 missed", multipath, n, s.stats, last)
 		}
 	}
 }

@@ -27,7 +27,8 @@ type Event struct {
 	Missed uint64
 }
 
-// Gap is a range of events of one publisher that did not arrive in time.
+// Gap is a range of events of one publisher that did not arrive in time. A lost event
+// that arrives before any later one is delivered nevertheless, and no longer counted.
 type Gap struct {
 	PublisherID uint64
 	First, Last uint64 // sequences

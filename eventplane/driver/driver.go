@@ -41,6 +41,10 @@ const (
 	// Tick is sent by a publisher that rests, so that the loss of its last events
 	// is noticed. Publishers that are not of this module send none.
 	Tick
+
+	// Dropped is not sent: the queue of a subscriber has it in place of the first event
+	// of a publisher that it dropped. Sequence is that of the event.
+	Dropped
 )
 
 // Message is one event or control message as a transport carries it.

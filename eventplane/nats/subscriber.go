@@ -49,15 +49,17 @@ type item struct {
 
 // announce returns a control message that announces a dropped item.
 func (it item) announce(identity func([]byte) (uint64, uint64, bool)) (publisher uint64, control item, ok bool) {
+	kind := it.kind
 	switch {
 	case it.malformed != nil:
 		return 0, item{}, false
 	case it.kind == driver.Event:
+		kind = driver.Dropped
 		it.publisherID, it.sequence, ok = identity(it.body)
 	default:
 		ok = true
 	}
-	return it.publisherID, item{kind: driver.Ready, subject: it.subject, publisherID: it.publisherID, sequence: it.sequence}, ok
+	return it.publisherID, item{kind: kind, subject: it.subject, publisherID: it.publisherID, sequence: it.sequence}, ok
 }
 
 var _ driver.Subscriber = (*Subscriber)(nil)

@@ -62,7 +62,11 @@ type item struct {
 
 // announce returns a control message that announces a dropped item.
 func (it item) announce() (publisher uint64, control item, ok bool) {
-	return it.publisherID, item{kind: driver.Ready, publisherID: it.publisherID, sequence: it.sequence}, it.malformed == nil
+	kind := it.kind
+	if kind == driver.Event {
+		kind = driver.Dropped
+	}
+	return it.publisherID, item{kind: kind, publisherID: it.publisherID, sequence: it.sequence}, it.malformed == nil
 }
 
 // decode decodes the frames after the topic, without copying the body. If the
