@@ -21,6 +21,7 @@ type replayingReceiver struct {
 	*memoryReceiver
 	delay time.Duration // of an answer
 	fail  func(r driver.ReplayRequest) error
+	slow  time.Duration // of each event of publishers below 100
 
 	mu       sync.Mutex
 	keeps    uint64 // first sequence
@@ -50,6 +51,11 @@ func (r *replayingReceiver) Replay(ctx context.Context, req driver.ReplayRequest
 		}
 	}
 	for seq := first; seq < end && seq < first+driver.MaxReplay; seq++ {
+		if req.PublisherID < 100 && r.slow > 0 {
+			if err := wait.Sleep(ctx, r.slow); err != nil {
+				return err
+			}
+		}
 		deliver(&driver.Message{Body: body(req.PublisherID, seq)})
 	}
 	return ctx.Err()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/dynplane/dynplane/eventplane/driver"
+	"github.com/dynplane/dynplane/internal/wait"
 )
 
 // A gap of a publisher that does not replay holds none of its events. One that
@@ -71,7 +72,7 @@ func TestUnansweredRecoveryLosesNothingThatArrived(t *testing.T) {
 				if seq%50_000 != 100 {
 					r.events(1, seq)
 				}
-				time.Sleep(50 * time.Microsecond)
+				_ = wait.Sleep(t.Context(), 50*time.Microsecond)
 			}
 		}()
 		received, missed, stall := readAll(t, s)
@@ -92,7 +93,7 @@ func TestUnansweredRecoveriesBackOff(t *testing.T) {
 		go func() {
 			for i := range uint64(gaps) {
 				r.events(1, 2*i)
-				time.Sleep(100 * time.Millisecond)
+				_ = wait.Sleep(t.Context(), 100*time.Millisecond)
 			}
 		}()
 		received, missed, _ := readAll(t, s)
@@ -127,7 +128,7 @@ func TestStaleTicksLoseNothing(t *testing.T) {
 						if seq%1000 == 10 {
 							r.control(driver.Tick, 5)
 						}
-						time.Sleep(interval)
+						_ = wait.Sleep(t.Context(), interval)
 					}
 				}()
 				received, missed, stall := readAll(t, s)
@@ -158,4 +159,42 @@ func TestTheLastEventDoesNotWaitForAProbe(t *testing.T) {
 			t.Errorf("the last event after %v: want %v", took, probeTimeout)
 		}
 	})
+}
+
+// The gap of a publisher that answers does not wait for those of many that do not, or
+// that send an event now and then.
+func TestUnansweredReplaysDelayOthersLittle(t *testing.T) {
+	t.Parallel()
+	for name, slow := range map[string]time.Duration{"no answer": time.Hour, "an event now and then": replayTimeout * 9 / 10} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r, s := newRecoveryTest(t, SubscriberOptions{}, 1000)
+				r.slow = slow
+				for id := uint64(1); id < 100; id++ {
+					r.events(id, 0, 600)
+				}
+				r.events(100, 0, 5)
+				start := time.Now()
+				for {
+					ev, err := s.Next(t.Context())
+					if err != nil || ev.Missed > 0 && ev.PublisherID == 100 {
+						t.Fatalf("event %+v, %v: want all of publisher 100", ev, err)
+					}
+					if ev.PublisherID == 100 && ev.Sequence == 5 {
+						break
+					}
+				}
+				if took := time.Since(start); took > 3*time.Second {
+					t.Errorf("recovered after %v: want less than 3s", took)
+				}
+				if slow == time.Hour {
+					readAll(t, s)
+					if took := time.Since(start); took > 3*time.Minute || s.Stats().Missed != 99*599 {
+						t.Errorf("missed %d after %v: want all gaps lost", s.Stats().Missed, took)
+					}
+				}
+			})
+		})
+	}
 }
