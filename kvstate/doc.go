@@ -27,7 +27,7 @@
 // loss of a last event shows in no number. Queries that fail are repeated for as long
 // as the worker is registered.
 //
-// A follower keeps a few hundred bytes for each rank, since the blocks are kept by
+// A follower keeps about 1.5 KB for each rank, since the blocks are kept by
 // the caller, and the events that are held, up to [FollowOptions].TotalBytes. At most
 // 16 queries run at once, of which 8 are retries or checks, and each has one answer
 // in memory: that of 10,000 blocks has 0.5 MB.
