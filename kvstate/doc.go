@@ -44,4 +44,24 @@
 // them has left. Dynamo's routers also require a model card that names the worker,
 // and this package does not. Publishers of Dynamo up to 1.3 have no sources; their
 // events are those of the workers that they name.
+//
+// # Workers
+//
+// A [Publisher] makes a Go program a worker that NVIDIA Dynamo's KV router trusts. It
+// numbers the events of one rank, publishes them on the topic kv-events, and answers
+// the queries of routers that start after the worker, or have missed events:
+//
+//	pub, err := kvstate.NewPublisher(ctx, plane, client, scope, kvstate.PublisherOptions{Card: card})
+//	err = pub.Publish(ctx, events...)
+//	defer pub.Shutdown(ctx)
+//
+// It keeps the newest 1,024 events, 64 MiB at most, and a [Tree] of all blocks. A query
+// for events that it has is answered with those, and another one with a dump of the
+// tree. A dump is kept, and answers further queries together with the events after it
+// for as long as these are at most 512. At most 8 dumps are answered at a time, and
+// queries at the same time share one; each takes twice its size in memory until it
+// has been sent, about 52 bytes a block.
+//
+// Package requestplane describes what access to the port of queries is worth to an
+// attacker; its ServerOptions.AllowCallHome limits it.
 package kvstate
