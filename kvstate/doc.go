@@ -35,6 +35,14 @@
 // [Update].Trust is what a router acts on. A rank that is Degraded is used at the
 // risk of a miss, or not for its prefix at all.
 //
+// # Finding the owners of a prefix
+//
+// A [View] is a ready-made index of the blocks. The loop passes each update to
+// [View.Apply], and [View.Match] returns how many blocks of a prompt each rank has:
+//
+//	hashes := kvevents.AppendTokensHashes(nil, tokens, blockSize, kvevents.TokensHashOptions{})
+//	best := view.Match(hashes)
+//
 // # Which ranks
 //
 // Ranks are those with a registered event source, and events are those of its
