@@ -34,7 +34,7 @@ type faults struct {
 // of a rank is what its worker had after the event of the cursor, and in the end what
 // it has.
 func TestFollowIsTheStateAfterItsLastEvent(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(25) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { runFaults(t, seed) })
 		})

@@ -133,6 +133,11 @@ func TestTreeAgainstModel(t *testing.T) {
 		}
 		tree.Apply(&e)
 	}
+	for h := range uint64(2) { // without these, which have no parent, nothing is connected
+		e := storedBlocks(0, h+1)
+		tree.Apply(&e)
+		model[h+1] = 0
+	}
 	connected := map[uint64]uint64{}
 	for h := range model {
 		at, ok := h, true
