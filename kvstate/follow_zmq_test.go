@@ -27,9 +27,14 @@ type realWorker struct {
 
 func newClients(t *testing.T, registry *memory.Registry) Clients {
 	t.Helper()
+	return newClientsOf(t, registry, eventplane.WireGen2)
+}
+
+func newClientsOf(t *testing.T, registry *memory.Registry, wire eventplane.WireFormat) Clients {
+	t.Helper()
 	d := discovery.NewClient(registry.Open(), discovery.Options{})
 	t.Cleanup(func() { _ = d.Shutdown(context.Background()) })
-	plane, err := eventplane.New(eventplane.Config{Transport: discovery.TransportZMQ, Host: "127.0.0.1"}, d)
+	plane, err := eventplane.New(eventplane.Config{Transport: discovery.TransportZMQ, Host: "127.0.0.1", Wire: wire}, d)
 	if err != nil {
 		t.Fatal(err)
 	}
