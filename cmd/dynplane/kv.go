@@ -5,7 +5,7 @@ import "github.com/spf13/cobra"
 func newKVCommand(a *app) *cobra.Command {
 	kv := &cobra.Command{
 		Use:   "kv",
-		Short: "Show the KV caches of workers",
+		Short: "Show the KV caches of workers, or serve one",
 		Example: `  dynplane kv ls dynamo/backend/generate
   dynplane kv dump dynamo/backend/generate/2a`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -15,6 +15,6 @@ func newKVCommand(a *app) *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	kv.AddCommand(newKVListCommand(a), newKVWatchCommand(a), newKVDumpCommand(a))
+	kv.AddCommand(newKVListCommand(a), newKVWatchCommand(a), newKVDumpCommand(a), newKVServeCommand(a))
 	return kv
 }
