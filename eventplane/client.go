@@ -64,6 +64,9 @@ func New(cfg Config, d *discovery.Client) (*Client, error) {
 	}, nil
 }
 
+// Wire returns the format that the client writes.
+func (c *Client) Wire() WireFormat { return c.config.Wire }
+
 // Publisher returns a publisher of a scope and topic. It opens the transport,
 // and then registers the channel in discovery under a new id, by which
 // subscribers find it.

@@ -136,6 +136,7 @@ Exit codes: 0 success, 1 failure, 2 usage error, 124 sub --timeout expired.`,
 		newListCommand(a), newWatchCommand(a), newSnapshotCommand(a),
 		newRegisterCommand(a), newMirrorCommand(a),
 		newPubCommand(a), newSubCommand(a),
+		newKVCommand(a),
 		newBenchCommand(a),
 		newVersionCommand(a),
 	)

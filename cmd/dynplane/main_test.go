@@ -196,6 +196,12 @@ func TestUsageErrors(t *testing.T) {
 		{"pub ns/c t --history -1", "--history -1"},
 		{"sub ns/c t --timeout -1s", "--timeout"},
 		{"sub ns/c t extra", "3 arguments"},
+		{"kv list", `"list"`},
+		{"kv ls", "0 arguments: want"},
+		{"kv ls ns", `"ns": want NS/COMP/EP`},
+		{"kv watch ns/c/e/x", `"ns/c/e/x": want NS/COMP/EP`},
+		{"kv dump ns/c/ep", `"ns/c/ep": want NS/COMP/EP/ID`},
+		{"kv dump ns/c/e/xyz", "want NS/COMP/EP/ID"},
 		{"snapshot endpoints", "1 argument: want"},
 		{"mirror", `--from "": want one of nats, mem, file, etcd, kubernetes`},
 		{"mirror --from nats", `--to "": want one of nats, mem, file, etcd, kubernetes`},
@@ -231,7 +237,7 @@ func TestHelp(t *testing.T) {
 	t.Parallel()
 	for _, command := range []string{
 		"", "demo", "hub", "ls", "watch", "register", "register endpoint", "register model",
-		"register channel", "mirror", "snapshot", "pub", "sub", "version", "help",
+		"register channel", "mirror", "snapshot", "pub", "sub", "kv", "kv ls", "kv watch", "kv dump", "version", "help",
 	} {
 		t.Run(command, func(t *testing.T) {
 			t.Parallel()

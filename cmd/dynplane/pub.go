@@ -147,10 +147,16 @@ func (a *app) endPub(ctx context.Context, p *eventplane.Publisher) error {
 	return err
 }
 
+// readyPublisher is a publisher of the event plane or of KV-cache events.
+type readyPublisher interface {
+	Ready(context.Context) error
+	Registration() *discovery.Registration
+}
+
 // waitForBrokers waits until the brokers, if there are any, are connected: events
 // published before are lost. It gives up after endTimeout, since a broker that is
 // down must not stop the events that go through the others.
-func (a *app) waitForBrokers(ctx context.Context, p *eventplane.Publisher) {
+func (a *app) waitForBrokers(ctx context.Context, p readyPublisher) {
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
 	if err := p.Ready(ctx); err != nil {
@@ -159,7 +165,7 @@ func (a *app) waitForBrokers(ctx context.Context, p *eventplane.Publisher) {
 }
 
 // brokersOf returns the brokers that a publisher has registered.
-func brokersOf(p *eventplane.Publisher) string {
+func brokersOf(p readyPublisher) string {
 	ch, ok := p.Registration().Instance().Spec.(discovery.EventChannel)
 	if !ok {
 		return ""

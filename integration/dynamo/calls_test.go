@@ -1,18 +1,14 @@
 package dynamo
 
 import (
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/dynplane/dynplane/codec"
 	"github.com/dynplane/dynplane/discovery"
-	"github.com/dynplane/dynplane/eventplane"
 	"github.com/dynplane/dynplane/integration/dynamotest"
 	"github.com/dynplane/dynplane/internal/certtest"
 	"github.com/dynplane/dynplane/internal/waittest"
@@ -29,7 +25,7 @@ func TestCalls(t *testing.T) {
 	}{{dynamotest.Gen2, false}, {dynamotest.Gen2, true}, {dynamotest.Gen1, false}} {
 		t.Run(fmt.Sprintf("%s/TLS %t", c.version, c.tls), func(t *testing.T) {
 			t.Parallel()
-			for name, part := range map[string]func(*place, *testing.T){"ours": (*place).callTheirs, "theirs": (*place).serveTheirs} {
+			for name, part := range map[string]func(*place, *testing.T){"ours": (*place).callTheirs, "theirs": (*place).answerTheirs} {
 				t.Run(name, func(t *testing.T) {
 					t.Parallel()
 					p := newPlace(t, c.version, "file", "direct")
@@ -183,118 +179,4 @@ func parseAddress(t *testing.T, e discovery.Endpoint) requestplane.Address {
 		t.Errorf("path %+v of %s, error %v", path, addr, err)
 	}
 	return addr
-}
-
-// queryServer serves the events of a worker of ours. It keeps all of them.
-type queryServer struct {
-	mu      sync.Mutex
-	events  []any // as they are published, from the id 1
-	queries int
-}
-
-func (s *queryServer) handle(_ context.Context, r *requestplane.Request, send func([]byte) error) error {
-	c, err := codec.Lookup(string(r.Codec))
-	if err != nil {
-		return err
-	}
-	var query kvQuery
-	if err := c.Unmarshal(r.Payload, &query); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.queries++
-	name, from := "TreeDump", 0
-	if query.Start != nil {
-		name, from = "Events", int(*query.Start)-1
-	}
-	item, err := c.Append(nil, map[string]any{name: map[string]any{"events": s.events[min(from, len(s.events)):], "last_event_id": len(s.events)}})
-	s.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	return send(item)
-}
-
-// serveTheirs fills the index of a router that starts after all events.
-func (p *place) serveTheirs(t *testing.T) {
-	store, plane := p.openOurs(t)
-	options, err := requestplane.ServerOptionsFromEnv(lookup(p.ours))
-	if err != nil {
-		t.Fatal(err)
-	}
-	options.Listen, options.Logger = "127.0.0.1:0", logger(t)
-	server, err := requestplane.NewServer(options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Close() })
-	state := &queryServer{}
-	w := p.startServed(t, store, plane, server, state)
-
-	const blocks = 50
-	for range blocks {
-		parent := w.events
-		if parent == 0 {
-			w.storeBlock(t, nil)
-		} else {
-			w.storeBlock(t, &parent)
-		}
-		stored := stored{Blocks: []block{{BlockHash: w.events, TokensHash: tokensHash(w.events)}}}
-		if parent > 0 {
-			stored.ParentHash = &parent
-		}
-		state.mu.Lock()
-		state.events = append(state.events, map[string]any{"worker_id": w.id, "storage_tier": "device",
-			"event": map[string]any{"event_id": w.events, "data": map[string]any{"stored": stored}, "dp_rank": 0}})
-		state.mu.Unlock()
-	}
-	router := p.start(t, "router.py")
-	waittest.Eventually(t, "the router has all blocks", func() bool {
-		found := kvState{Events: dump(t, router)}
-		return len(found.blocks()) == blocks
-	})
-	state.mu.Lock()
-	defer state.mu.Unlock()
-	if got := server.Stats(); state.queries == 0 || got.Failed+got.Invalid+got.CallHomeFailed > 0 {
-		t.Errorf("%d queries, counted %+v, want no failure", state.queries, got)
-	}
-}
-
-// startServed registers a worker whose state is served. The endpoint of its state
-// is found in the source of its events, or by its name in the older generation.
-func (p *place) startServed(t *testing.T, store *discovery.Client, plane *eventplane.Client, server *requestplane.Server, state *queryServer) *ourWorker {
-	t.Helper()
-	w := &ourWorker{id: 1<<63 + 1<<53 + 5, version: p.version}
-	handle := func(e requestplane.Endpoint) string {
-		if _, err := server.Handle(e.Path(), state.handle); err != nil {
-			t.Fatal(err)
-		}
-		return server.Address(e.Path()).String()
-	}
-	card := discovery.NewTensorCard("interop")
-	card.KVCacheBlockSize = 4
-	model, err := discovery.NewModel(generate, card, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	register(t, store, w.id, discovery.Endpoint{Scope: generate, Transport: discovery.TCP(fmt.Sprintf("127.0.0.1:9/%x/generate", w.id))}, model)
-	var options eventplane.PublisherOptions
-	if p.hasSources() {
-		options.Source = func(publisher uint64) any {
-			name := fmt.Sprintf("worker_kv_query_source_%x", publisher)
-			addr := handle(requestplane.Endpoint{Instance: w.id, Namespace: generate.Namespace, Component: generate.Component, Name: name})
-			target, err := json.Marshal(map[string]any{"namespace": generate.Namespace, "component": generate.Component, "endpoint": name,
-				"instance_id": w.id, "transport": map[string]string{"tcp": addr}, "request_plane_codec": requestplane.Msgpack})
-			if err != nil {
-				t.Error(err)
-			}
-			return discovery.KVSource{Endpoint: generate, WorkerID: w.id, PublisherID: publisher, RecoveryTarget: target}
-		}
-	} else {
-		scope := generate
-		scope.Endpoint = "worker_kv_indexer_query_dp0"
-		register(t, store, w.id, discovery.Endpoint{Scope: scope, Transport: discovery.TCP(handle(requestplane.Endpoint{Instance: w.id, Name: scope.Endpoint}))})
-	}
-	w.pub = publisher(t, plane, scopes(p.version)[kvEvents], kvEvents, options)
-	return w
 }
