@@ -170,3 +170,31 @@ func TestDepartedPublishersAreNotDeliveredTwice(t *testing.T) {
 		}
 	})
 }
+
+// A publisher whose lease expired continues its sequences when it is registered again.
+func TestPublisherReturnsAfterItWasForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, mu := newSequencer(false), &sync.Mutex{}
+		d := &departures{queued: func() int { return 0 }}
+		defer d.end()
+		d.attach(s, mu)
+		d.enter(7, "")
+		s.add(arrival(7, 0, 1000), 8)
+		drain(s)
+		d.leave(7)
+		if err := wait.Sleep(t.Context(), 10*leaveDelay); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if len(s.peers) != 0 {
+			t.Fatalf("%d publishers remain: want none", len(s.peers))
+		}
+		d.enter(7, "")
+		s.control(7, 50)
+		s.add(arrival(7, 50, 1050), 8)
+		if got := drain(s); len(got) != 1 || got[0] != "50(49)" {
+			t.Errorf("delivered %v: want 50, with 49 missed", got)
+		}
+	})
+}

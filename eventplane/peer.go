@@ -28,6 +28,19 @@ type peer struct {
 	prev, next *peer
 }
 
+// A publisher that has left may return, such as after its lease has expired. Where it
+// stood is kept for some minutes.
+const (
+	maxRetired = 4096
+	retiredFor = 5 * time.Minute
+)
+
+// retired is where a publisher stood when it left.
+type retired struct {
+	epoch epoch
+	at    time.Duration // on the clock
+}
+
 // gap returns the sequence after the first gap, and whether there is one.
 func (p *peer) gap() (end uint64, open bool) {
 	switch expected := p.epoch.expected(); {
@@ -79,6 +92,12 @@ func (s *sequencer) peer(id uint64) *peer {
 		}
 		p = &peer{id: id, recovery: newRecovery(s.recoverer.fromStart)}
 		s.peers[id] = p
+		if r, ok := s.retired[id]; ok {
+			delete(s.retired, id)
+			if s.clock-r.at < retiredFor {
+				p.epoch, p.recovery = r.epoch, newRecovery(false)
+			}
+		}
 	} else {
 		p.prev.next, p.next.prev = p.next, p.prev
 	}
@@ -93,6 +112,12 @@ func (s *sequencer) peer(id uint64) *peer {
 func (s *sequencer) retire(p *peer) {
 	if !s.multipath {
 		s.evict(p)
+		if e := &p.epoch; e.started {
+			if s.retired == nil || len(s.retired) >= maxRetired {
+				s.retired = map[uint64]retired{}
+			}
+			s.retired[p.id] = retired{epoch{started: true, first: e.first, last: e.last, delivered: e.delivered, firstAt: e.firstAt, lastAt: e.lastAt, at: e.at}, s.clock}
+		}
 		return
 	}
 	s.stampBytes -= 8 * len(p.epoch.stamps)

@@ -21,10 +21,11 @@ const maxPeers = 65_536
 // held.
 type sequencer struct {
 	peers      map[uint64]*peer
-	recent     peer // head of the circular list of peers: next is the most recently used, prev the least
-	limit      int  // of peers
-	stampBytes int  // of all peers
-	stampLimit int  // in bytes
+	retired    map[uint64]retired // publishers that have left
+	recent     peer               // head of the circular list of peers: next is the most recently used, prev the least
+	limit      int                // of peers
+	stampBytes int                // of all peers
+	stampLimit int                // in bytes
 	out        []Event
 	outAt      int // out[outAt:] is to be delivered
 
