@@ -4,6 +4,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/dynplane/dynplane/codec"
 )
 
 // hold holds an event until the gap before it is filled or lost. If there is no
@@ -52,6 +54,13 @@ func (s *sequencer) makeRoom(p *peer) bool {
 		return false
 	}
 	return true
+}
+
+// holdTick lets the highest tick of p wait for another path. One of each publisher
+// waits at a time, so that they leave room for events.
+func (s *sequencer) holdTick(p *peer) {
+	s.held.add(&heldEvent{peer: p, event: Event{Envelope: codec.Envelope{Sequence: p.tick}}, tick: true}, s.clock, true)
+	p.ticked, p.tick = true, 0
 }
 
 // insert adds an event to those of p that are held. A gap before it that is new has
@@ -105,6 +114,9 @@ func (s *sequencer) release(h *heldEvent) {
 		return
 	default:
 		s.held.remove(h)
+		if p.ticked = false; p.tick > p.epoch.expected() {
+			s.holdTick(p)
+		}
 		s.announce(p, h.event.Sequence)
 		return
 	}

@@ -22,6 +22,8 @@ type peer struct {
 	doubtful bool   // ahead may be that of an earlier epoch
 	due      uint64 // gaps before this sequence no longer wait for another path
 	gone     uint64 // events before this sequence that are not here are lost
+	ticked   bool   // a tick waits for another path,
+	tick     uint64 // and the highest of those that arrived meanwhile
 	lost     uint64 // events lost since the last one delivered
 
 	recovery   recovery

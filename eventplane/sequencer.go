@@ -131,7 +131,9 @@ func (s *sequencer) sent(p *peer, next uint64) {
 		s.probe(p, next-1)
 	case next <= p.epoch.expected():
 	case s.paths(p) && !s.held.full():
-		s.held.add(&heldEvent{peer: p, event: Event{Envelope: codec.Envelope{Sequence: next}}, tick: true}, s.clock, true)
+		if p.tick = max(p.tick, next); !p.ticked {
+			s.holdTick(p)
+		}
 	default:
 		s.announce(p, next)
 	}

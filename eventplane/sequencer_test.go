@@ -287,3 +287,21 @@ func TestEventsAfterAForgedTickAreDelivered(t *testing.T) {
 		}
 	}
 }
+
+// Ticks of one publisher, however many, do not end the wait of another's events.
+func TestManyTicksLeaveRoomForEvents(t *testing.T) {
+	t.Parallel()
+	s := newSequencer(true)
+	for id := range uint64(3) {
+		s.add(arrival(id, 0, 1000), 8)
+	}
+	s.add(arrival(0, 2, 1002), 8) // 1 is on the slower path
+	for range maxHeldEvents + 1 {
+		s.control(1, 1<<40)
+	}
+	s.add(arrival(2, 2, 1002), 8)
+	s.add(arrival(0, 1, 1001), 8)
+	if s.stats.outOfOrder > 0 || s.stats.missed > 0 {
+		t.Errorf("stats %+v: want no event late or missed", s.stats)
+	}
+}
