@@ -74,7 +74,7 @@ func TestUnreadSubscriptionsAreBounded(t *testing.T) {
 	// list some thousands more: while one of its threads moves subscriptions
 	// there, another delivers further ones. If reading did not keep up, the list
 	// would grow with total.
-	const total, limit, batch = 600_000, 60_000, 100
+	const total, limit, batch = 600_000, 300_000, 100
 	var sent atomic.Int64
 	written := make(chan error, 1)
 	go func() {
