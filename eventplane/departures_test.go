@@ -191,7 +191,7 @@ func TestPublisherReturnsAfterItWasForgotten(t *testing.T) {
 			t.Fatalf("%d publishers remain: want none", len(s.peers))
 		}
 		d.enter(7, "")
-		s.control(7, 50)
+		s.control(7, 50, 1049)
 		s.add(arrival(7, 50, 1050), 8)
 		if got := drain(s); len(got) != 1 || got[0] != "50(49)" {
 			t.Errorf("delivered %v: want 50, with 49 missed", got)

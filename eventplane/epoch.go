@@ -20,10 +20,11 @@ type epoch struct {
 	floor uint64
 	known bool
 
-	started     bool   // an event was delivered: the fields below are valid
+	started     bool   // an event was delivered: the fields below are valid, apart from knownAt
 	first, last uint64 // sequences of the first event delivered, and of the last that was delivered or lost
 	firstAt     uint64 // time of publishing of the first event delivered
 	lastAt      uint64 // latest time among the events delivered
+	knownAt     uint64 // latest time among the events delivered or announced
 	delivered   uint64 // sequence of the last event delivered
 	at          uint64 // its time of publishing, or missing if later ones were lost
 	stamps      stamps
@@ -38,7 +39,11 @@ type epoch struct {
 // takes over the memory of e.
 func (e *epoch) next(at uint64) epoch {
 	clear(e.stamps)
-	return epoch{stamps: e.stamps, hasEarlier: true, afterAt: min(e.lastAt, max(at, 1)-1), earlierLast: e.last}
+	after := e.knownAt
+	if after >= at { // the announcement may have been of the epoch that begins
+		after = min(e.lastAt, max(at, 1)-1)
+	}
+	return epoch{stamps: e.stamps, hasEarlier: true, afterAt: after, earlierLast: e.last}
 }
 
 // expected returns the sequence that can be delivered at once. The first event of
@@ -57,7 +62,7 @@ func (e *epoch) deliver(seq, at uint64) {
 		e.started, e.first, e.firstAt, e.lastAt = true, seq, at, at
 	}
 	e.stamps.set(seq, at)
-	e.last, e.delivered, e.lastAt, e.at = seq, seq, max(e.lastAt, at), at
+	e.last, e.delivered, e.lastAt, e.knownAt, e.at = seq, seq, max(e.lastAt, at), max(e.knownAt, at), at
 }
 
 // lose records the events from the expected one to through as lost, and returns
@@ -81,7 +86,7 @@ func (e *epoch) lose(through uint64) uint64 {
 // and returns the number of events that are no longer lost.
 func (e *epoch) recall(seq uint64) uint64 {
 	n := e.last - seq + 1
-	e.last, e.at = seq-1, missing
+	e.last, e.at, e.knownAt = seq-1, missing, e.lastAt
 	return n
 }
 
@@ -138,6 +143,31 @@ func (e *epoch) compare(seq, at uint64, multipath bool) verdict {
 		return restart
 	}
 	return late
+}
+
+// compareTick returns what a control message is that announces the events before
+// next, the last of them published at the given time, or 0: fresh if it announces events
+// of this epoch, restart if it is of a later one, or duplicate, which includes those
+// of an earlier one.
+func (e *epoch) compareTick(next, at uint64, multipath bool) verdict {
+	switch {
+	case multipath && e.excludes(at):
+		return duplicate
+	case next > e.expected():
+		if multipath && at < e.knownAt { // fewer events were published later
+			return duplicate
+		}
+		return fresh
+	case at > e.knownAt && e.knownAt > 0:
+		return restart
+	case multipath || !e.started || next == 0 || next-1 < e.first:
+		return duplicate
+	}
+	// On a single path, a clock that went back does not hide a restart.
+	if published, ok := e.stamps.get(next-1, e.last); ok && at > 0 && published < unknown && published != at {
+		return restart
+	}
+	return duplicate
 }
 
 // Values in place of a time of publishing, which no clock shows.

@@ -32,11 +32,12 @@ func (s *sequencer) hold(p *peer, ev Event, size int) {
 	recovers := s.recovers(p)
 	if recovers && s.held.fullWith(p, size) && !s.makeRoom(p) {
 		after := max(ev.Sequence, ev.Sequence+1) // does not wrap around
-		p.ahead, p.due, p.doubtful = max(p.ahead, after), max(p.due, after), false
+		p.expect(after, ev.PublishedAt)
+		p.due = max(p.due, after)
 		p.recovery.unplanned = p.recovery.unplanned || len(p.recovery.slices) == 0
 		return
 	}
-	s.insert(p, at, &heldEvent{peer: p, event: ev, size: size}, s.paths(p) || s.probing(p))
+	s.insert(p, at, &heldEvent{peer: p, event: ev, size: size}, s.paths(p))
 	for !recovers && s.held.full() && s.held.oldest != nil {
 		s.release(s.held.oldest)
 	}
@@ -44,23 +45,30 @@ func (s *sequencer) hold(p *peer, ev Event, size int) {
 
 // makeRoom ends what the events of p are held for, if it is in vain.
 func (s *sequencer) makeRoom(p *peer) bool {
-	switch {
-	case s.probing(p):
-		s.cancel(p)
-	case p.recovery.unanswered():
-		s.giveUp(p)
-		s.backOff(p)
-	default:
+	if !p.recovery.unanswered() {
 		return false
 	}
+	s.giveUp(p)
+	s.backOff(p)
 	return true
 }
 
-// holdTick lets the highest tick of p wait for another path. One of each publisher
-// waits at a time, so that they leave room for events.
+// waitForPath lets a tick of p wait for another path. One of each publisher waits at a
+// time, and then the latest of those that arrived meanwhile, so that they leave room for
+// events.
+func (s *sequencer) waitForPath(p *peer, a announcement) {
+	if a.at > p.tick.at || a.at == p.tick.at && a.next > p.tick.next {
+		p.tick = a
+	}
+	if !p.ticked {
+		s.holdTick(p)
+	}
+}
+
 func (s *sequencer) holdTick(p *peer) {
-	s.held.add(&heldEvent{peer: p, event: Event{Envelope: codec.Envelope{Sequence: p.tick}}, tick: true}, s.clock, true)
-	p.ticked, p.tick = true, 0
+	ev := Event{Envelope: codec.Envelope{Sequence: p.tick.next, PublishedAt: p.tick.at}}
+	s.held.add(&heldEvent{peer: p, event: ev, tick: true}, s.clock, true)
+	p.ticked, p.tick = true, announcement{}
 }
 
 // insert adds an event to those of p that are held. A gap before it that is new has
@@ -74,15 +82,10 @@ func (s *sequencer) insert(p *peer, at int, h *heldEvent, waits bool) {
 }
 
 // advance sets the clock, and ends the wait of the events whose deadlines have
-// passed, unless a probe may still be answered.
+// passed.
 func (s *sequencer) advance(to time.Duration) {
 	s.clock = to
 	for h := s.held.oldest; h != nil && h.deadline <= to; h = s.held.oldest {
-		if p := h.peer; !h.tick && s.probing(p) && to < p.recovery.slices[0].began+probeTimeout {
-			s.held.unlist(h)
-			s.held.list(h, to)
-			continue
-		}
 		s.release(h)
 	}
 }
@@ -98,15 +101,12 @@ func (s *sequencer) flush() {
 	}
 }
 
-// release ends the wait of an event or tick for another path, or for a probe: the
-// gaps before it are recovered, or lost.
+// release ends the wait of an event or tick for another path: the gaps before it are
+// recovered, or lost.
 func (s *sequencer) release(h *heldEvent) {
 	p := h.peer
 	switch {
 	case !h.tick:
-		if s.probing(p) {
-			s.cancel(p)
-		}
 		s.held.unlist(h)
 		s.discardStale(p)
 	case s.peers[p.id] != p:
@@ -114,10 +114,10 @@ func (s *sequencer) release(h *heldEvent) {
 		return
 	default:
 		s.held.remove(h)
-		if p.ticked = false; p.tick > p.epoch.expected() {
+		if p.ticked = false; p.tick != (announcement{}) {
 			s.holdTick(p)
 		}
-		s.announce(p, h.event.Sequence)
+		s.tick(p, h.event.Sequence, h.event.PublishedAt)
 		return
 	}
 	p.due = max(p.due, h.event.Sequence)

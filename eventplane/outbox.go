@@ -46,6 +46,7 @@ type outbox struct {
 	mu       sync.Mutex
 	closed   bool
 	history  eventHistory
+	lastAt   uint64 // time of publishing of the last event, or of the start
 	ticker   ticker
 	idle     bool           // the sender waits for wake
 	message  driver.Message // reused
@@ -62,7 +63,7 @@ type outbox struct {
 
 func newOutbox(id uint64, conn *pubConn, budget *historyBudget, c Config, o PublisherOptions) *outbox {
 	b := &outbox{
-		conn: conn, id: id, log: c.Logger, progress: time.Now(),
+		conn: conn, id: id, log: c.Logger, progress: time.Now(), lastAt: uint64(time.Now().UnixMilli()),
 		replays: o.History >= 0 && o.HistoryBytes >= 0 && c.HistoryBytes >= 0,
 		history: eventHistory{maxEvents: o.History, maxBytes: o.HistoryBytes, budget: budget},
 	}
@@ -144,6 +145,7 @@ func (b *outbox) publish(ctx context.Context, e *codec.Envelope, c codec.Codec) 
 		return err
 	}
 	b.history.add(body)
+	b.lastAt = e.PublishedAt
 	b.startTicks()
 	if b.conn.blocks {
 		b.wakeSender()
@@ -199,7 +201,9 @@ func (b *outbox) evict() {
 
 // sendNow sends the last event, where sending does not block.
 func (b *outbox) sendNow(ctx context.Context, body []byte) error {
-	b.message = driver.Message{Subject: b.conn.subject, PublisherID: b.id, Sequence: b.history.next - 1, Body: body}
+	b.message = driver.Message{
+		Subject: b.conn.subject, PublisherID: b.id, Sequence: b.history.next - 1, PublishedAt: b.lastAt, Body: body,
+	}
 	err := b.conn.Publish(ctx, &b.message)
 	b.message.Body = nil // it may be large
 	if err != nil {

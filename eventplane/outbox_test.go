@@ -316,6 +316,10 @@ func TestTicksOfAPublisherThatRests(t *testing.T) {
 			if got := f.sequences(driver.Tick); len(got) != before+1 || got[before] != 101 {
 				t.Errorf("ticks %v, want one more, of 101", got)
 			}
+			event, tick := f.sent[len(f.sent)-2], f.sent[len(f.sent)-1]
+			if event.PublishedAt != uint64(time.Now().Add(-2*tickRest).UnixMilli()) && !blocks || tick.PublishedAt != b.lastAt {
+				t.Errorf("event of %d, tick of %d: want that of the last event", event.PublishedAt, tick.PublishedAt)
+			}
 		})
 	}
 }

@@ -18,13 +18,13 @@ type peer struct {
 	announces bool          // a Ready or Tick message has arrived
 	proof     time.Duration // on the clock, of the last event or tick that arrived; 0 if none has
 
-	ahead    uint64 // the events before this sequence were published, as a tick or a discarded event shows
-	doubtful bool   // ahead may be that of an earlier epoch
-	due      uint64 // gaps before this sequence no longer wait for another path
-	gone     uint64 // events before this sequence that are not here are lost
-	ticked   bool   // a tick waits for another path,
-	tick     uint64 // and the highest of those that arrived meanwhile
-	lost     uint64 // events lost since the last one delivered
+	ahead   uint64       // the events before this sequence were published, as a tick or a discarded event shows
+	aheadAt uint64       // time of publishing of the last of these
+	due     uint64       // gaps before this sequence no longer wait for another path
+	gone    uint64       // events before this sequence that are not here are lost
+	ticked  bool         // a tick waits for another path,
+	tick    announcement // and the latest of those that arrived meanwhile
+	lost    uint64       // events lost since the last one delivered
 
 	recovery   recovery
 	prev, next *peer
@@ -43,6 +43,10 @@ type retired struct {
 	at    time.Duration // on the clock
 }
 
+// announcement is what a tick has: the events before next were published, the last of
+// them at the given time.
+type announcement struct{ next, at uint64 }
+
 // gap returns the sequence after the first gap, and whether there is one.
 func (p *peer) gap() (end uint64, open bool) {
 	switch expected := p.epoch.expected(); {
@@ -53,6 +57,15 @@ func (p *peer) gap() (end uint64, open bool) {
 	default:
 		return p.ahead, p.ahead > expected
 	}
+}
+
+// expect records that the events before next were published, the last of them at the
+// given time.
+func (p *peer) expect(next, at uint64) {
+	if next > p.ahead {
+		p.ahead, p.aheadAt = next, at
+	}
+	p.epoch.knownAt = max(p.epoch.knownAt, at)
 }
 
 // known returns the sequence before which all events are known to exist.
@@ -118,7 +131,7 @@ func (s *sequencer) retire(p *peer) {
 			if s.retired == nil || len(s.retired) >= maxRetired {
 				s.retired = map[uint64]retired{}
 			}
-			s.retired[p.id] = retired{epoch{started: true, first: e.first, last: e.last, delivered: e.delivered, firstAt: e.firstAt, lastAt: e.lastAt, at: e.at}, s.clock}
+			s.retired[p.id] = retired{epoch{started: true, first: e.first, last: e.last, delivered: e.delivered, firstAt: e.firstAt, lastAt: e.lastAt, knownAt: e.knownAt, at: e.at}, s.clock}
 		}
 		return
 	}

@@ -106,23 +106,6 @@ func (p *peer) missing(limit uint64) (first, last uint64, ok bool) {
 	return first, last, true
 }
 
-// probe requests an event before the expected one, which a publisher has announced as
-// its last: either a broker has delivered that late, or the publisher was restarted
-// and none of its events have arrived.
-func (s *sequencer) probe(p *peer, seq uint64) {
-	if r := &p.recovery; s.recovers(p) && p.epoch.started && len(r.slices) == 0 && s.request(p, seq, seq) {
-		r.slices[0].probe = true
-	}
-}
-
-// probing reports whether events of p are held until a restart is confirmed. On
-// several paths a probe is more likely to be in vain. An event waits for a probe no
-// longer than advance allows.
-func (s *sequencer) probing(p *peer) bool {
-	sl := p.recovery.slices
-	return len(sl) > 0 && sl[0].probe && !sl[0].done && !s.paths(p)
-}
-
 // request begins to request a slice, or lets p wait if there are too many.
 func (s *sequencer) request(p *peer, first, last uint64) bool {
 	r := &p.recovery
@@ -136,7 +119,7 @@ func (s *sequencer) request(p *peer, first, last uint64) bool {
 	s.recoverer.active++
 	e := &p.epoch
 	sl := &slice{
-		peer: p, first: first, last: last, next: first, answered: r.answered, announced: p.announces, began: s.clock,
+		peer: p, first: first, last: last, next: first, answered: r.answered, announced: p.announces,
 		overlap: e.started && e.at != missing && first > 0 && first == e.expected(),
 	}
 	if r.silences > 0 {

@@ -143,7 +143,7 @@ func (s *Subscriber) receive(ctx context.Context, wait time.Duration) error {
 			s.sequencer.dropped(s.msg.PublisherID, s.msg.Sequence)
 			return nil
 		}
-		s.sequencer.control(s.msg.PublisherID, s.msg.Sequence)
+		s.sequencer.control(s.msg.PublisherID, s.msg.Sequence, s.msg.PublishedAt)
 		return nil
 	case err == nil:
 		return s.accept()

@@ -64,13 +64,12 @@ func newRecovery(history bool) recovery {
 	return recovery{joined: math.MaxUint64, history: history, wide: history, unplanned: true}
 }
 
-// slice is a range of events that is requested of a publisher. The first nine
+// slice is a range of events that is requested of a publisher. The first eight
 // fields do not change; the others belong to the sequencer.
 type slice struct {
 	peer        *peer
 	first, last uint64
 	overlap     bool // the event before first is requested too: it shows a restart
-	probe       bool // the events have been delivered, unless there was a restart
 	answered    bool // the publisher had replayed events before
 	announced   bool // the publisher had announced what it has sent
 	context     context.Context
@@ -80,7 +79,6 @@ type slice struct {
 	found    bool   // any event is still kept
 	matched  bool   // the event before first is the one that was delivered
 	done     bool
-	began    time.Duration // on the sequencer's clock
 	canceled bool
 	refused  bool // there was no room: the rest is requested again
 
@@ -148,11 +146,6 @@ func (s *sequencer) replayed(sl *slice, ev Event, size int) {
 			sl.matched = true
 		}
 		return
-	case sl.probe:
-		if sl.found = true; p.epoch.compare(ev.Sequence, ev.PublishedAt, s.paths(p)) == restart {
-			s.beginAgain(p, ev)
-		}
-		return
 	case s.contradicts(sl, &ev):
 		if r.serial || sl.overlap {
 			s.giveUp(p)
@@ -183,18 +176,15 @@ func (s *sequencer) replayed(sl *slice, ev Event, size int) {
 	s.settle(p)
 }
 
-// holdsFrom reports whether an event with the sequence or a higher one is held.
-func (p *peer) holdsFrom(seq uint64) bool {
-	return len(p.held) > 0 && p.held[len(p.held)-1].event.Sequence >= seq
-}
-
 // beginAgain is called when an event shows that the publisher was restarted. It
 // recovers the new epoch. A tick may have announced more of it.
 func (s *sequencer) beginAgain(p *peer, ev Event) {
-	next := max(ev.Sequence+1, p.ahead)
+	next, at := ev.Sequence+1, ev.PublishedAt
+	if p.ahead > next && p.aheadAt >= at {
+		next, at = p.ahead, p.aheadAt
+	}
 	s.restart(p, ev.PublishedAt)
-	s.announce(p, next)
-	p.doubtful = next > ev.Sequence+1
+	s.announce(p, next, at)
 }
 
 // contradicts reports whether the time of a replayed event is not one of p's epoch. On
@@ -234,16 +224,12 @@ func (s *sequencer) finish(sl *slice, failed bool) {
 	r := &p.recovery
 	switch {
 	case failed:
-		if !sl.probe {
-			s.giveUp(p)
-		}
+		s.giveUp(p)
 		if sl.reply.Load() == unreplied {
 			s.backOff(p)
 		}
 	case !sl.found && sl.last == math.MaxUint64:
 		r.open = false
-	case !sl.found && p.doubtful && p.ahead > sl.last && !p.holdsFrom(sl.first):
-		p.ahead, p.doubtful = 0, false // such events were not published
 	case !sl.found:
 		sl.next = sl.last + 1
 		r.wide = true

@@ -88,7 +88,7 @@ func (r *replayingReceiver) events(publisher uint64, sequences ...uint64) {
 }
 
 func (r *replayingReceiver) control(kind driver.Kind, next uint64) {
-	r.messages <- driver.Message{Kind: kind, PublisherID: 1, Sequence: next, HasIdentity: true}
+	r.messages <- driver.Message{Kind: kind, PublisherID: 1, Sequence: next, HasIdentity: true, PublishedAt: 999 + next}
 }
 
 // read formats what Next returns until nothing has come for a minute.
@@ -292,6 +292,19 @@ func TestASlowReaderGivesUp(t *testing.T) {
 			t.Errorf("missed %d, stats %+v: want most events live", missed, st)
 		}
 	})
+}
+
+func TestControlBodyHasItsTime(t *testing.T) {
+	t.Parallel()
+	for _, c := range []codec.Codec{codec.Msgpack, codec.JSON} {
+		body := controlBody(c)(nil, 7, 3, 1000)
+		if at, err := controlTime(body); at != 1000 || err != nil || len(body) > 256 {
+			t.Errorf("%v: %d, %v in %d bytes: want 1000", c, at, err, len(body))
+		}
+		if _, err := controlTime(body[:len(body)-1]); err == nil {
+			t.Errorf("%v: no error for a body that is cut off", c)
+		}
+	}
 }
 
 func TestProof(t *testing.T) {

@@ -19,7 +19,6 @@ const (
 	minRoundsCounted = maxHeldEventsOf
 	minSilence       = time.Second // without recovery
 	maxSilence       = time.Minute
-	probeTimeout     = 100 * time.Millisecond // that events are held for a probe
 )
 
 // staleAfter is the time in milliseconds that no event waits on its way unless a
@@ -54,13 +53,9 @@ func (b *reorderBuffer) add(h *heldEvent, now time.Duration, waits bool) {
 	b.events++
 	b.bytes += h.size
 	h.peer.heldBytes += h.size
-	if waits {
-		b.list(h, now)
+	if !waits {
+		return
 	}
-}
-
-// list appends an event to those that wait.
-func (b *reorderBuffer) list(h *heldEvent, now time.Duration) {
 	h.listed, h.deadline, h.prev = true, now+b.timeout, b.newest
 	if h.prev == nil {
 		b.oldest = h

@@ -69,7 +69,9 @@ func (b *outbox) tick() {
 }
 
 func (b *outbox) tickMessage() driver.Message {
-	return driver.Message{Kind: driver.Tick, Subject: b.conn.subject, PublisherID: b.id, Sequence: b.history.next}
+	return driver.Message{
+		Kind: driver.Tick, Subject: b.conn.subject, PublisherID: b.id, Sequence: b.history.next, PublishedAt: b.lastAt,
+	}
 }
 
 // wakeSender wakes the sender if it waits. The caller holds mu.

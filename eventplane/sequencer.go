@@ -79,7 +79,7 @@ func (s *sequencer) add(ev Event, size int) {
 	}
 	p.recovery.joined = min(p.recovery.joined, ev.Sequence)
 	switch {
-	case ev.Sequence == e.expected() && !s.probing(p):
+	case ev.Sequence == e.expected():
 		s.deliver(p, ev, false)
 	case s.paths(p) || s.recovers(p):
 		s.hold(p, ev, size)
@@ -100,51 +100,57 @@ func (s *sequencer) duplicate(p *peer) {
 }
 
 // control processes a Ready or Tick message: the events of a publisher before next
-// have been sent.
-func (s *sequencer) control(id, next uint64) {
+// have been sent, the last of them at the given time.
+func (s *sequencer) control(id, next, at uint64) {
 	if p := s.announced(id); p != nil {
 		p.announces = true
-		s.sent(p, next)
+		s.sent(p, next, at)
 	}
 }
 
-// dropped processes a Dropped message.
+// dropped processes a Dropped message. The time of the event before it is not known.
 func (s *sequencer) dropped(id, first uint64) {
 	if p := s.announced(id); p != nil {
-		s.sent(p, first)
+		s.sent(p, first, 0)
 	}
 }
 
 // sent records that the events of p before next have been sent.
-func (s *sequencer) sent(p *peer, next uint64) {
+func (s *sequencer) sent(p *peer, next, at uint64) {
 	p.proof = max(s.clock, 1)
-	r := &p.recovery
+	e := &p.epoch
 	switch {
-	case !p.epoch.started && !p.epoch.known && !r.history:
+	case !e.started && !e.known && !e.hasEarlier && !p.recovery.history:
 		// A broker that was away may deliver an old one, which must not become the
 		// subscriber's starting point.
 		if !s.paths(p) {
-			p.epoch.floor, p.epoch.known = next, true
-			r.joined = min(r.joined, next)
+			e.floor, e.known, e.knownAt = next, true, at
+			p.recovery.joined = min(p.recovery.joined, next)
 		}
-	case next < p.epoch.expected() && next > 0:
-		s.probe(p, next-1)
-	case next <= p.epoch.expected():
-	case s.paths(p) && !s.held.full():
-		if p.tick = max(p.tick, next); !p.ticked {
-			s.holdTick(p)
-		}
+	case s.paths(p) && !s.held.full() && e.compareTick(next, at, true) != duplicate:
+		s.waitForPath(p, announcement{next, at})
 	default:
-		s.announce(p, next)
+		s.tick(p, next, at)
 	}
 }
 
-// announce records that the events of p before next were published.
-func (s *sequencer) announce(p *peer, next uint64) {
-	// A tick has no time of publishing. That of an earlier epoch can be delivered by a
-	// broker that was away.
-	p.doubtful = s.paths(p) && p.epoch.hasEarlier && next > p.ahead || p.doubtful && p.ahead > p.epoch.expected()
-	p.ahead, p.due = max(p.ahead, next), max(p.due, next)
+// tick processes a control message of p once it need not wait for another path.
+func (s *sequencer) tick(p *peer, next, at uint64) {
+	switch p.epoch.compareTick(next, at, s.paths(p)) {
+	case restart:
+		s.restart(p, at)
+	case fresh:
+	default:
+		return
+	}
+	s.announce(p, next, at)
+}
+
+// announce records that the events of p before next were published, the last of them
+// at the given time.
+func (s *sequencer) announce(p *peer, next, at uint64) {
+	p.expect(next, at)
+	p.due = max(p.due, next)
 	p.recovery.joined = min(p.recovery.joined, next)
 	p.recovery.unplanned = true
 	s.settle(p)
@@ -157,7 +163,7 @@ func (s *sequencer) restart(p *peer, at uint64) {
 	s.reportRecovered(p)
 	s.stats.restarts++
 	p.epoch = p.epoch.next(at)
-	p.ahead, p.due, p.gone, p.doubtful = 0, 0, 0, false
+	p.ahead, p.aheadAt, p.due, p.gone = 0, 0, 0, 0
 	p.recovery = newRecovery(s.recoverer.enabled())
 }
 
@@ -165,7 +171,7 @@ func (s *sequencer) restart(p *peer, at uint64) {
 // before the others: it is lost, or planned to be recovered, or waits for another
 // path.
 func (s *sequencer) settle(p *peer) {
-	for !s.probing(p) {
+	for {
 		expected := p.epoch.expected()
 		if len(p.held) > 0 && p.held[0].event.Sequence <= expected {
 			h := s.popHeld(p)
@@ -179,8 +185,6 @@ func (s *sequencer) settle(p *peer) {
 		case !open:
 			s.endRecovery(p)
 			return
-		case lost && p.doubtful && len(p.held) == 0:
-			p.ahead, p.doubtful = 0, false
 		case lost:
 			s.lose(p, min(through, end-1))
 		case !s.plan(p):
@@ -269,6 +273,9 @@ func (s *sequencer) deliver(p *peer, ev Event, replayed bool) {
 	ev.Missed, p.lost = p.lost, 0
 	first := !p.epoch.started
 	p.epoch.deliver(ev.Sequence, ev.PublishedAt)
+	if ev.PublishedAt > p.aheadAt && ev.Sequence < p.ahead && s.paths(p) {
+		p.ahead = 0 // was announced by an earlier epoch
+	}
 	if first && s.paths(p) {
 		s.discardExcluded(p)
 	}

@@ -230,7 +230,7 @@ func BenchmarkSequencer(b *testing.B) {
 func TestFirstEventsOfAnnouncedPublisherAreCounted(t *testing.T) {
 	t.Parallel()
 	s := newSequencer(false)
-	s.control(1, 5)
+	s.control(1, 5, 999)
 	s.dropped(3, 8)
 	s.add(arrival(1, 90, 1000), 8)
 	s.add(arrival(2, 90, 1000), 8)
@@ -252,11 +252,11 @@ func TestControlMessagesEvictNoPublisherThatHasStarted(t *testing.T) {
 		s.add(arrival(1, 0, 1000), 8)
 		s.add(arrival(2, 0, 1000), 8)
 		for id := range uint64(100) {
-			s.control(100+id, 5)
+			s.control(100+id, 5, 999)
 		}
 		s.add(arrival(3, 0, 1000), 8)
 		for id := range uint64(100) {
-			s.control(300+id, 5)
+			s.control(300+id, 5, 999)
 		}
 		last, _ := s.publishers(0)
 		if len(last) != 3 || len(s.peers) != s.limit {
@@ -272,7 +272,7 @@ func TestEventsAfterAForgedTickAreDelivered(t *testing.T) {
 		s := newSequencer(multipath)
 		s.add(arrival(1, 0, 1000), 8)
 		s.add(arrival(1, 1, 1001), 8)
-		s.control(1, 1<<60)
+		s.control(1, 1<<60, 1001)
 		s.advance(s.clock + reorderTimeout)
 		const last = 10_000
 		for seq := uint64(3); seq <= last; seq++ {
@@ -297,7 +297,7 @@ func TestManyTicksLeaveRoomForEvents(t *testing.T) {
 	}
 	s.add(arrival(0, 2, 1002), 8) // 1 is on the slower path
 	for range maxHeldEvents + 1 {
-		s.control(1, 1<<40)
+		s.control(1, 1<<40, 1001)
 	}
 	s.add(arrival(2, 2, 1002), 8)
 	s.add(arrival(0, 1, 1001), 8)

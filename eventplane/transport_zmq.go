@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/dynplane/dynplane/codec"
 	"github.com/dynplane/dynplane/discovery"
@@ -26,7 +25,7 @@ type zmqTransport struct {
 func newZMQTransport(c Config, d *discovery.Client) (transport, error) {
 	ctx, err := zmqdriver.New(zmqdriver.Options{
 		IOThreads: c.IOThreads, QueueSize: c.QueueSize, QueueBytes: c.QueueBytes,
-		ReplayHost: replayHost(c), ControlBody: controlBody(c.Codec), Logger: c.Logger,
+		ReplayHost: replayHost(c), ControlBody: controlBody(c.Codec), ControlTime: controlTime, Logger: c.Logger,
 	})
 	if err != nil {
 		return nil, err
@@ -52,15 +51,25 @@ func replayHost(c Config) string {
 	return listenAddr(addr).String()
 }
 
+// controlTopic is the topic in the envelopes of control messages.
+const controlTopic = "dynplane.control"
+
 // controlBody returns a function that appends an event without a payload.
-func controlBody(c codec.Codec) func(dst []byte, publisherID, sequence uint64) []byte {
-	return func(dst []byte, publisherID, sequence uint64) []byte {
+func controlBody(c codec.Codec) func(dst []byte, publisherID, sequence, publishedAt uint64) []byte {
+	return func(dst []byte, publisherID, sequence, publishedAt uint64) []byte {
 		env := codec.Envelope{
-			PublisherID: publisherID, Sequence: sequence, PublishedAt: uint64(time.Now().UnixMilli()), Topic: "dynplane.control", Bytes: true,
+			PublisherID: publisherID, Sequence: sequence, PublishedAt: publishedAt, Topic: controlTopic, Bytes: true,
 		}
 		dst, _ = env.Append(dst, c) // fails for no such envelope
 		return dst
 	}
+}
+
+// controlTime returns the time in what controlBody has appended.
+func controlTime(body []byte) (publishedAt uint64, err error) {
+	env := codec.Envelope{Topic: controlTopic} // Decode allocates only for another topic
+	err = env.Decode(body)
+	return env.PublishedAt, err
 }
 
 func (z *zmqTransport) close() error { return z.ctx.Close() }

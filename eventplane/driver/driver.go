@@ -29,7 +29,8 @@ var ErrClosed = errors.New("driver closed")
 type Kind uint8
 
 // The kinds. A control message has no body. Its Sequence is that of the next event
-// of its publisher: the events before it have been sent.
+// of its publisher: the events before it have been sent, the last of them at
+// PublishedAt.
 const (
 	// Event is a message of the application.
 	Event Kind = iota
@@ -61,6 +62,12 @@ type Message struct {
 	PublisherID uint64
 	Sequence    uint64
 	HasIdentity bool
+
+	// PublishedAt is the time in Unix milliseconds in the envelope of an event. Publish
+	// needs it. In a control message it is that of the event before Sequence, or, if
+	// there is none, of the start of the publisher. Next sets it for control messages
+	// only.
+	PublishedAt uint64
 
 	// Body is the encoded envelope. Publish must not retain it. A body that
 	// Next returns belongs to the caller and must never be written to again.

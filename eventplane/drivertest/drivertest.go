@@ -161,7 +161,7 @@ func testTicks(t *testing.T, h Harness) {
 		for i := range uint64(n) {
 			publish(t, pub, &driver.Message{Subject: subject, PublisherID: 7, Sequence: round*n + i, Body: binary.BigEndian.AppendUint64(nil, round*n+i)})
 		}
-		publish(t, pub, &driver.Message{Kind: driver.Tick, Subject: subject, PublisherID: 7, Sequence: (round + 1) * n})
+		publish(t, pub, &driver.Message{Kind: driver.Tick, Subject: subject, PublisherID: 7, Sequence: (round + 1) * n, PublishedAt: 1000 + round})
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)
 	defer cancel()
@@ -173,7 +173,7 @@ func testTicks(t *testing.T, h Harness) {
 		}
 		switch {
 		case m.Kind == driver.Tick:
-			if m.Subject != subject || m.PublisherID != 7 || m.Sequence > events || len(m.Body) > 0 {
+			if m.Subject != subject || m.PublisherID != 7 || m.PublishedAt != 999+m.Sequence/n || m.Sequence > events || len(m.Body) > 0 {
 				t.Fatalf("after %d events: got tick %+v", events, m)
 			}
 			ticks++

@@ -43,6 +43,7 @@ type item struct {
 	kind                  driver.Kind
 	subject               string
 	publisherID, sequence uint64
+	publishedAt           uint64 // of a tick
 	body                  []byte
 	malformed             *driver.FrameError
 }
@@ -59,7 +60,10 @@ func (it item) announce(identity func([]byte) (uint64, uint64, bool)) (publisher
 	default:
 		ok = true
 	}
-	return it.publisherID, item{kind: kind, subject: it.subject, publisherID: it.publisherID, sequence: it.sequence}, ok
+	control = item{
+		kind: kind, subject: it.subject, publisherID: it.publisherID, sequence: it.sequence, publishedAt: it.publishedAt,
+	}
+	return it.publisherID, control, ok
 }
 
 var _ driver.Subscriber = (*Subscriber)(nil)
@@ -177,7 +181,7 @@ func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
 	}
 	*m = driver.Message{
 		Kind: it.kind, Subject: it.subject, Body: it.body,
-		PublisherID: it.publisherID, Sequence: it.sequence, HasIdentity: it.kind != driver.Event,
+		PublisherID: it.publisherID, Sequence: it.sequence, HasIdentity: it.kind != driver.Event, PublishedAt: it.publishedAt,
 	}
 	return nil
 }

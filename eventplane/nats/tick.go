@@ -12,10 +12,10 @@ import (
 )
 
 // A tick is published on the subject of the events behind tickPrefix. Its body is
-// the publisher id and the sequence, 8 bytes each, big-endian.
+// the publisher id, the sequence and the time of publishing, 8 bytes each, big-endian.
 const (
 	tickPrefix = "dynplane.tick."
-	tickSize   = 16
+	tickSize   = 24
 )
 
 func (p *Publisher) publishTick(m *driver.Message) error {
@@ -23,7 +23,8 @@ func (p *Publisher) publishTick(m *driver.Message) error {
 		return nil
 	}
 	body := binary.BigEndian.AppendUint64(make([]byte, 0, tickSize), m.PublisherID)
-	return p.nc.Publish(tickPrefix+m.Subject, binary.BigEndian.AppendUint64(body, m.Sequence))
+	body = binary.BigEndian.AppendUint64(body, m.Sequence)
+	return p.nc.Publish(tickPrefix+m.Subject, binary.BigEndian.AppendUint64(body, m.PublishedAt))
 }
 
 // subscribeTicks subscribes to the ticks of the subject. They have a goroutine of
@@ -72,6 +73,7 @@ func (s *Subscriber) enqueueTick(msg *nats.Msg) {
 	s.queue.PushControl(item{
 		kind: driver.Tick, subject: s.subject,
 		publisherID: binary.BigEndian.Uint64(msg.Data), sequence: binary.BigEndian.Uint64(msg.Data[8:]),
+		publishedAt: binary.BigEndian.Uint64(msg.Data[16:]),
 	})
 }
 

@@ -11,7 +11,6 @@ import (
 	"github.com/dynplane/dynplane/broker"
 	"github.com/dynplane/dynplane/eventplane/driver"
 	"github.com/dynplane/dynplane/eventplane/drivertest"
-	zmqdriver "github.com/dynplane/dynplane/eventplane/zmq"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
@@ -19,7 +18,7 @@ func TestConformanceThroughBroker(t *testing.T) {
 	t.Parallel()
 	drivertest.Run(t, func(t *testing.T) drivertest.Harness {
 		b := startBroker(t)
-		zc := open(t, zmqdriver.Options{})
+		zc := open(t, conformanceOptions)
 		return drivertest.Harness{
 			NewPublisher: func(t *testing.T) driver.Publisher {
 				pub := brokerPublisher(t, zc, "")

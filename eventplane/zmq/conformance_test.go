@@ -3,6 +3,7 @@
 package zmq_test
 
 import (
+	"encoding/binary"
 	"sync"
 	"testing"
 
@@ -15,10 +16,16 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// conformanceOptions let control messages carry their times.
+var conformanceOptions = zmqdriver.Options{
+	ControlBody: func(dst []byte, _, _, at uint64) []byte { return binary.BigEndian.AppendUint64(dst, at) },
+	ControlTime: func(body []byte) (uint64, error) { return binary.BigEndian.Uint64(body), nil },
+}
+
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	harness := func(t *testing.T) drivertest.Harness {
-		d := &direct{zc: open(t, zmqdriver.Options{})}
+		d := &direct{zc: open(t, conformanceOptions)}
 		return drivertest.Harness{NewPublisher: d.publisher, NewSubscriber: d.subscriber}
 	}
 	drivertest.Run(t, harness)

@@ -69,7 +69,7 @@ func peerSubscriber(t *testing.T, endpoint, topic string) *zmq.Socket {
 // to the topic receives only events, and one to all topics only well-formed messages.
 func TestPlainSubscribersCanSkipControlMessages(t *testing.T) {
 	t.Parallel()
-	zc := open(t, zmqdriver.Options{ControlBody: func(dst []byte, _, _ uint64) []byte { return append(dst, "control"...) }})
+	zc := open(t, zmqdriver.Options{ControlBody: func(dst []byte, _, _, _ uint64) []byte { return append(dst, "control"...) }})
 	pub := directPublisher(t, zc)
 	exact, all := peerSubscriber(t, pub.Endpoint(), "kv-events"), peerSubscriber(t, pub.Endpoint(), "")
 	ctx, cancel := context.WithTimeout(t.Context(), waittest.Patience)

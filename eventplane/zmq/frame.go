@@ -38,6 +38,9 @@ const (
 	// tickTopic and the topic of events is that of the ticks of their publishers.
 	tickTopic = "\U0010ffffdynplane.tick."
 
+	// maxControlBody bounds what is decoded of the body of a control message.
+	maxControlBody = 1 << 10
+
 	// maxSubject leaves room for tickTopic.
 	maxSubject = rawzmq.MaxPrefix - len(tickTopic)
 )
@@ -56,6 +59,7 @@ func isProbe(topic []byte) bool {
 type item struct {
 	kind                  driver.Kind
 	publisherID, sequence uint64
+	publishedAt           uint64 // of a control message
 	body                  []byte
 	malformed             *driver.FrameError
 }
@@ -66,7 +70,8 @@ func (it item) announce() (publisher uint64, control item, ok bool) {
 	if kind == driver.Event {
 		kind = driver.Dropped
 	}
-	return it.publisherID, item{kind: kind, publisherID: it.publisherID, sequence: it.sequence}, it.malformed == nil
+	control = item{kind: kind, publisherID: it.publisherID, sequence: it.sequence, publishedAt: it.publishedAt}
+	return it.publisherID, control, it.malformed == nil
 }
 
 // decode decodes the frames after the topic, without copying the body. If the

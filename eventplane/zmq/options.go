@@ -52,7 +52,12 @@ type Options struct {
 	// ControlBody appends the body of a control message: an event without a payload,
 	// for subscribers of other libraries that subscribe to all topics. The body is
 	// empty if it is nil.
-	ControlBody func(dst []byte, publisherID, sequence uint64) []byte
+	ControlBody func(dst []byte, publisherID, sequence, publishedAt uint64) []byte
+
+	// ControlTime returns the time of publishing in such a body, of at most 1 KiB from
+	// the network. Control messages for which it returns an error are skipped. The time
+	// is 0 if it is nil.
+	ControlTime func(body []byte) (publishedAt uint64, err error)
 
 	// Logger receives warnings about connections that fail; nil is silent.
 	Logger *slog.Logger
@@ -106,7 +111,10 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("option MaxMessage %d: want %d to %d bytes", o.MaxMessage, headerSize, int64(maxBody+headerSize))
 	}
 	if o.ControlBody == nil {
-		o.ControlBody = func(dst []byte, _, _ uint64) []byte { return dst }
+		o.ControlBody = func(dst []byte, _, _, _ uint64) []byte { return dst }
+	}
+	if o.ControlTime == nil {
+		o.ControlTime = func([]byte) (uint64, error) { return 0, nil }
 	}
 	if o.assumeAfter == 0 {
 		o.assumeAfter = assumeAfter

@@ -111,7 +111,7 @@ func (p *prober) prove(ctx context.Context) (err error) {
 	for _, endpoint := range endpoints {
 		err = errors.Join(err, pub.Connect(endpoint)) // one that is malformed must not stop the others
 	}
-	m := driver.Message{Subject: topic, PublisherID: noPublisher, Body: s.zc.opts.ControlBody(nil, noPublisher, 0)}
+	m := driver.Message{Subject: topic, PublisherID: noPublisher, Body: s.zc.opts.ControlBody(nil, noPublisher, 0, 0)}
 	for pause := minProbePause; ; pause = min(2*pause, maxProbePause) {
 		if failed := pub.Publish(ctx, &m); failed != nil {
 			return failed

@@ -28,7 +28,7 @@ type Publisher struct {
 	head          []byte        // reused: all of a message but its body
 	control       []byte        // reused: the body of a control message
 	replay        *replayServer // nil unless ServeReplay was called
-	id, next      uint64        // publisher id, and sequence of the next event
+	id, next, at  uint64        // publisher id, sequence of the next event, and time of the last one
 	backlog       backlog
 }
 
@@ -77,13 +77,13 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	}
 	var err error
 	if m.Kind == driver.Event {
-		p.id, p.next = m.PublisherID, m.Sequence+1
+		p.id, p.next, p.at = m.PublisherID, m.Sequence+1, m.PublishedAt
 		if !p.admit(len(m.Body)) {
 			return nil
 		}
 		err = p.send(m.Subject, m.PublisherID, m.Sequence, m.Body)
 	} else {
-		err = p.send(tickTopic+m.Subject, m.PublisherID, m.Sequence, p.controlBody(m.PublisherID, m.Sequence))
+		err = p.send(tickTopic+m.Subject, m.PublisherID, m.Sequence, p.controlBody(m.PublisherID, m.Sequence, m.PublishedAt))
 	}
 	p.loop.sent()
 	if err != nil {
@@ -92,8 +92,8 @@ func (p *Publisher) Publish(ctx context.Context, m *driver.Message) error {
 	return nil
 }
 
-func (p *Publisher) controlBody(id, sequence uint64) []byte {
-	p.control = p.zc.opts.ControlBody(p.control[:0], id, sequence)
+func (p *Publisher) controlBody(id, sequence, at uint64) []byte {
+	p.control = p.zc.opts.ControlBody(p.control[:0], id, sequence, at)
 	return p.control
 }
 
@@ -208,7 +208,7 @@ func (p *Publisher) handleSubscription(m *rawzmq.Message) {
 		p.matched = append(p.matched, m.Source())
 	case begins && probe && p.connections == nil:
 		// libzmq drops it if the subscriber has no room, which then assumes the answer.
-		_ = p.send(string(f[1:]), p.id, p.next, p.controlBody(p.id, p.next))
+		_ = p.send(string(f[1:]), p.id, p.next, p.controlBody(p.id, p.next, p.at))
 	}
 	p.loop.broadcast()
 }

@@ -87,10 +87,15 @@ func (s *Subscriber) handleControl(m *rawzmq.Message) {
 	if kind == driver.Ready {
 		s.proved = append(s.proved, m.Source())
 	}
-	if it.publisherID != noPublisher {
-		it.kind, it.body = kind, nil
-		s.queue.PushControl(it)
+	if it.publisherID == noPublisher || len(it.body) > maxControlBody {
+		return
 	}
+	at, err := s.zc.opts.ControlTime(it.body)
+	if err != nil {
+		return
+	}
+	it.kind, it.publishedAt, it.body = kind, at, nil
+	s.queue.PushControl(it)
 }
 
 // copyOf returns a copy of exactly the size of body. In this form make does not

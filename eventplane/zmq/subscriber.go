@@ -78,6 +78,7 @@ func (s *Subscriber) Next(ctx context.Context, m *driver.Message) error {
 		PublisherID: it.publisherID,
 		Sequence:    it.sequence,
 		HasIdentity: true,
+		PublishedAt: it.publishedAt,
 		Body:        it.body,
 	}
 	return nil
