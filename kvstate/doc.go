@@ -68,7 +68,8 @@
 // tree. A dump is kept, and answers further queries together with the events after it
 // for as long as these are at most 512. At most 8 dumps are answered at a time, and
 // queries at the same time share one; each takes twice its size in memory until it
-// has been sent, about 52 bytes a block.
+// has been sent, about 52 bytes a block. A router that reads slowly occupies one of the
+// eight for as long as it makes progress.
 //
 // Package requestplane describes what access to the port of queries is worth to an
 // attacker; its ServerOptions.AllowCallHome limits it.

@@ -279,8 +279,8 @@ func (e encoded) MarshalMsgpack() ([]byte, error) { return e, nil }
 // MarshalJSON converts the payload.
 func (e encoded) MarshalJSON() ([]byte, error) { return codec.AppendJSON(nil, e) }
 
-// Stats are counters of a [Publisher].
-type Stats struct {
+// PublisherStats are counters of a [Publisher].
+type PublisherStats struct {
 	LastID  uint64 // id of the newest event, or 0
 	Blocks  int    // in the tree
 	Queries uint64 // of routers
@@ -288,11 +288,11 @@ type Stats struct {
 }
 
 // Stats returns the present counters.
-func (p *Publisher) Stats() Stats {
+func (p *Publisher) Stats() PublisherStats {
 	h := p.state
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return Stats{h.last, h.tree.Len(), h.queries, h.dumps}
+	return PublisherStats{h.last, h.tree.Len(), h.queries, h.dumps}
 }
 
 // Shutdown unregisters everything, so that routers remove the blocks at once: first

@@ -209,7 +209,7 @@ func TestPublisherAnswers(t *testing.T) {
 			r.want(r.answer(51), kvevents.AnswerTooNew, 0, 0)
 			r.query.Rank = 1
 			r.want(r.answer(), kvevents.AnswerError, 0, 0)
-			if got, want := p.Stats(), (kvstate.Stats{LastID: 50, Blocks: 50, Queries: 7, Dumps: 1}); got != want {
+			if got, want := p.Stats(), (kvstate.PublisherStats{LastID: 50, Blocks: 50, Queries: 7, Dumps: 1}); got != want {
 				t.Errorf("counted %+v, want %+v", got, want)
 			}
 		})
