@@ -51,9 +51,6 @@ func (k *keeper) takeCheck(now time.Time) {
 		k.failing = err
 		k.warn(err)
 	}
-	if err == nil && k.store.isStalled() {
-		k.checkFollowing(now)
-	}
 }
 
 // noteCheck logs the first failure of checks while heartbeats are acknowledged, such as
@@ -80,20 +77,15 @@ func (k *keeper) probe(now time.Time) {
 // bucket was deleted. Where they are not permitted, the next heartbeat reveals that of
 // the write stream, and the next check that of the other one.
 func (k *keeper) subscribeDeleted() (deleted chan *nats.Msg, unsubscribe func()) {
-	return k.subscribeAdvisories("STREAM.DELETED.")
-}
-
-// subscribeAdvisories subscribes to one kind of advisories on both streams.
-func (k *keeper) subscribeAdvisories(kind string) (msgs chan *nats.Msg, unsubscribe func()) {
 	opt := k.store.opt
-	msgs = make(chan *nats.Msg, 16)
+	deleted = make(chan *nats.Msg, 16)
 	var subs []*nats.Subscription
 	for _, stream := range []string{opt.writeStream(), opt.readStream()} {
-		if sub, err := k.store.nc.ChanSubscribe(advisories+kind+stream, msgs); err == nil { // not closed
+		if sub, err := k.store.nc.ChanSubscribe(advisories+"STREAM.DELETED."+stream, deleted); err == nil { // not closed
 			subs = append(subs, sub)
 		}
 	}
-	return msgs, func() {
+	return deleted, func() {
 		for _, sub := range subs {
 			_ = sub.Unsubscribe()
 		}

@@ -120,8 +120,6 @@ func (k *keeper) run(ctx context.Context) {
 	defer k.store.nc.RemoveStatusListener(closed)
 	deleted, unsubscribe := k.subscribeDeleted()
 	defer unsubscribe()
-	elected, unsubscribeElected := k.subscribeElected()
-	defer unsubscribeElected()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -133,8 +131,6 @@ func (k *keeper) run(ctx context.Context) {
 			k.disconnected()
 		case <-deleted:
 			k.checkSoon()
-		case <-elected:
-			k.checkFollowing(time.Now())
 		case <-k.wake:
 		case <-timer.C:
 		}

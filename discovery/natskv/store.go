@@ -44,7 +44,6 @@ type Store struct {
 	opened   time.Time         // when the streams were last found to exist and fit
 	replicas int               // of the write stream
 	first    uint64            // its first sequence, which identifies it
-	stall    stall             // of the bucket
 	leases   map[string]*lease // by key; those that have ended too, until they are removed
 	orphans  map[*lease]struct{}
 	keeper   *keeper // nil until the first lease

@@ -92,7 +92,6 @@ func (s *Store) ensure(ctx context.Context) error {
 	if err := s.checkReadStream(read.Config); err != nil {
 		return err
 	}
-	s.follow(ctx, read)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.replicas, s.first, s.opened = write.Config.Replicas, write.Config.FirstSeq, time.Now()
