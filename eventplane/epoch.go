@@ -123,9 +123,9 @@ func (e *epoch) compare(seq, at uint64, multipath bool) verdict {
 		return late
 	case !e.started:
 		return restart
-	case seq > e.delivered && (at == e.lastAt || multipath && at > e.lastAt): // lost, as a tick showed that was forged or faster
+	case seq > e.delivered && (at == e.lastAt || multipath && at > e.lastAt && at <= e.knownAt): // lost, as a tick showed that was forged or faster
 		return recalled
-	case multipath && seq > e.delivered:
+	case multipath && seq > e.delivered && at < e.lastAt:
 		return late
 	case at > e.lastAt:
 		return restart

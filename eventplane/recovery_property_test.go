@@ -277,6 +277,8 @@ func TestRecoveryMatchesTheModel(t *testing.T) {
 	for seed := range uint64(3000) {
 		checkRecovery(t, seed)
 	}
+	checkRecovery(t, 6150)  // another life begins where ticks showed the one before to end
+	checkRecovery(t, 96407) // a lost event arrives after another one that was lost
 }
 
 func FuzzRecovery(f *testing.F) {

@@ -221,6 +221,9 @@ func (s *sequencer) lose(p *peer, through uint64) {
 	if n == 0 {
 		return
 	}
+	if len(p.held) > 0 { // they were published before it
+		p.epoch.knownAt = max(p.epoch.knownAt, p.held[0].event.PublishedAt)
+	}
 	s.reportRecovered(p)
 	if p.lost == 0 {
 		s.stats.gaps++
