@@ -116,7 +116,7 @@ func (p *Publisher) disconnectSlowest(now time.Time, limit int64) {
 	}
 	endpoint := p.endpoint
 	if p.connections == nil {
-		if !rawzmq.Shutdown(slowest, uint16(p.loop.guard.port)) {
+		if !rawzmq.Shutdown(slowest, p.loop.guard.port) {
 			return
 		}
 	} else {

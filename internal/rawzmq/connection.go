@@ -20,52 +20,70 @@ union tcp_state {
 	struct {
 		unsigned char other[120];
 		uint64_t bytes_acked;
+		uint64_t bytes_received;
 	} kernel;
 };
+
+// get_state returns whether the descriptor is a connection of TCP.
+static int get_state(int fd, union tcp_state *state) {
+	socklen_t size = sizeof *state;
+	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, state, &size) == 0 && size >= sizeof state->kernel &&
+		state->info.tcpi_state != TCP_LISTEN;
+}
 
 // progress returns the number of bytes that the peer has acknowledged, or -1 if the
 // descriptor is no connection of TCP or nothing waits to be acknowledged.
 static int64_t progress(int fd) {
 	union tcp_state state;
-	socklen_t size = sizeof state;
 	int waiting;
-	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &size) < 0 || size < sizeof state.kernel)
-		return -1;
-	if (ioctl(fd, TIOCOUTQ, &waiting) < 0 || waiting == 0)
+	if (!get_state(fd, &state) || ioctl(fd, TIOCOUTQ, &waiting) < 0 || waiting == 0)
 		return -1;
 	return state.kernel.bytes_acked;
 }
 
-// accepted_at returns whether the descriptor is a connection to a local port.
-static int accepted_at(int fd, uint16_t port) {
+static int local_port(int fd) {
 	union {
 		struct sockaddr any;
 		struct sockaddr_in v4;
 		struct sockaddr_in6 v6;
-	} local, peer;
-	socklen_t local_size = sizeof local, peer_size = sizeof peer;
-	if (getsockname(fd, &local.any, &local_size) < 0 || getpeername(fd, &peer.any, &peer_size) < 0)
-		return 0;
-	return (local.any.sa_family == AF_INET && ntohs(local.v4.sin_port) == port) ||
-		(local.any.sa_family == AF_INET6 && ntohs(local.v6.sin6_port) == port);
+	} local;
+	socklen_t size = sizeof local;
+	if (getsockname(fd, &local.any, &size) < 0)
+		return -1;
+	switch (local.any.sa_family) {
+	case AF_INET:
+		return ntohs(local.v4.sin_port);
+	case AF_INET6:
+		return ntohs(local.v6.sin6_port);
+	}
+	return -1;
 }
 
-// shut_down ends a connection to a local port. libzmq may close the descriptor at any
-// time, and another file may get its number. A copy stays what it is.
-static int shut_down(int fd, uint16_t port) {
+// end_above returns the number of bytes that have arrived on a connection to a local
+// port, which it ends if they are more than limit; -1 if the descriptor is no such
+// connection. libzmq may close the descriptor at any time, and another file may get its
+// number. A copy stays what it is.
+static int64_t end_above(int fd, int port, int64_t limit) {
+	int64_t received = -1;
+	union tcp_state state;
 	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	if (copy < 0)
-		return 0;
-	int done = accepted_at(copy, port) && shutdown(copy, SHUT_RDWR) == 0;
+		return -1;
+	if (local_port(copy) == port && get_state(copy, &state))
+		received = state.kernel.bytes_received;
+	if (received > limit && shutdown(copy, SHUT_RDWR) < 0)
+		received = -1;
 	close(copy);
-	return done;
+	return received;
 }
 #else
 static int64_t progress(int fd) { return -1; }
-static int shut_down(int fd, uint16_t port) { return 0; }
+static int64_t end_above(int fd, int port, int64_t limit) { return -1; }
 #endif
 */
 import "C"
+
+import "math"
 
 // Progress returns how many bytes the peer of a connection has acknowledged, and
 // whether more wait for it in the kernel. It returns false if that is not known, as it is
@@ -75,9 +93,17 @@ func Progress(descriptor int) (acknowledged int64, waiting bool) {
 	return n, n >= 0
 }
 
-// Shutdown ends a connection that was accepted on a local port, as if the peer had
-// closed it. It has no effect if the descriptor is no such connection any more, or on
-// systems other than Linux. It reports whether it had.
-func Shutdown(descriptor int, port uint16) bool {
-	return C.shut_down(C.int(descriptor), C.uint16_t(port)) != 0
+// ReceivedBytes returns the number of bytes that have arrived on the connection with a
+// descriptor, which a socket that listens on port has accepted; or -1 if there is no
+// such connection any more, or the system does not count: only Linux does. It may be
+// called while others use the socket.
+func ReceivedBytes(descriptor, port int) int64 { return EndAbove(descriptor, port, math.MaxInt64) }
+
+// EndAbove is like ReceivedBytes, and ends the connection if there are more than limit,
+// as if the peer had closed it.
+func EndAbove(descriptor, port int, limit int64) int64 {
+	return int64(C.end_above(C.int(descriptor), C.int(port), C.int64_t(limit)))
 }
+
+// Shutdown is EndAbove without a limit. It reports whether there was such a connection.
+func Shutdown(descriptor, port int) bool { return EndAbove(descriptor, port, -1) >= 0 }

@@ -95,7 +95,7 @@ func TestShutdown(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := netip.MustParseAddrPort(strings.TrimPrefix(endpoint, "tcp://"))
-	port := address.Port()
+	port := int(address.Port())
 	first, second := zmtptest.Dial(t, endpoint, "SUB"), zmtptest.Dial(t, endpoint, "SUB")
 	var accepted []int
 	waittest.Eventually(t, "both connections are reported", func() bool {
