@@ -229,9 +229,14 @@ func (l *socketLoop) prove(fds ...int) {
 }
 
 // drain reads what has arrived. libzmq discards what waits on a connection that is
-// closed.
+// closed. mu is not held during pauses.
 func (l *socketLoop) drain() {
-	for end := time.Now().Add(drainTime); l.read() && time.Now().Before(end); {
+	for end := time.Now().Add(drainTime); l.read() && time.Now().Before(end) && !l.stopped.Load(); {
+		if l.pause != nil {
+			l.mu.Unlock()
+			l.pause()
+			l.mu.Lock()
+		}
 	}
 }
 
@@ -312,8 +317,7 @@ func (l *socketLoop) stop() {
 	l.mu.Lock()
 	l.stopped.Store(true)
 	l.broadcast()
-	past := time.Now()
-	_, _ = l.waiter.SetDeadline(past), l.events.SetDeadline(past)
+	_, _ = l.waiter.SetDeadline(time.Now()), l.events.SetDeadline(time.Now())
 	l.mu.Unlock()
 	l.running.Wait()
 }
