@@ -275,11 +275,7 @@ func (r *replayServer) serve(c *replayPeer, now time.Time) (more bool) {
 	}
 	r.events = a.Batch(r.history, r.events[:0], most)
 	defer clear(r.events) // they may be large
-	if len(r.events) > 0 {
-		r.encodeEvents(a.engine)
-	} else {
-		r.encodeEnd(a)
-	}
+	r.encode(a)
 	sent, err := r.socket.SendRouted([]byte(c.id), &r.batch, c.queue)
 	r.queued += r.batch.Size()
 	if sent > 0 {
@@ -310,43 +306,41 @@ func (c *replayPeer) wait(now time.Time) bool {
 	return now.Sub(c.stalled) <= replayStall
 }
 
-func (r *replayServer) encodeEvents(engine bool) {
-	if r.batch.Reset(4); engine {
-		r.batch.Reset(3)
-	}
-	for i := range r.events {
-		m := &r.events[i]
-		r.head = binary.BigEndian.AppendUint64(r.head[:0], r.publisherID)
-		r.head = binary.BigEndian.AppendUint64(r.head, m.Sequence)
-		r.head = appendHeader(r.head, len(m.Body))
-		r.batch.Append()
-		if engine {
-			r.batch.Append(r.head[idSize : 2*idSize])
-			r.batch.Append(m.Body)
-			continue
-		}
-		r.batch.Append(r.head[:idSize])
-		r.batch.Append(r.head[idSize : 2*idSize])
-		r.batch.Append(r.head[2*idSize:], m.Body)
-	}
-}
-
-// encodeEnd encodes the end of an answer, which has no event: a sequence that none
-// has, and the request and the number of its events instead of a body.
-func (r *replayServer) encodeEnd(a *replayAnswer) {
-	end := binary.BigEndian.AppendUint64(nil, driver.NoSequence)
+// encode encodes the events or, if there are none, the end of an answer: a sequence that
+// no event has and, unless a tool for engines sent the request, the request and the
+// number of its events instead of a body.
+func (r *replayServer) encode(a *replayAnswer) {
+	frames := 4
 	if a.engine {
-		r.batch.Reset(3)
-		r.batch.Append()
-		r.batch.Append(end)
-		r.batch.Append()
+		frames = 3
+	}
+	r.batch.Reset(frames)
+	for i := range r.events {
+		r.encodeMessage(a.engine, r.events[i].Sequence, r.events[i].Body)
+	}
+	if len(r.events) > 0 {
 		return
 	}
-	r.batch.Reset(4)
+	var end []byte
+	if !a.engine {
+		end = binary.BigEndian.AppendUint64(nil, a.First)
+		end = binary.BigEndian.AppendUint64(end, a.Last)
+		end = binary.BigEndian.AppendUint64(end, a.Sent)
+	}
+	r.encodeMessage(a.engine, driver.NoSequence, end)
+}
+
+func (r *replayServer) encodeMessage(engine bool, sequence uint64, body []byte) {
+	r.head = binary.BigEndian.AppendUint64(r.head[:0], r.publisherID)
+	r.head = binary.BigEndian.AppendUint64(r.head, sequence)
+	r.head = appendHeader(r.head, len(body))
 	r.batch.Append()
-	r.batch.Append(binary.BigEndian.AppendUint64(nil, r.publisherID))
-	r.batch.Append(end)
-	body := binary.BigEndian.AppendUint64(appendHeader(nil, replayEndSize), a.First)
-	body = binary.BigEndian.AppendUint64(body, a.Last)
-	r.batch.Append(binary.BigEndian.AppendUint64(body, a.Sent))
+	if engine {
+		r.batch.Append(r.head[idSize : 2*idSize])
+		r.batch.Append(body)
+		return
+	}
+	r.batch.Append(r.head[:idSize])
+	r.batch.Append(r.head[idSize : 2*idSize])
+	r.batch.Append(r.head[2*idSize:], body)
 }
