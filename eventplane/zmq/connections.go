@@ -333,13 +333,8 @@ func (c *connections) runDue(now time.Time) {
 // reconnect connects to the peers to which libzmq does not reconnect.
 func (c *connections) reconnect(now time.Time) {
 	for len(c.broken) > 0 && now.Sub(c.broken[0].brokenAt) >= reconnectDelay {
-		k := c.broken[0]
-		c.clearBroken(k)
-		c.deleteAddresses(k)
-		c.warn(k, "zmq: peer violated the protocol and was disconnected, reconnecting")
-		if err := errors.Join(c.socket.Disconnect(k.endpoint), c.dial(k)); err != nil {
-			c.log.Debug("zmq: reconnect failed", "endpoint", k.endpoint, "error", err)
-		}
+		c.warn(c.broken[0], "zmq: peer violated the protocol and was disconnected, reconnecting")
+		c.connectAgain(c.broken[0], now)
 	}
 }
 
