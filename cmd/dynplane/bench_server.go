@@ -7,13 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/dynplane/dynplane/internal/latencyproxy"
+	"github.com/dynplane/dynplane/natsconn"
 )
 
 // benchServerStats are counters of a server. CPUSeconds is that of its process, and
@@ -191,4 +196,60 @@ func getJSON(ctx context.Context, url string, into any) error {
 		return fmt.Errorf("%s: status %s", url, resp.Status)
 	}
 	return json.NewDecoder(resp.Body).Decode(into)
+}
+
+// openServer selects or starts the server, and the proxy before it.
+func (b *bench) openServer() (closeAll func() error, err error) {
+	var opened []func() error
+	closeAll = func() error {
+		var errs []error
+		for i := range opened {
+			errs = append(errs, opened[len(opened)-1-i]())
+		}
+		return errors.Join(errs...)
+	}
+	if b.config, err = natsconn.FromEnv(b.app.env); err != nil {
+		return nil, err
+	}
+	b.result.Server = b.config.String()
+	switch given, _ := b.app.env("NATS_SERVER"); {
+	case given == "" && b.monitor != "":
+		return nil, usagef("--monitor %q: want --server too: otherwise the bench starts a server of its own", b.monitor)
+	case given == "":
+		child, err := b.app.startChildServer()
+		if err != nil {
+			return nil, err
+		}
+		opened = append(opened, child.Close)
+		b.config, b.stats = natsconn.Config{URL: child.url}, child.stats
+		b.result.Server = "a process of its own"
+	case b.monitor != "":
+		b.stats = func(ctx context.Context) (benchServerStats, error) { return monitorStats(ctx, b.monitor) }
+	}
+	if b.rtt > 0 {
+		proxy, err := b.startProxy()
+		if err != nil {
+			return nil, errors.Join(err, closeAll())
+		}
+		opened = append(opened, proxy.Close)
+	}
+	return closeAll, nil
+}
+
+// startProxy puts a proxy between the clients and the server.
+func (b *bench) startProxy() (*latencyproxy.Proxy, error) {
+	u, err := url.Parse(b.config.URL)
+	if err != nil || u.Host == "" || strings.Contains(b.config.URL, ",") {
+		return nil, usagef("--rtt: NATS server %s: want one URL", b.config)
+	}
+	if u.Port() == "" {
+		u.Host = net.JoinHostPort(u.Hostname(), "4222")
+	}
+	proxy, err := latencyproxy.Start(u.Host, b.rtt/2)
+	if err != nil {
+		return nil, err
+	}
+	u.Host = proxy.Addr()
+	b.config.URL = u.String()
+	return proxy, nil
 }
