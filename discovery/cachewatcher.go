@@ -147,14 +147,6 @@ func (w *cacheWatcher) leave(ctx context.Context) error {
 	return nil
 }
 
-// Present implements Confirmer.
-func (w *cacheWatcher) Present(ctx context.Context, ids []ID) ([]ID, error) {
-	if confirmer, ok := w.store.(Confirmer); ok {
-		return confirmer.Present(ctx, ids)
-	}
-	return nil, nil
-}
-
 // Close implements Watcher.
 func (w *cacheWatcher) Close() error {
 	if w.store != nil {

@@ -239,7 +239,7 @@ type Confirmer interface {
 type Prompter interface {
 	// Prompt makes Next deliver an OpProgress whose AliveSince is not before the
 	// call, as soon as Next has delivered everything that was registered at the
-	// call. It does not block, and may be called in any goroutine.
+	// call. It does not block, and may be called in any goroutine, also after Close.
 	Prompt()
 }
 
