@@ -70,24 +70,8 @@ func Launch(t testing.TB, version, program string, env map[string]string, args .
 	for name, value := range environment(version, env) {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
-	logs, err := os.CreateTemp(t.TempDir(), program+"-*.log")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = logs.Close() }()
-	cmd.Stderr = logs
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	p := &Peer{t: t, cmd: cmd, stdin: stdin, stderr: logs.Name()}
+	stdin, stdout, logs := startPiped(t, cmd)
+	p := &Peer{t: t, cmd: cmd, stdin: stdin, stderr: logs}
 	p.read.Go(func() { p.collect(stdout) })
 	t.Cleanup(func() {
 		p.Kill()

@@ -24,32 +24,37 @@ func Run(t testing.TB, env []string, name string, args ...string) *Process {
 	t.Helper()
 	cmd := exec.Command(name, args...)
 	cmd.Env = env
-	logs, err := os.CreateTemp(t.TempDir(), "log")
+	stdin, stdout, logs := startPiped(t, cmd)
+	p := &Process{cmd: cmd, stdin: stdin}
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		p.Kill()
+		printed, _ := os.ReadFile(logs)
+		t.Fatalf("%s did not start: %v: %s", name, err, printed)
+	}
+	p.Line = strings.TrimSpace(line)
+	return p
+}
+
+// startPiped starts a command whose standard error goes to a file, logs.
+func startPiped(t testing.TB, cmd *exec.Cmd) (stdin io.WriteCloser, stdout io.Reader, logs string) {
+	t.Helper()
+	stderr, err := os.CreateTemp(t.TempDir(), "log")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = logs.Close() }()
-	cmd.Stderr = logs
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
+	defer func() { _ = stderr.Close() }()
+	cmd.Stderr = stderr
+	if stdin, err = cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
+	if stdout, err = cmd.StdoutPipe(); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	p := &Process{cmd: cmd, stdin: stdin}
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		p.Kill()
-		printed, _ := os.ReadFile(logs.Name())
-		t.Fatalf("%s did not start: %v: %s", name, err, printed)
-	}
-	p.Line = strings.TrimSpace(line)
-	return p
+	return stdin, stdout, stderr.Name()
 }
 
 // Kill ends the process as kill -9 does. It is idempotent.

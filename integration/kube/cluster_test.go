@@ -28,6 +28,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
+	"github.com/dynplane/dynplane/integration/dynamotest"
 	"github.com/dynplane/dynplane/internal/waittest"
 )
 
@@ -60,7 +61,7 @@ spec:
 // fixed address, the front, which serves pods itself.
 type cluster struct {
 	etcd    string // its URL
-	api     *process
+	api     *dynamotest.Process
 	pods    *podServer
 	backend atomic.Pointer[httputil.ReverseProxy]
 	gate    sync.RWMutex // held for writing while requests must wait
@@ -172,7 +173,7 @@ func (c *cluster) restartAPI(t *testing.T, hold bool, meanwhile func()) {
 	if hold {
 		c.gate.Lock()
 		defer c.gate.Unlock()
-		c.api.kill()
+		c.api.Kill()
 		meanwhile()
 		c.startAPI(t)
 		for _, r := range []schema.GroupVersionResource{workers, slices} {
@@ -188,7 +189,7 @@ func (c *cluster) restartAPI(t *testing.T, hold bool, meanwhile func()) {
 		}
 		return
 	}
-	c.api.kill()
+	c.api.Kill()
 	c.closeFront()
 	meanwhile()
 	c.startAPI(t)
@@ -202,7 +203,7 @@ func (c *cluster) replaceAPI(t *testing.T, meanwhile func()) {
 	t.Helper()
 	former := c.api
 	c.startAPI(t)
-	former.kill()
+	former.Kill()
 	c.closeFront()
 	meanwhile()
 	c.openFront(t)

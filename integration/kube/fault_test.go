@@ -101,7 +101,7 @@ func (p place) elsewhere(write func(place)) {
 	})
 	write(place{p.T, other, p.namespace})
 	other.closeFront()
-	other.api.kill()
+	other.api.Kill()
 }
 
 // compact removes the history of etcd.

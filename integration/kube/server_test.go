@@ -1,7 +1,6 @@
 package kube
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -22,6 +20,7 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/rest"
 
+	"github.com/dynplane/dynplane/integration/dynamotest"
 	"github.com/dynplane/dynplane/integration/natstest"
 )
 
@@ -46,63 +45,17 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// process is a server of the tests. Those that are roles of the test binary end
-// when their standard input is closed, which also happens when the tests die.
-type process struct {
-	cmd   *exec.Cmd
-	stdin io.Closer
-}
-
-// start runs the test binary in a role, and decodes the line that it prints as
-// soon as it serves.
-func start(t *testing.T, role string, out any, args ...string) *process {
+// start runs the test binary in a role until the test ends, and decodes the line that
+// it prints as soon as it serves. It ends when its standard input is closed, which also
+// happens when the tests die.
+func start(t *testing.T, role string, out any, args ...string) *dynamotest.Process {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), roleVar+"="+role)
-	p, line := launch(t, role, cmd)
-	if err := json.Unmarshal([]byte(line), out); err != nil {
-		t.Fatalf("start %s: it printed %q: %v", role, line, err)
+	p := dynamotest.Run(t, append(os.Environ(), roleVar+"="+role), os.Args[0], args...)
+	t.Cleanup(p.Kill)
+	if err := json.Unmarshal([]byte(p.Line), out); err != nil {
+		t.Fatalf("start %s: it printed %q: %v", role, p.Line, err)
 	}
 	return p
-}
-
-// launch starts a server and returns the line that it prints as soon as it
-// serves. The server ends with the test.
-func launch(t *testing.T, name string, cmd *exec.Cmd) (*process, string) {
-	t.Helper()
-	logs, err := os.CreateTemp(t.TempDir(), name+"-*.log")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = logs.Close() }()
-	cmd.Stderr = logs
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	p := &process{cmd, stdin}
-	t.Cleanup(p.kill)
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		p.kill()
-		printed, _ := os.ReadFile(logs.Name())
-		t.Fatalf("start %s: %v: %s", name, err, printed)
-	}
-	return p, line
-}
-
-// kill ends the server with SIGKILL.
-func (p *process) kill() {
-	_ = p.cmd.Process.Kill()
-	_ = p.cmd.Wait()
-	_ = p.stdin.Close()
 }
 
 func serveEtcd() error {
