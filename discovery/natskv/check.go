@@ -92,10 +92,13 @@ func (k *keeper) subscribeDeleted() (deleted chan *nats.Msg, unsubscribe func())
 	}
 }
 
-// checkSoon makes a check due, not at the same time as that of every other owner.
+// checkSoon makes a check due, not at the same time as that of every other owner. It
+// does not put off one that heartbeats wait for.
 func (k *keeper) checkSoon() {
 	k.checked = time.Time{}
-	k.checkAt = time.Now().Add(rand.N(k.store.opt.TTL / 8))
+	if k.failing == nil {
+		k.checkAt = time.Now().Add(rand.N(k.store.opt.TTL / 8))
+	}
 }
 
 // warn logs the first failure since the last recovery.

@@ -154,3 +154,14 @@ func TestFailedChecksAreLoggedOnce(t *testing.T) {
 		t.Errorf("%d failures and %d successes are logged, want 2 and 1:\n%s", failed, again, log)
 	}
 }
+
+// TestDeletedStreamPutsOffNoAwaitedCheck: suspended heartbeats wait for the next check.
+func TestDeletedStreamPutsOffNoAwaitedCheck(t *testing.T) {
+	t.Parallel()
+	k := &keeper{store: &Store{opt: Options{TTL: time.Hour}}}
+	k.fail(errNoAck)
+	k.checkSoon()
+	if !k.checkAt.IsZero() {
+		t.Errorf("the next check is put off until %v", k.checkAt)
+	}
+}
