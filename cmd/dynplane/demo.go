@@ -147,7 +147,7 @@ func (d *demo) run(ctx context.Context, a *app) (s summary, err error) {
 		}
 		defer stop()
 	}
-	err = inner.withPlane(ctx, always, func(plane *eventplane.Client) error {
+	err = inner.withPlane(ctx, always, func(plane *eventplane.Client, _ *discovery.Client) error {
 		sub, err := plane.Subscriber(ctx, demoScope(), demoTopic)
 		if err != nil {
 			return err

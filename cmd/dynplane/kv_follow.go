@@ -93,42 +93,29 @@ var errSettle = errors.New("some workers have not answered")
 
 // followKV calls do with the updates of the workers of a scope until it returns
 // false. A signal is not an error.
-func (a *app) followKV(ctx context.Context, scope discovery.Scope, do func(kvstate.Update) (bool, error)) (err error) {
-	cfg, err := eventplane.ConfigFromEnv(a.env)
-	if err != nil {
-		return err
-	}
+func (a *app) followKV(ctx context.Context, scope discovery.Scope, do func(kvstate.Update) (bool, error)) error {
 	options, err := requestplane.ClientOptionsFromEnv(a.env)
 	if err != nil {
 		return err
 	}
-	a.usesNATS = cfg.Transport == discovery.TransportNATS
-	found, err := a.discover(ctx)
-	if err != nil {
-		return unlessDone(ctx, err)
-	}
-	defer func() { err = errors.Join(err, a.shutdown(ctx, found)) }()
-	plane, err := a.plane(cfg, found)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, a.shutdown(ctx, plane)) }()
 	options.Logger = a.logger()
-	client, err := requestplane.NewClient(options)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, client.Close()) }()
-	clients := kvstate.Clients{Discovery: found, Events: plane, Requests: client}
-	for u, err := range kvstate.Follow(ctx, clients, scope, kvstate.FollowOptions{Logger: a.logger()}) {
+	return a.withPlane(ctx, always, func(plane *eventplane.Client, found *discovery.Client) (err error) {
+		client, err := requestplane.NewClient(options)
 		if err != nil {
-			return unlessDone(ctx, hint(err))
-		}
-		if more, err := do(u); err != nil || !more {
 			return err
 		}
-	}
-	return nil
+		defer func() { err = errors.Join(err, client.Close()) }()
+		clients := kvstate.Clients{Discovery: found, Events: plane, Requests: client}
+		for u, err := range kvstate.Follow(ctx, clients, scope, kvstate.FollowOptions{Logger: a.logger()}) {
+			if err != nil {
+				return err
+			}
+			if more, err := do(u); err != nil || !more {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // followKVUntilSettled is followKV until no rank is recovering, or kvSettle is over,

@@ -137,7 +137,7 @@ func (a *app) modelCard(ctx context.Context, o kvServeOptions) (any, error) {
 	return card, nil
 }
 
-func (a *app) kvServe(ctx context.Context, scope discovery.Scope, o kvServeOptions) (err error) {
+func (a *app) kvServe(ctx context.Context, scope discovery.Scope, o kvServeOptions) error {
 	if err := clearReadyFile(o.ready); err != nil {
 		return err
 	}
@@ -145,29 +145,16 @@ func (a *app) kvServe(ctx context.Context, scope discovery.Scope, o kvServeOptio
 	if err != nil {
 		return err
 	}
-	cfg, err := eventplane.ConfigFromEnv(a.env)
-	if err != nil {
-		return err
-	}
-	a.usesNATS = cfg.Transport == discovery.TransportNATS
-	found, err := a.discover(ctx)
-	if err != nil {
-		return unlessDone(ctx, err)
-	}
-	defer func() { err = errors.Join(err, a.shutdown(ctx, found)) }()
-	plane, err := a.plane(cfg, found)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, a.shutdown(ctx, plane)) }()
-	server, err := a.kvServer(o)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, a.shutdown(ctx, server)) }()
-	w := &kvWorker{app: a, options: o, publishers: make([]*kvstate.Publisher, o.ranks)}
-	defer func() { err = errors.Join(err, w.shutdown(ctx)) }()
-	return unlessDone(ctx, hint(w.run(ctx, plane, found, scope, card, server)))
+	return a.withPlane(ctx, always, func(plane *eventplane.Client, found *discovery.Client) (err error) {
+		server, err := a.kvServer(o)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, a.shutdown(ctx, server)) }()
+		w := &kvWorker{app: a, options: o, publishers: make([]*kvstate.Publisher, o.ranks)}
+		defer func() { err = errors.Join(err, w.shutdown(ctx)) }()
+		return unlessDone(ctx, w.run(ctx, plane, found, scope, card, server))
+	})
 }
 
 // kvServer opens the port that answers queries.

@@ -10,9 +10,9 @@ import (
 )
 
 // withPlane runs do with the event plane that the environment configures, and
-// with discovery if needsDiscovery reports true, and shuts both down. A signal
+// with discovery, or nil, if needsDiscovery reports true, and shuts both down. A signal
 // is not an error.
-func (a *app) withPlane(ctx context.Context, needsDiscovery func(eventplane.Config) bool, do func(*eventplane.Client) error) error {
+func (a *app) withPlane(ctx context.Context, needsDiscovery func(eventplane.Config) bool, do func(*eventplane.Client, *discovery.Client) error) error {
 	// The defaults of the event plane depend on the backend, even where it is
 	// not opened.
 	if _, err := backend.Name(a.env); err != nil {
@@ -31,7 +31,7 @@ func (a *app) withPlane(ctx context.Context, needsDiscovery func(eventplane.Conf
 	}
 	plane, err := a.plane(cfg, found)
 	if err == nil {
-		err = errors.Join(unlessDone(ctx, hint(do(plane))), a.shutdown(ctx, plane))
+		err = errors.Join(unlessDone(ctx, hint(do(plane, found))), a.shutdown(ctx, plane))
 	}
 	if found != nil {
 		err = errors.Join(err, a.shutdown(ctx, found))

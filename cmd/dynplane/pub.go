@@ -94,7 +94,7 @@ func (a *app) pub(ctx context.Context, scope discovery.Scope, topic string, o pu
 	if err := clearReadyFile(o.ready); err != nil {
 		return err
 	}
-	return a.withPlane(ctx, always, func(plane *eventplane.Client) error {
+	return a.withPlane(ctx, always, func(plane *eventplane.Client, _ *discovery.Client) error {
 		opening, cancel := context.WithTimeout(ctx, opTimeout)
 		defer cancel()
 		options := eventplane.PublisherOptions{History: o.history}

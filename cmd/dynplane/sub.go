@@ -99,7 +99,7 @@ func (a *app) sub(ctx context.Context, scope discovery.Scope, topic string, o su
 		ctx, cancel = context.WithTimeoutCause(ctx, o.timeout, errTimeout)
 		defer cancel()
 	}
-	err := a.withPlane(ctx, o.needsDiscovery, func(plane *eventplane.Client) error {
+	err := a.withPlane(ctx, o.needsDiscovery, func(plane *eventplane.Client, _ *discovery.Client) error {
 		opening, cancel := context.WithTimeout(ctx, opTimeout)
 		defer cancel()
 		s, err := plane.SubscriberWithOptions(opening, scope, topic, o.events)
