@@ -28,7 +28,7 @@ type kvRank struct {
 type kvRankState struct {
 	trust  kvstate.Trust
 	reason string
-	blocks map[kvevents.BlockKey]struct{}
+	blocks kvstate.Tree
 }
 
 // kvView applies the updates of a follower.
@@ -43,10 +43,11 @@ func (v kvView) apply(u kvstate.Update, each func(*kvevents.Event)) (s *kvRankSt
 		v[key] = s
 	}
 	s.trust, s.reason = u.Trust, u.Reason
-	if u.Kind == kvstate.Reset || s.blocks == nil {
-		s.blocks = make(map[kvevents.BlockKey]struct{})
-	}
-	if u.Kind == kvstate.Gone {
+	switch u.Kind {
+	case kvstate.Reset:
+		s.blocks = kvstate.Tree{}
+	case kvstate.Gone:
+		s.blocks = kvstate.Tree{}
 		delete(v, key)
 	}
 	if u.Events == nil {
@@ -54,28 +55,12 @@ func (v kvView) apply(u kvstate.Update, each func(*kvevents.Event)) (s *kvRankSt
 	}
 	for e := range u.Events {
 		events++
-		s.applyEvent(e)
+		s.blocks.Apply(e)
 		if each != nil {
 			each(e)
 		}
 	}
 	return s, events
-}
-
-func (s *kvRankState) applyEvent(e *kvevents.Event) {
-	switch e.Kind {
-	case kvevents.Cleared:
-		clear(s.blocks)
-	case kvevents.Stored:
-		for i := range e.Hashes {
-			s.blocks[e.Key(i)] = struct{}{}
-		}
-	case kvevents.Removed:
-		for i := range e.Hashes {
-			delete(s.blocks, e.Key(i))
-		}
-	case kvevents.Unknown:
-	}
 }
 
 // settled reports whether no rank is recovering.

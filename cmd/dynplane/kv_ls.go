@@ -85,7 +85,7 @@ type kvUpdateLine struct {
 }
 
 func (s *kvRankState) line(key kvRank) kvRankLine {
-	return kvRankLine{key.worker, key.rank, nil, len(s.blocks), s.trust.String(), s.reason}
+	return kvRankLine{key.worker, key.rank, nil, s.blocks.Len(), s.trust.String(), s.reason}
 }
 
 func (l kvRankLine) cells() []string {
