@@ -47,6 +47,12 @@ type retired struct {
 // them at the given time.
 type announcement struct{ next, at uint64 }
 
+// isNew reports whether it is not known where the subscriber starts with p.
+func (p *peer) isNew() bool {
+	e := &p.epoch
+	return !e.started && !e.known && !e.hasEarlier && !p.recovery.history
+}
+
 // gap returns the sequence after the first gap, and whether there is one.
 func (p *peer) gap() (end uint64, open bool) {
 	switch expected := p.epoch.expected(); {

@@ -279,6 +279,9 @@ func TestRecoveryMatchesTheModel(t *testing.T) {
 	}
 	checkRecovery(t, 6150)  // another life begins where ticks showed the one before to end
 	checkRecovery(t, 96407) // a lost event arrives after another one that was lost
+	for _, seed := range []uint64{301112, 312999, 366175, 376004, 388529, 465717} {
+		checkRecovery(t, seed) // a tick arrives while the first event waits for the other path
+	}
 }
 
 func FuzzRecovery(f *testing.F) {

@@ -120,13 +120,12 @@ func (s *sequencer) sent(p *peer, next, at uint64) {
 	p.proof = max(s.clock, 1)
 	e := &p.epoch
 	switch {
-	case !e.started && !e.known && !e.hasEarlier && !p.recovery.history:
+	case p.isNew() && !s.paths(p):
+		e.floor, e.known, e.knownAt = next, true, at
+		p.recovery.joined = min(p.recovery.joined, next)
+	case p.isNew() && len(p.held) == 0:
 		// A broker that was away may deliver an old one, which must not become the
 		// subscriber's starting point.
-		if !s.paths(p) {
-			e.floor, e.known, e.knownAt = next, true, at
-			p.recovery.joined = min(p.recovery.joined, next)
-		}
 	case s.paths(p) && !s.held.full() && e.compareTick(next, at, true) != duplicate:
 		s.waitForPath(p, announcement{next, at})
 	default:
@@ -134,8 +133,12 @@ func (s *sequencer) sent(p *peer, next, at uint64) {
 	}
 }
 
-// tick processes a control message of p once it need not wait for another path.
+// tick processes a control message of p once it need not wait for another path. It is
+// ignored if no event of p has been delivered meanwhile.
 func (s *sequencer) tick(p *peer, next, at uint64) {
+	if p.isNew() && s.paths(p) {
+		return
+	}
 	switch p.epoch.compareTick(next, at, s.paths(p)) {
 	case restart:
 		s.restart(p, at)
