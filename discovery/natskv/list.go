@@ -51,6 +51,7 @@ func (w *watcher) list(ctx context.Context) error {
 		err = w.subscribe()
 	}
 	if err != nil || w.crowded {
+		w.expecting = false // the bucket may exist: the next attempt waits for no other advisory
 		w.admitted.release()
 		w.store.deleteConsumer(w.consumer)
 		return err
