@@ -241,11 +241,8 @@ func (c *Client) followChannels(r route, d *departures) *follower {
 func (c *Client) newFollower(r route) *follower {
 	return &follower{
 		discovery: c.discovery, log: c.config.Logger,
-		query: discovery.Query{Kind: discovery.KindEventChannel, Scope: r.scope, Topic: r.topic},
+		query: r.channels(),
 		match: func(ch discovery.EventChannel) channelState {
-			if ch.Scope != r.scope || ch.Topic != r.topic {
-				return channelState{}
-			}
 			return channelState{matches: true, incompatible: !ofKind(ch.Transport, c.config.Transport), replay: replayEndpoint(ch.Transport)}
 		},
 	}

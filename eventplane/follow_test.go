@@ -130,8 +130,8 @@ func newFollowTest(t *testing.T) *followTest {
 	f.must(err)
 	f.follow = &follower{
 		discovery: discovery.NewClient(f.store, discovery.Options{}),
-		query:     discovery.Query{Kind: discovery.KindEventChannel, Scope: scope, Topic: "kv-events"},
-		match:     r.matchDirect, to: f.conns, log: slog.New(slog.NewTextHandler(&f.log, nil)),
+		query:     r.channels(),
+		match:     matchDirect, to: f.conns, log: slog.New(slog.NewTextHandler(&f.log, nil)),
 	}
 	return f
 }

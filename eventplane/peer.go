@@ -120,12 +120,19 @@ func (s *sequencer) peer(id uint64) *peer {
 			}
 		}
 	} else {
-		p.prev.next, p.next.prev = p.next, p.prev
+		p.unlink()
 	}
-	p.prev, p.next = &s.recent, s.recent.next
-	p.prev.next, p.next.prev = p, p
+	p.link(&s.recent)
 	return p
 }
+
+// link puts p behind prev into the list of peers, from the most recently used on.
+func (p *peer) link(prev *peer) {
+	p.prev, p.next = prev, prev.next
+	p.prev.next, p.next.prev = p, p
+}
+
+func (p *peer) unlink() { p.prev.next, p.next.prev = p.next, p.prev }
 
 // retire forgets a publisher that has left. On several paths, what was delivered is
 // kept until others need the room: a broker that was away may deliver it again, however
@@ -133,12 +140,14 @@ func (s *sequencer) peer(id uint64) *peer {
 func (s *sequencer) retire(p *peer) {
 	if !s.multipath {
 		s.evict(p)
-		if e := &p.epoch; e.started {
-			if s.retired == nil || len(s.retired) >= maxRetired {
-				s.retired = map[uint64]retired{}
-			}
-			s.retired[p.id] = retired{epoch{started: true, first: e.first, last: e.last, delivered: e.delivered, firstAt: e.firstAt, lastAt: e.lastAt, knownAt: e.knownAt, at: e.at}, s.clock}
+		if !p.epoch.started {
+			return
 		}
+		if s.retired == nil || len(s.retired) >= maxRetired {
+			s.retired = map[uint64]retired{}
+		}
+		p.epoch.stamps = nil
+		s.retired[p.id] = retired{p.epoch, s.clock}
 		return
 	}
 	s.stampBytes -= 8 * len(p.epoch.stamps)
@@ -157,9 +166,8 @@ func (s *sequencer) announced(id uint64) *peer {
 		return nil
 	}
 	p = s.peer(id)
-	p.prev.next, p.next.prev = p.next, p.prev
-	p.prev, p.next = s.recent.prev, &s.recent
-	p.prev.next, p.next.prev = p, p
+	p.unlink()
+	p.link(s.recent.prev)
 	return p
 }
 
@@ -169,7 +177,7 @@ func (s *sequencer) evict(p *peer) {
 	s.releaseBefore(p, math.MaxUint64)
 	s.reportRecovered(p)
 	s.stampBytes -= 8 * len(p.epoch.stamps)
-	p.prev.next, p.next.prev = p.next, p.prev
+	p.unlink()
 	delete(s.peers, p.id)
 }
 

@@ -35,7 +35,7 @@ type reorderBuffer struct {
 }
 
 // heldEvent is an event that is held behind a gap: an element of its peer's held.
-// A tick is an element of the list only, and has no more than a sequence.
+// A tick is an element of the list only; its event has the announcement.
 type heldEvent struct {
 	peer     *peer
 	event    Event

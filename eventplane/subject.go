@@ -38,6 +38,11 @@ func newRoute(scope discovery.Scope, topic string, wire WireFormat) (route, erro
 	return r, nil
 }
 
+// channels matches the channels of the route.
+func (r route) channels() discovery.Query {
+	return discovery.Query{Kind: discovery.KindEventChannel, Scope: r.scope, Topic: r.topic, Exact: true}
+}
+
 // natsSubject returns the subject prefix and the subject.
 func (r route) natsSubject() (prefix, subject string, err error) {
 	if r.wire == WireGen2 {

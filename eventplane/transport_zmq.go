@@ -147,20 +147,15 @@ func (d *directTransport) subscriber(_ context.Context, r route, queue driver.Qu
 		return nil, err
 	}
 	conn := &subConn{Subscriber: sub, subject: r.directSubject(), departures: &departures{queued: sub.Queued}}
-	query := discovery.Query{Kind: discovery.KindEventChannel, Scope: r.scope, Topic: r.topic}
-	conn.follow, err = d.follow(sub, query, r.matchDirect, conn.departures)
+	conn.follow, err = d.follow(sub, r.channels(), matchDirect, conn.departures)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	return conn, nil
 }
 
-// matchDirect matches the channels of exactly this scope. The query also matches the
-// scopes below it.
-func (r route) matchDirect(ch discovery.EventChannel) channelState {
-	if ch.Scope != r.scope || ch.Topic != r.topic {
-		return channelState{}
-	}
+// matchDirect matches the channels of publishers without a broker.
+func matchDirect(ch discovery.EventChannel) channelState {
 	if t, ok := ch.Transport.(discovery.ZMQ); ok {
 		return channelState{matches: true, endpoints: []string{t.Endpoint}, replay: t.ReplayEndpoint}
 	}
