@@ -11,7 +11,7 @@ import (
 	"github.com/dynplane/dynplane/internal/wait"
 )
 
-// The pause before a failed watch is started again doubles from minWatchRetry to
+// The bound of the pause before a failed watch is started again doubles from minWatchRetry to
 // maxWatchRetry.
 const (
 	minWatchRetry = 100 * time.Millisecond
@@ -94,21 +94,22 @@ func (f *follower) run(ctx context.Context) {
 		}
 		return
 	}
-	retry := minWatchRetry
-	for {
+	retry := wait.Backoff{Min: minWatchRetry, Max: maxWatchRetry}
+	for failing := false; ; failing = true {
 		complete, err := f.watch(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if complete || retry == minWatchRetry {
-			retry = minWatchRetry
+		if complete {
+			retry.Reset()
+		}
+		if complete || !failing {
 			f.log.Warn("eventplane: watch of channels failed, keeping connections and retrying",
 				"scope", f.query.Scope.String(), "topic", f.query.Topic, "error", err)
 		}
-		if wait.Sleep(ctx, retry) != nil {
+		if wait.Sleep(ctx, retry.Next()) != nil {
 			return
 		}
-		retry = min(2*retry, maxWatchRetry)
 	}
 }
 

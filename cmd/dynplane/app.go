@@ -143,11 +143,11 @@ Exit codes: 0 success, 1 failure, 2 usage error, 124 sub --timeout expired.`,
 	return root
 }
 
-func unknownCommand(root *cobra.Command, name string) error {
-	if similar := root.SuggestionsFor(name); len(similar) > 0 {
-		return usagef("unknown command %q: did you mean %s? See dynplane --help", name, strings.Join(similar, " or "))
+func unknownCommand(parent *cobra.Command, name string) error {
+	if similar := parent.SuggestionsFor(name); len(similar) > 0 {
+		return usagef("unknown command %q: did you mean %s? See %s --help", name, strings.Join(similar, " or "), parent.CommandPath())
 	}
-	return usagef("unknown command %q: see dynplane --help", name)
+	return usagef("unknown command %q: see %s --help", name, parent.CommandPath())
 }
 
 // flagError returns a usage error in the form of all others. The errors of values
