@@ -107,9 +107,6 @@ func NewClient(options ClientOptions) (*Client, error) {
 	return c, nil
 }
 
-// Addr returns the address that servers call home to.
-func (c *Client) Addr() netip.AddrPort { return c.addr }
-
 // Stats returns the present counters.
 func (c *Client) Stats() ClientStats {
 	return ClientStats{Calls: c.calls.Load(), Refused: c.refused.Load(), Complete: c.complete.Load(),
